@@ -1,0 +1,426 @@
+//! Operations: what a record of the log says, and its payload. Spec: `format-spec/op.md`.
+//!
+//! The `…V1` structs are frozen: bincode is positional, so a change is a new struct and a new op version.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Damage, codec};
+use crate::embed::ModelIdentity;
+use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId};
+
+/// The store's own name of a memory: the sequence of the record that first stored it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct MemoryKey(pub(crate) u64);
+
+/// The store's own number of an embedding model, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ModelNumber(pub(crate) u32);
+
+/// Payload version of every op of this format version.
+pub(crate) const OP_VERSION: u8 = 1;
+/// Most vectors (windows) of one memory.
+pub(crate) const WINDOWS_MAX: usize = 4096;
+/// Bytes of a payload before the encoded op.
+pub(crate) const PAYLOAD_PREFIX_LEN: usize = 4;
+/// Bytes of the vector part before its values.
+pub(crate) const VECTOR_PREFIX_LEN: usize = 16;
+
+/// The kinds of ops, as the record header names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum OpKind {
+    Remember = 1,
+    Update = 2,
+    Forget = 3,
+    Vector = 9,
+    Model = 10,
+    UseModel = 11,
+    Seal = 0xFE,
+}
+
+impl OpKind {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Remember, Self::Update, Self::Forget, Self::Vector, Self::Model, Self::UseModel, Self::Seal];
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The vectors of one memory under one model, row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Vectors {
+    pub(crate) model: ModelNumber,
+    pub(crate) dimensions: u32,
+    /// `dimensions` values for each window.
+    pub(crate) values: Vec<f32>,
+}
+
+impl Vectors {
+    /// How many windows there are.
+    pub(crate) fn windows(&self) -> usize {
+        self.values.len() / self.dimensions as usize
+    }
+}
+
+/// What one record says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Op {
+    /// A new memory; its key is the record's own sequence.
+    Remember { memory: Memory, vectors: Option<Vectors> },
+    /// The whole new state of a memory. Vectors of the former state stay when the text is the same and none are given.
+    Update { key: MemoryKey, previous_seq: u64, memory: Memory, vectors: Option<Vectors> },
+    /// The memory is gone.
+    Forget { key: MemoryKey, id: MemoryId },
+    /// Vectors of the text that the record `text_seq` stored; ignored when the text has changed since.
+    Vector { key: MemoryKey, text_seq: u64, vectors: Vectors },
+    /// A model gets a number.
+    Model { number: ModelNumber, identity: ModelIdentity },
+    /// From here on recall uses this model's vectors.
+    UseModel { number: ModelNumber },
+    /// The segment ends here.
+    Seal(SealV1),
+}
+
+#[derive(Serialize, Deserialize)]
+struct MemoryV1 {
+    id: String,
+    text: String,
+    timestamp: i64,
+    source: String,
+    session_id: String,
+    importance: f64,
+    tags: Vec<String>,
+    collection: String,
+    speaker: Option<String>,
+    role: Option<String>,
+    position: Option<i64>,
+    metadata_json: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UpdateV1 {
+    key: u64,
+    previous_seq: u64,
+    memory: MemoryV1,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ForgetV1 {
+    key: u64,
+    id: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct VectorV1 {
+    key: u64,
+    text_seq: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ModelV1 {
+    number: u32,
+    name: String,
+    weights_sha256: String,
+    tokenizer_sha256: String,
+    dimensions: u32,
+    pooling: String,
+    normalized: bool,
+    max_tokens: u32,
+    document_form: String,
+    query_form: String,
+    engine: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UseModelV1 {
+    number: u32,
+}
+
+/// What the last record of a sealed segment says of all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SealV1 {
+    /// Records before the seal.
+    pub(crate) records: u64,
+    /// Sequence of the last record before the seal; that of the segment's base minus one when there is none.
+    pub(crate) last_seq: u64,
+    /// Byte offset of the seal record in the file.
+    pub(crate) len: u64,
+    /// Rolling checksum of all records before the seal.
+    pub(crate) chain: u32,
+    /// Smallest timestamp of a memory in it, in Unix seconds; `i64::MAX` when there is none.
+    pub(crate) time_min: i64,
+    /// Largest timestamp of a memory in it; `i64::MIN` when there is none.
+    pub(crate) time_max: i64,
+}
+
+/// A memory's bytes in rows of the view: the same struct as in the log.
+pub(crate) fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
+    codec::encode_into(&MemoryV1::from_memory(memory), out);
+}
+
+/// The memory that [`encode_memory`] wrote.
+pub(crate) fn decode_memory(bytes: &[u8]) -> Result<Memory, Damage> {
+    codec::decode::<MemoryV1>(bytes)?.into_memory()
+}
+
+impl MemoryV1 {
+    fn from_memory(memory: &Memory) -> Self {
+        Self {
+            id: memory.id.as_str().to_owned(),
+            text: memory.text.clone(),
+            timestamp: memory.timestamp,
+            source: memory.source.clone(),
+            session_id: memory.session_id.clone(),
+            importance: memory.importance,
+            tags: memory.tags.clone(),
+            collection: memory.collection.clone(),
+            speaker: memory.speaker.clone(),
+            role: memory.role.clone(),
+            position: memory.position,
+            metadata_json: (!memory.metadata.is_empty()).then(|| {
+                serde_json::to_string(&memory.metadata).expect("a JSON object of values has a text")
+            }),
+        }
+    }
+
+    fn into_memory(self) -> Result<Memory, Damage> {
+        let metadata = match &self.metadata_json {
+            None => Map::new(),
+            Some(json) => serde_json::from_str::<Map<String, Value>>(json)
+                .map_err(|_| Damage::Codec("metadata is not JSON".to_owned()))?,
+        };
+        Ok(Memory {
+            id: decoded_id(self.id)?,
+            text: self.text,
+            timestamp: self.timestamp,
+            source: self.source,
+            session_id: self.session_id,
+            importance: self.importance,
+            tags: self.tags,
+            collection: self.collection,
+            speaker: self.speaker,
+            role: self.role,
+            position: self.position,
+            metadata,
+        })
+    }
+}
+
+fn decoded_id(text: String) -> Result<MemoryId, Damage> {
+    MemoryId::new(text).map_err(|error| Damage::Codec(error.message().to_owned()))
+}
+
+impl Op {
+    pub(crate) fn kind(&self) -> OpKind {
+        match self {
+            Self::Remember { .. } => OpKind::Remember,
+            Self::Update { .. } => OpKind::Update,
+            Self::Forget { .. } => OpKind::Forget,
+            Self::Vector { .. } => OpKind::Vector,
+            Self::Model { .. } => OpKind::Model,
+            Self::UseModel { .. } => OpKind::UseModel,
+            Self::Seal(_) => OpKind::Seal,
+        }
+    }
+
+    /// The vectors that the record carries.
+    pub(crate) fn vectors(&self) -> Option<&Vectors> {
+        match self {
+            Self::Remember { vectors, .. } | Self::Update { vectors, .. } => vectors.as_ref(),
+            Self::Vector { vectors, .. } => Some(vectors),
+            _ => None,
+        }
+    }
+
+    /// Appends the payload: length of the encoded op, the op, padding to 4, then the vector part if there is one.
+    pub(crate) fn encode_payload(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; PAYLOAD_PREFIX_LEN]);
+        match self {
+            Self::Remember { memory, .. } => encode_memory(memory, out),
+            Self::Update { key, previous_seq, memory, .. } => codec::encode_into(
+                &UpdateV1 { key: key.0, previous_seq: *previous_seq, memory: MemoryV1::from_memory(memory) },
+                out,
+            ),
+            Self::Forget { key, id } => {
+                codec::encode_into(&ForgetV1 { key: key.0, id: id.as_str().to_owned() }, out)
+            }
+            Self::Vector { key, text_seq, .. } => {
+                codec::encode_into(&VectorV1 { key: key.0, text_seq: *text_seq }, out)
+            }
+            Self::Model { number, identity } => {
+                codec::encode_into(&ModelV1::from_identity(*number, identity), out)
+            }
+            Self::UseModel { number } => codec::encode_into(&UseModelV1 { number: number.0 }, out),
+            Self::Seal(seal) => codec::encode_into(seal, out),
+        }
+        let op_len =
+            u32::try_from(out.len() - start - PAYLOAD_PREFIX_LEN).expect("an op is within the payload limit");
+        out[start..start + PAYLOAD_PREFIX_LEN].copy_from_slice(&op_len.to_le_bytes());
+        if let Some(vectors) = self.vectors() {
+            out.resize(start + (out.len() - start).next_multiple_of(4), 0);
+            out.extend_from_slice(&vectors.model.0.to_le_bytes());
+            out.extend_from_slice(&vectors.dimensions.to_le_bytes());
+            out.extend_from_slice(
+                &u32::try_from(vectors.windows()).expect("windows are limited").to_le_bytes(),
+            );
+            out.extend_from_slice(&[0; 4]);
+            out.extend(vectors.values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+    }
+
+    /// Reads a payload whose checksum holds.
+    pub(crate) fn decode_payload(kind: OpKind, has_vectors: bool, payload: &[u8]) -> Result<Self, Damage> {
+        let (op, vectors) = split_payload(has_vectors, payload)?;
+        let vectors = vectors.map(decode_vectors).transpose()?;
+        let op = match kind {
+            OpKind::Remember => Self::Remember { memory: decode_memory(op)?, vectors },
+            OpKind::Update => {
+                let update: UpdateV1 = codec::decode(op)?;
+                Self::Update {
+                    key: MemoryKey(update.key),
+                    previous_seq: update.previous_seq,
+                    memory: update.memory.into_memory()?,
+                    vectors,
+                }
+            }
+            OpKind::Vector => {
+                let vector: VectorV1 = codec::decode(op)?;
+                let vectors = vectors.ok_or(Damage::Field { name: "flags", found: 0 })?;
+                return Ok(Self::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors });
+            }
+            _ if vectors.is_some() => return Err(Damage::Field { name: "flags", found: 2 }),
+            OpKind::Forget => {
+                let forget: ForgetV1 = codec::decode(op)?;
+                Self::Forget { key: MemoryKey(forget.key), id: decoded_id(forget.id)? }
+            }
+            OpKind::Model => {
+                let (number, identity) = codec::decode::<ModelV1>(op)?.into_identity();
+                Self::Model { number, identity }
+            }
+            OpKind::UseModel => {
+                Self::UseModel { number: ModelNumber(codec::decode::<UseModelV1>(op)?.number) }
+            }
+            OpKind::Seal => Self::Seal(codec::decode(op)?),
+        };
+        Ok(op)
+    }
+}
+
+/// The encoded op and the vector part of a payload.
+fn split_payload(has_vectors: bool, payload: &[u8]) -> Result<(&[u8], Option<&[u8]>), Damage> {
+    let short = |expected: usize| Damage::Short { found: payload.len(), expected };
+    let prefix = payload.first_chunk::<PAYLOAD_PREFIX_LEN>().ok_or(short(PAYLOAD_PREFIX_LEN))?;
+    let op_end = (u32::from_le_bytes(*prefix) as usize).saturating_add(PAYLOAD_PREFIX_LEN);
+    let op = payload.get(PAYLOAD_PREFIX_LEN..op_end).ok_or(short(op_end))?;
+    if !has_vectors {
+        return if op_end == payload.len() {
+            Ok((op, None))
+        } else {
+            Err(Damage::Short { found: op_end, expected: payload.len() })
+        };
+    }
+    let vectors_start = op_end.next_multiple_of(4);
+    let padding = payload.get(op_end..vectors_start).ok_or(short(vectors_start))?;
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(Damage::Field { name: "padding", found: 1 });
+    }
+    Ok((op, Some(&payload[vectors_start..])))
+}
+
+/// The vector part of a payload that has one.
+pub(crate) fn decode_vector_part(payload: &[u8]) -> Result<Vectors, Damage> {
+    let (_, vectors) = split_payload(true, payload)?;
+    decode_vectors(vectors.expect("asked for"))
+}
+
+fn decode_vectors(bytes: &[u8]) -> Result<Vectors, Damage> {
+    let (prefix, values) = bytes
+        .split_first_chunk::<VECTOR_PREFIX_LEN>()
+        .ok_or(Damage::Short { found: bytes.len(), expected: VECTOR_PREFIX_LEN })?;
+    let field = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
+    let (model, dimensions, windows, reserved) = (field(0), field(4), field(8), field(12));
+    for (name, found, limit) in
+        [("dimensions", dimensions, DIMENSIONS_MAX), ("windows", windows, WINDOWS_MAX)]
+    {
+        if found == 0 || found as usize > limit {
+            return Err(Damage::Field { name, found: u64::from(found) });
+        }
+    }
+    if reserved != 0 {
+        return Err(Damage::Field { name: "reserved", found: u64::from(reserved) });
+    }
+    let expected = dimensions as usize * windows as usize * 4;
+    if values.len() != expected {
+        return Err(Damage::Short { found: values.len(), expected });
+    }
+    let (values, _) = values.as_chunks::<4>();
+    Ok(Vectors {
+        model: ModelNumber(model),
+        dimensions,
+        values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+    })
+}
+
+impl ModelV1 {
+    fn from_identity(number: ModelNumber, identity: &ModelIdentity) -> Self {
+        let ModelIdentity {
+            name,
+            weights_sha256,
+            tokenizer_sha256,
+            dimensions,
+            pooling,
+            normalized,
+            max_tokens,
+            document_form,
+            query_form,
+            engine,
+        } = identity.clone();
+        Self {
+            number: number.0,
+            name,
+            weights_sha256,
+            tokenizer_sha256,
+            dimensions,
+            pooling,
+            normalized,
+            max_tokens,
+            document_form,
+            query_form,
+            engine,
+        }
+    }
+
+    fn into_identity(self) -> (ModelNumber, ModelIdentity) {
+        let Self {
+            number,
+            name,
+            weights_sha256,
+            tokenizer_sha256,
+            dimensions,
+            pooling,
+            normalized,
+            max_tokens,
+            document_form,
+            query_form,
+            engine,
+        } = self;
+        let identity = ModelIdentity {
+            name,
+            weights_sha256,
+            tokenizer_sha256,
+            dimensions,
+            pooling,
+            normalized,
+            max_tokens,
+            document_form,
+            query_form,
+            engine,
+        };
+        (ModelNumber(number), identity)
+    }
+}

@@ -1,0 +1,10 @@
+//! memento-kv: the memory of an AI agent as an embedded store.
+
+pub mod clock;
+pub mod embed;
+mod error;
+mod format;
+mod memory;
+
+pub use error::{Durability, Error, ErrorKind, Result};
+pub use memory::*;
