@@ -4,6 +4,8 @@ pub mod clock;
 pub mod embed;
 mod error;
 mod format;
+mod fs;
+mod log;
 mod memory;
 
 pub use error::{Durability, Error, ErrorKind, Result};

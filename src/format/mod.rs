@@ -3,7 +3,10 @@
 //! Each table in `format-spec/` has its twin here, and a test compares the two.
 
 pub(crate) mod codec;
+pub(crate) mod manifest;
 pub(crate) mod op;
+pub(crate) mod record;
+pub(crate) mod segment;
 
 use std::fmt;
 

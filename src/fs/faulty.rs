@@ -1,0 +1,139 @@
+//! A disk that fails on purpose, for tests: the real one, with some calls that give an error.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::{Access, Disk, DiskFile, Kind, RealDisk};
+use crate::error::{Error, Result};
+
+/// The calls that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Write,
+    Sync,
+    SyncFolder,
+    Rename,
+    SetLen,
+}
+
+/// Planned failures: some calls of this kind give this error.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    call: Call,
+    /// Calls of this kind until now.
+    calls: AtomicI64,
+    first: AtomicI64,
+    count: AtomicI64,
+    error: io::ErrorKind,
+}
+
+impl Plan {
+    fn hit(&self, call: Call, path: &Path) -> Result<()> {
+        if call != self.call {
+            return Ok(());
+        }
+        let past = self.calls.fetch_add(1, Ordering::SeqCst) - self.first.load(Ordering::SeqCst);
+        if (0..self.count.load(Ordering::SeqCst)).contains(&past) {
+            return Err(Error::io("injected", path, io::Error::from(self.error)));
+        }
+        Ok(())
+    }
+
+    /// Fails `count` calls, beginning with the `n`-th from now; 1 is the next.
+    pub(crate) fn arm(&self, n: i64, count: i64) {
+        self.first.store(self.calls.load(Ordering::SeqCst) + n - 1, Ordering::SeqCst);
+        self.count.store(count, Ordering::SeqCst);
+    }
+}
+
+/// The real disk with planned failures.
+#[derive(Debug)]
+pub(crate) struct FaultyDisk(pub(crate) Arc<Plan>);
+
+impl FaultyDisk {
+    /// A disk that works until its plan is armed.
+    pub(crate) fn new(call: Call, error: io::ErrorKind) -> (Self, Arc<Plan>) {
+        let plan = Arc::new(Plan {
+            call,
+            calls: AtomicI64::new(0),
+            first: AtomicI64::new(0),
+            count: AtomicI64::new(0),
+            error,
+        });
+        (Self(Arc::clone(&plan)), plan)
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile(Box<dyn DiskFile>, Arc<Plan>);
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>> {
+        Ok(Box::new(FaultyFile(RealDisk.open(path, access)?, Arc::clone(&self.0))))
+    }
+
+    fn kind(&self, path: &Path) -> Result<Option<Kind>> {
+        RealDisk.kind(path)
+    }
+
+    fn list(&self, folder: &Path) -> Result<Vec<String>> {
+        RealDisk.list(folder)
+    }
+
+    fn create_folder(&self, folder: &Path) -> Result<()> {
+        RealDisk.create_folder(folder)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.0.hit(Call::Rename, from)?;
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        self.0.hit(Call::SyncFolder, folder)?;
+        RealDisk.sync_folder(folder)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.1.hit(Call::Write, self.path())?;
+        self.0.write_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.1.hit(Call::SetLen, self.path())?;
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.1.hit(Call::Sync, self.path())?;
+        self.0.sync()
+    }
+
+    fn make_read_only(&self) -> Result<()> {
+        self.0.make_read_only()
+    }
+
+    fn try_lock(&self) -> Result<bool> {
+        self.0.try_lock()
+    }
+}

@@ -1,0 +1,129 @@
+//! The only code that opens, syncs, renames and removes files of the store. It knows no formats.
+//!
+//! [`Disk`] is a seam: the store runs on [`RealDisk`], its tests also on disks that fail on purpose. No file of the
+//! store is ever opened through a link, and nothing but a regular file is read or written.
+
+#[cfg(test)]
+pub(crate) mod faulty;
+mod real;
+
+use std::fmt;
+use std::path::Path;
+
+pub(crate) use real::{RealDisk, check_folder};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// A new file, for reading and writing; an existing one is an error.
+    CreateNew,
+    /// For reading and writing, made empty when it is not there.
+    OpenOrCreate,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A regular file of this many bytes.
+    File(u64),
+    /// A folder.
+    Folder,
+    /// A link, a pipe, a socket or a device.
+    Other,
+}
+
+/// Where the store's files live.
+pub(crate) trait Disk: Send + Sync + fmt::Debug {
+    /// Opens a regular file, mode 0600 when it is made. Never follows a link and never waits for a pipe.
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>>;
+    /// What this name stands for; `None` when there is nothing.
+    fn kind(&self, path: &Path) -> Result<Option<Kind>>;
+    /// The names in a folder, sorted.
+    fn list(&self, folder: &Path) -> Result<Vec<String>>;
+    /// Makes a folder, mode 0700, unless it is there.
+    fn create_folder(&self, folder: &Path) -> Result<()>;
+    /// Gives a file another name, in place of the file that has it.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> Result<()>;
+    /// Makes names made, changed or removed in this folder durable.
+    fn sync_folder(&self, folder: &Path) -> Result<()>;
+}
+
+/// An open file. Positions are given with every call, so it can be shared by threads.
+pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
+    /// The name it was opened under.
+    fn path(&self) -> &Path;
+    /// Its length in bytes.
+    fn len(&self) -> Result<u64>;
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+    /// Writes all of the bytes.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+    /// Cuts the file or extends it with zeros.
+    fn set_len(&self, len: u64) -> Result<()>;
+    /// Waits until all that was written is on stable storage.
+    fn sync(&self) -> Result<()>;
+    /// Takes the write permission from the file.
+    fn make_read_only(&self) -> Result<()>;
+    /// Tries to take the operating system's exclusive lock, which ends with the process. `false`: somebody has it.
+    fn try_lock(&self) -> Result<bool>;
+}
+
+/// Reads exactly `buffer.len()` bytes.
+pub(crate) fn read_exact_at(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> Result<()> {
+    let read = file.read_at(buffer, offset)?;
+    if read < buffer.len() {
+        return Err(Error::corrupt(
+            file.path(),
+            offset,
+            format!("the file ends after {read} of {} bytes", buffer.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// Reads a whole file of at most `len_max` bytes; `None` when there is none.
+pub(crate) fn read_small(disk: &dyn Disk, path: &Path, len_max: usize) -> Result<Option<Vec<u8>>> {
+    if disk.kind(path)?.is_none() {
+        return Ok(None);
+    }
+    let file = disk.open(path, Access::Read)?;
+    let len = usize::try_from(file.len()?).unwrap_or(usize::MAX);
+    if len > len_max {
+        return Err(Error::corrupt(path, 0, format!("{len} bytes, expected at most {len_max}")));
+    }
+    let mut bytes = vec![0; len];
+    read_exact_at(&*file, &mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+/// Puts a file of these bytes in place of `path`, so that after a crash either the old or the new one is there.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().expect("a file of the store is in a folder");
+    let mut name = path.file_name().expect("a file has a name").to_owned();
+    name.push(".tmp");
+    let temporary = folder.join(name);
+    if disk.kind(&temporary)?.is_some() {
+        disk.remove(&temporary)?;
+    }
+    let file = disk.open(&temporary, Access::CreateNew)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?; // The content is durable before the name points to it.
+    disk.rename(&temporary, path)?;
+    disk.sync_folder(folder)
+}
+
+/// The error for a name that does not stand for a regular file.
+fn not_a_file(path: &Path, kind: Kind) -> Error {
+    let what = if kind == Kind::Folder { "a folder" } else { "a link, a pipe or a device" };
+    Error::new(ErrorKind::Permission, format!("this is {what}, expected a regular file"))
+        .at(path)
+        .hint("the store never follows links: move it away and open the store again")
+}

@@ -1,0 +1,237 @@
+//! The operating system's disk.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::{Access, Disk, DiskFile, Kind, not_a_file};
+use crate::error::{Error, ErrorKind, Result};
+
+const FILE_MODE: u32 = 0o600;
+const SEALED_MODE: u32 = 0o400;
+const FOLDER_MODE: u32 = 0o700;
+const GROUP_OR_OTHER_WRITE: u32 = 0o022;
+
+/// The operating system's disk.
+#[derive(Debug, Default)]
+pub(crate) struct RealDisk;
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).mode(FILE_MODE);
+        // O_NONBLOCK: opening a pipe that somebody put here must not wait for its other end.
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        match access {
+            Access::Read => {}
+            Access::Write => {
+                options.write(true);
+            }
+            Access::CreateNew => {
+                options.write(true).create_new(true);
+            }
+            Access::OpenOrCreate => {
+                options.write(true).create(true).truncate(false);
+            }
+        }
+        let file = match options.open(path) {
+            Ok(file) => file,
+            // A link answers ELOOP, a folder EISDIR: the name says more than the number.
+            Err(error) => match self.kind(path) {
+                Ok(Some(kind @ (Kind::Folder | Kind::Other))) => return Err(not_a_file(path, kind)),
+                _ => return Err(Error::io("open", path, error)),
+            },
+        };
+        let metadata = file.metadata().map_err(|error| Error::io("stat", path, error))?;
+        match kind_of(&metadata) {
+            Kind::File(_) => {}
+            kind => return Err(not_a_file(path, kind)),
+        }
+        if matches!(access, Access::CreateNew | Access::OpenOrCreate) && metadata.mode() & 0o777 != FILE_MODE
+        {
+            // The umask may have taken bits of the owner, too.
+            file.set_permissions(PermissionsExt::from_mode(FILE_MODE))
+                .map_err(|error| Error::io("chmod", path, error))?;
+        }
+        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+    }
+
+    fn kind(&self, path: &Path) -> Result<Option<Kind>> {
+        match path.symlink_metadata() {
+            Ok(metadata) => Ok(Some(kind_of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("stat", path, error)),
+        }
+    }
+
+    fn list(&self, folder: &Path) -> Result<Vec<String>> {
+        let in_folder = |error| Error::io("list", folder, error);
+        let mut names = Vec::new();
+        for entry in folder.read_dir().map_err(in_folder)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry.map_err(in_folder)?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create_folder(&self, folder: &Path) -> Result<()> {
+        match std::fs::DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+            Ok(()) => std::fs::set_permissions(folder, PermissionsExt::from_mode(FOLDER_MODE))
+                .map_err(|error| Error::io("chmod", folder, error)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(Error::io("create folder", folder, error)),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        std::fs::rename(from, to).map_err(|error| Error::io("rename", from, error))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        std::fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        File::open(folder)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::io("sync folder", folder, error))
+    }
+}
+
+impl RealFile {
+    fn failed(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |error| Error::io(operation, &self.path, error)
+    }
+}
+
+impl DiskFile for RealFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(self.failed("stat"))?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed("read")(error)),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(self.failed("write"))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.file.set_len(len).map_err(self.failed("set length"))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(self.failed("sync"))
+    }
+
+    fn make_read_only(&self) -> Result<()> {
+        self.file.set_permissions(PermissionsExt::from_mode(SEALED_MODE)).map_err(self.failed("chmod"))
+    }
+
+    fn try_lock(&self) -> Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(self.failed("lock")(error)),
+        }
+    }
+}
+
+fn kind_of(metadata: &std::fs::Metadata) -> Kind {
+    if metadata.is_file() {
+        Kind::File(metadata.len())
+    } else if metadata.is_dir() {
+        Kind::Folder
+    } else {
+        Kind::Other
+    }
+}
+
+/// Refuses a folder that is not safe to keep memories in: not a real folder, somebody else's, or writable by others.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    let unsafe_folder = |message: &'static str| Error::new(ErrorKind::Permission, message).at(folder);
+    let metadata = folder.symlink_metadata().map_err(|error| Error::io("stat", folder, error))?;
+    if metadata.is_symlink() {
+        return Err(unsafe_folder("this is a link, expected a folder")
+            .hint("name the folder itself with --home or MEMENTO_HOME"));
+    }
+    if !metadata.is_dir() {
+        return Err(unsafe_folder("this is not a folder")
+            .hint("choose another place with --home or MEMENTO_HOME, or move it away"));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(unsafe_folder("this folder belongs to another user")
+            .hint("choose a folder of your own with --home or MEMENTO_HOME"));
+    }
+    if metadata.mode() & GROUP_OR_OTHER_WRITE != 0 {
+        return Err(
+            unsafe_folder("others may write in this folder").hint("run `chmod go-w` on it, then try again")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_files_are_private_whatever_the_umask() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a");
+        RealDisk.open(&path, Access::CreateNew).expect("open");
+        assert_eq!(path.metadata().expect("stat").mode() & 0o777, 0o600);
+        RealDisk.create_folder(&folder.path().join("b")).expect("folder");
+        assert_eq!(folder.path().join("b").metadata().expect("stat").mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn links_pipes_and_folders_are_refused_without_waiting() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (target, link, pipe) =
+            (folder.path().join("t"), folder.path().join("l"), folder.path().join("p"));
+        std::fs::write(&target, b"canary").expect("write");
+        std::os::unix::fs::symlink(&target, &link).expect("link");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .expect("pipe");
+        for path in [&link, &pipe, &folder.path().to_owned()] {
+            for access in [Access::Read, Access::Write, Access::OpenOrCreate] {
+                let error = RealDisk.open(path, access).expect_err("refused");
+                assert_eq!(error.kind(), ErrorKind::Permission, "{access:?} {error}");
+            }
+        }
+        assert_eq!(std::fs::read(&target).expect("read"), b"canary");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_in_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        check_folder(folder.path()).expect("a private folder");
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o770)).expect("chmod");
+        assert_eq!(check_folder(folder.path()).expect_err("refused").kind(), ErrorKind::Permission);
+    }
+}

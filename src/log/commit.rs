@@ -1,0 +1,286 @@
+//! Group commit: concurrent callers share one write and one sync.
+//!
+//! A caller plans its operations under the queue's lock, so that plans see each other in order; then the first one
+//! whose work is not yet on its way becomes the leader, writes everything that is queued as one batch and wakes the
+//! others. While it syncs, the next batch gathers.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::tail::{Entry, Tail, WriteError};
+use super::{GROUP_LEN_MAX, SegmentMap};
+use crate::error::{Durability, Error, ErrorKind, Result};
+use crate::format::op::Op;
+use crate::format::record::{Location, PAYLOAD_LEN_MAX, record_len};
+
+/// What the caller keeps about operations that are queued but not yet in the view.
+pub(crate) trait Staged {
+    /// Forgets all operations after this sequence: they were not written.
+    fn abandon(&mut self, after_seq: u64);
+}
+
+/// A durable record on its way to the view.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) seq: u64,
+    pub(crate) location: Location,
+    pub(crate) op: Arc<Op>,
+}
+
+/// What a caller wants to be durable: operations as one atomic group, none when what it relies on is queued already.
+#[derive(Debug)]
+pub(crate) struct Planned<T> {
+    pub(crate) ops: Vec<Arc<Op>>,
+    /// The call returns when this sequence, too, is durable.
+    pub(crate) after_seq: u64,
+    pub(crate) outcome: T,
+}
+
+/// The log, open for writing, with the state `S` of the caller under its lock.
+#[derive(Debug)]
+pub(crate) struct Log<S> {
+    queue: Mutex<Queue<S>>,
+    changed: Condvar,
+    tail: Mutex<Tail>,
+    segments: SegmentMap,
+    committed: Mutex<VecDeque<Committed>>,
+}
+
+#[derive(Debug)]
+struct Queue<S> {
+    staged: S,
+    next_seq: u64,
+    durable_seq: u64,
+    entries: Vec<Entry>,
+    tickets: Vec<Arc<Ticket>>,
+    leading: bool,
+    poisoned: bool,
+}
+
+/// What became of one caller's operations.
+type Ticket = OnceLock<Fate>;
+
+#[derive(Clone, Debug)]
+enum Fate {
+    Durable,
+    NotWritten { kind: ErrorKind, message: String, hint: Option<String> },
+    Unknown { message: String },
+}
+
+impl<S: Staged> Log<S> {
+    /// A log that goes on at the tail.
+    pub(crate) fn new(tail: Tail, staged: S) -> Self {
+        let last_seq = tail.state().last_seq;
+        let queue = Queue {
+            staged,
+            next_seq: last_seq + 1,
+            durable_seq: last_seq,
+            entries: Vec::new(),
+            tickets: Vec::new(),
+            leading: false,
+            poisoned: false,
+        };
+        Self {
+            queue: Mutex::new(queue),
+            changed: Condvar::new(),
+            segments: tail.segments().clone(),
+            tail: Mutex::new(tail),
+            committed: Mutex::default(),
+        }
+    }
+
+    /// Plans operations at the next sequence and returns when they are durable.
+    ///
+    /// # Errors
+    /// What the plan says; [`ErrorKind::NoSpace`] and others when nothing was written;
+    /// [`ErrorKind::CommitUnknown`] when the disk failed on the way; [`ErrorKind::Poisoned`] ever after that.
+    pub(crate) fn commit<T>(&self, plan: impl FnOnce(&mut S, u64) -> Result<Planned<T>>) -> Result<T> {
+        let mut queue = self.lock();
+        if queue.poisoned {
+            return Err(poisoned());
+        }
+        let next_seq = queue.next_seq;
+        let planned = plan(&mut queue.staged, next_seq)?;
+        if planned.ops.is_empty() && planned.after_seq <= queue.durable_seq {
+            return Ok(planned.outcome);
+        }
+        // The plan is staged: from here on either its entries are queued, or it is taken back.
+        if let Err(error) = queue.push(planned.ops) {
+            queue.staged.abandon(next_seq - 1);
+            return Err(error);
+        }
+        let ticket = Arc::new(Ticket::new());
+        queue.tickets.push(Arc::clone(&ticket));
+        loop {
+            if let Some(fate) = ticket.get() {
+                return fate.clone().into_result().map(|()| planned.outcome);
+            }
+            if queue.leading {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                queue = self.lead(queue);
+            }
+        }
+    }
+
+    /// Writes everything that is queued as one batch.
+    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue<S>>) -> MutexGuard<'a, Queue<S>> {
+        queue.leading = true;
+        let entries = std::mem::take(&mut queue.entries);
+        let tickets = std::mem::take(&mut queue.tickets);
+        let durable_seq = queue.durable_seq;
+        drop(queue);
+
+        let result = self.lock_tail().write_batch(&entries, durable_seq);
+        let last_seq = entries.last().map_or(durable_seq, |entry| entry.seq);
+        if let Ok(locations) = &result {
+            // Handed over before anybody is told: who sees the new durable sequence finds its records here.
+            let committed = entries.into_iter().zip(locations).map(|(entry, location)| Committed {
+                seq: entry.seq,
+                location: *location,
+                op: entry.op,
+            });
+            self.committed.lock().unwrap_or_else(PoisonError::into_inner).extend(committed);
+        }
+
+        let mut queue = self.lock();
+        queue.leading = false;
+        match result {
+            Ok(_) => {
+                queue.durable_seq = last_seq;
+                settle(tickets, &Fate::Durable);
+            }
+            Err(error) => {
+                let fate = match error {
+                    WriteError::Clean(error) => Fate::not_written(&error),
+                    WriteError::Unknown(error) => {
+                        tracing::error!(%error, "a commit failed; the store takes no more writes until it is reopened");
+                        queue.poisoned = true;
+                        Fate::Unknown { message: error.to_string() }
+                    }
+                };
+                settle(tickets, &fate);
+                // What gathered meanwhile may build on what was not written: it is not written either.
+                queue.entries.clear();
+                let later = std::mem::take(&mut queue.tickets);
+                settle(later, &if queue.poisoned { Fate::not_written(&poisoned()) } else { fate });
+                queue.next_seq = queue.durable_seq + 1;
+                let durable_seq = queue.durable_seq;
+                queue.staged.abandon(durable_seq);
+            }
+        }
+        self.changed.notify_all();
+        queue
+    }
+
+    /// The highest sequence that is durable.
+    pub(crate) fn durable_seq(&self) -> u64 {
+        self.lock().durable_seq
+    }
+
+    /// Whether a commit failed.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.lock().poisoned
+    }
+
+    /// Looks at or changes the caller's state.
+    pub(crate) fn with_staged<T>(&self, look: impl FnOnce(&mut S) -> T) -> T {
+        look(&mut self.lock().staged)
+    }
+
+    /// Takes durable records that nobody took before, in order.
+    pub(crate) fn take_committed(&self) -> Vec<Committed> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// All segments, the active one last.
+    pub(crate) fn segments(&self) -> &SegmentMap {
+        &self.segments
+    }
+
+    /// Leaves the log so that the next open need not scan it. Not after a failed commit.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.is_poisoned() {
+            return Err(poisoned());
+        }
+        self.lock_tail().close()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<S>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Queue<S> {
+    /// Queues one atomic group.
+    fn push(&mut self, ops: Vec<Arc<Op>>) -> Result<()> {
+        let count = ops.len();
+        let mut group_len = 0;
+        let mut entries = Vec::with_capacity(count);
+        for (index, op) in ops.into_iter().enumerate() {
+            let mut payload = Vec::new();
+            op.encode_payload(&mut payload);
+            group_len += record_len(payload.len());
+            if payload.len() > PAYLOAD_LEN_MAX || group_len > GROUP_LEN_MAX {
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    format!("one atomic group has more than {GROUP_LEN_MAX} bytes"),
+                )
+                .hint("give fewer or smaller memories at once"));
+            }
+            entries.push(Entry {
+                seq: self.next_seq + index as u64,
+                op,
+                payload,
+                group_end: index + 1 == count,
+            });
+        }
+        self.next_seq += count as u64;
+        self.entries.append(&mut entries);
+        Ok(())
+    }
+}
+
+impl Fate {
+    fn not_written(error: &Error) -> Self {
+        let place = error.path().map_or(String::new(), |path| format!("{}: ", crate::error::shown(path)));
+        Self::NotWritten {
+            kind: error.kind(),
+            message: format!("{place}{}", error.message()),
+            hint: error.hint_text().map(str::to_owned),
+        }
+    }
+
+    fn into_result(self) -> Result<()> {
+        match self {
+            Self::Durable => Ok(()),
+            Self::NotWritten { kind, message, hint } => {
+                let error = Error::new(kind, message);
+                Err(match hint {
+                    Some(hint) => error.hint(hint),
+                    None => error,
+                })
+            }
+            Self::Unknown { message } => {
+                Err(Error::new(ErrorKind::CommitUnknown, format!("the commit failed: {message}"))
+                    .durable(Durability::Unknown)
+                    .hint("open the store again; repeating the call with the same id is safe"))
+            }
+        }
+    }
+}
+
+fn settle(tickets: Vec<Arc<Ticket>>, fate: &Fate) {
+    for ticket in tickets {
+        ticket.set(fate.clone()).expect("a ticket is settled once");
+    }
+}
+
+fn poisoned() -> Error {
+    Error::new(ErrorKind::Poisoned, "a former commit failed, so this handle takes no more writes")
+        .hint("open the store again")
+}

@@ -1,0 +1,300 @@
+//! Finding the end of the log. Spec: `format-spec/recovery.md`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::scan::{ScanEnd, Scanner, read_seal};
+use super::tail::{Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_segment};
+use super::{Listing, Place, Segment, list, read_manifest};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::TailV1;
+use crate::format::op::{Op, OpKind};
+use crate::format::record::RecordHeader;
+use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::fs::{Access, DiskFile};
+
+/// Bytes behind the last acknowledged record, left by a crash and dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TornTail {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The log after recovery.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) tail: Tail,
+    pub(crate) torn: Option<TornTail>,
+    /// Segment files that cannot be used, with what is wrong.
+    pub(crate) unusable: Vec<Error>,
+    /// Numbers of segments that the others or the manifest name, but that are not there.
+    pub(crate) missing: Vec<u64>,
+}
+
+/// Opens the log of a store for writing, or begins one when there is none.
+///
+/// `applied_seq` is what the view holds durably: a hole below it in the last segment is damage, not a torn tail.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when acknowledged records of the last segment are damaged, [`ErrorKind::UnknownFormat`],
+/// [`ErrorKind::ForeignStore`], and what the disk says. Nothing is changed then.
+pub(crate) fn recover(
+    place: &Place,
+    clock: &Arc<dyn Clock>,
+    store_id: [u8; 16],
+    applied_seq: u64,
+) -> Result<Recovered> {
+    let manifest = read_manifest(place)?;
+    let Listing { mut segments, unusable } = list(place)?;
+    if let Some(foreign) = segments.iter().find(|segment| segment.header.store_id != store_id) {
+        return Err(Error::new(ErrorKind::ForeignStore, "this segment belongs to another store")
+            .at(&foreign.path)
+            .hint("move it out of the store's folder"));
+    }
+    let known = manifest.as_ref().map_or(&[][..], |manifest| &manifest.segments);
+    let missing = missing_numbers(&segments, known);
+    let generation = manifest.as_ref().map_or(0, |manifest| manifest.generation);
+
+    let Some(last) = segments.last() else {
+        if !unusable.is_empty() || !missing.is_empty() || applied_seq > 0 {
+            return Err(segments_gone(place));
+        }
+        segments.push(begin(place, clock, store_id, None)?);
+        let state = empty_state(&segments[0].header);
+        let mut tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
+        tail.write_manifest(Some(state))?;
+        return Ok(Recovered { tail, torn: None, unusable: Vec::new(), missing });
+    };
+
+    let clean = manifest.and_then(|manifest| manifest.clean_tail).filter(|tail| {
+        tail.segment == last.header.number
+            && tail.len == last.len
+            && tail.last_seq >= applied_seq
+            && missing.is_empty()
+    });
+    if let Some(state) = clean {
+        let unusable = unusable.into_iter().map(|(_, error)| error).collect();
+        let tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
+        return Ok(Recovered { tail, torn: None, unusable, missing });
+    }
+
+    // A crash while rolling leaves the segment before the last one without its seal.
+    if let [.., before, last] = &segments[..] {
+        finish_roll(place, before, last)?;
+    }
+    let end = find_end(place, last, applied_seq)?;
+    if end.state.last_seq < applied_seq {
+        return Err(Error::corrupt(
+            &last.path,
+            end.state.len,
+            format!(
+                "the log ends at sequence {}, but the view holds {applied_seq}: a segment is missing or cut",
+                end.state.last_seq
+            ),
+        ));
+    }
+    let mut state = end.state;
+    if !end.sealed {
+        settle_tail(place, last, &end)?;
+    }
+    if end.sealed || state.records > 0 {
+        // Never append to a tail that another session wrote.
+        let segment = begin(place, clock, store_id, Some(&state))?;
+        state = empty_state(&segment.header);
+        segments.push(segment);
+    }
+    let mut tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
+    tail.write_manifest(None)?;
+    if let Some(torn) = end.torn {
+        tracing::warn!(
+            segment = torn.segment,
+            offset = torn.offset,
+            dropped_bytes = torn.bytes,
+            "dropped torn tail"
+        );
+    }
+    Ok(Recovered {
+        tail,
+        torn: end.torn,
+        unusable: unusable.into_iter().map(|(_, error)| error).collect(),
+        missing,
+    })
+}
+
+fn segments_gone(place: &Place) -> Error {
+    Error::new(ErrorKind::Corrupt, "a store was here, but its segments are gone or unreadable")
+        .at(&place.segments)
+        .hint("put the segment files back, or restore a backup; to begin anew, move the whole store folder away")
+}
+
+fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
+    let there: Vec<u64> = segments.iter().map(|segment| segment.header.number).collect();
+    let mut named: Vec<u64> =
+        segments.iter().map(|segment| segment.header.prev_number).filter(|number| *number != 0).collect();
+    named.extend(known);
+    named.sort_unstable();
+    named.dedup();
+    named.retain(|number| !there.contains(number));
+    named
+}
+
+/// Makes the segment that follows this state.
+fn begin(
+    place: &Place,
+    clock: &Arc<dyn Clock>,
+    store_id: [u8; 16],
+    previous: Option<&TailV1>,
+) -> Result<Segment> {
+    create_segment(
+        place,
+        SegmentHeader {
+            store_id,
+            number: previous.map_or(1, |state| state.segment + 1),
+            epoch: random_u64()?,
+            base_seq: previous.map_or(1, |state| state.last_seq + 1),
+            prev_number: previous.map_or(0, |state| state.segment),
+            prev_last_seq: previous.map_or(0, |state| state.last_seq),
+            prev_chain: previous.map_or(0, |state| state.chain),
+            created_unix_ms: clock.now_ms(),
+        },
+    )
+}
+
+struct End {
+    state: TailV1,
+    /// Up to this offset every byte is known to have reached the disk.
+    proven_len: u64,
+    sealed: bool,
+    torn: Option<TornTail>,
+}
+
+/// Scans a segment to its last whole group of records.
+fn find_end(place: &Place, segment: &Segment, applied_seq: u64) -> Result<End> {
+    let file = place.disk.open(&segment.path, Access::Read)?;
+    let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
+    let mut state = empty_state(&segment.header); // after the last record
+    let mut whole = state; // after the last record that ends a group
+    let mut proof = Proof { durable_seq: applied_seq, proven_len: state.len, waiting: VecDeque::new() };
+    let stop = loop {
+        match scanner.next()? {
+            Ok((header, _, _)) if header.kind == OpKind::Seal => {
+                return Ok(End { state, proven_len: state.len, sealed: true, torn: None });
+            }
+            Ok((header, payload, offset)) => {
+                if header.seq != state.last_seq + 1 {
+                    let what = format!("sequence {} follows {}", header.seq, state.last_seq);
+                    return Err(Error::corrupt(&segment.path, offset, what));
+                }
+                let time = match header.kind {
+                    OpKind::Remember | OpKind::Update => {
+                        let op = Op::decode_payload(header.kind, header.has_vectors, payload)
+                            .map_err(|damage| Error::corrupt(&segment.path, offset, damage))?;
+                        memory_time(&op)
+                    }
+                    _ => None,
+                };
+                let len = crate::format::record::record_len(payload.len()) as u64;
+                advance(&mut state, &header, len, time);
+                proof.note(&header, state.len);
+                if header.group_end {
+                    whole = state;
+                }
+            }
+            Err(stop) => break stop,
+        }
+    };
+    let expected_seq = state.last_seq + 1;
+    if stop != ScanEnd::File {
+        // A later record that was framed when this place was already durable proves that an acknowledged record is
+        // damaged. Without such a proof nothing from here on was ever acknowledged.
+        let proof =
+            scanner.find_later(|header| header.durable_seq >= expected_seq || header.kind == OpKind::Seal)?;
+        if let Some((header, offset)) = proof {
+            let what = format!(
+                "record {expected_seq} is damaged, record {} at offset {offset} proves that it was durable",
+                header.seq
+            );
+            return Err(Error::corrupt(&segment.path, state.len, what));
+        }
+    }
+    if applied_seq > whole.last_seq {
+        let what = format!(
+            "record {} is damaged or cut off, the view holds records up to {applied_seq}",
+            whole.last_seq + 1
+        );
+        return Err(Error::corrupt(&segment.path, whole.len, what));
+    }
+    let torn = (whole.len < state.len || !scanner.rest_is_empty()?).then_some(TornTail {
+        segment: segment.header.number,
+        offset: whole.len,
+        bytes: segment.len - whole.len,
+    });
+    Ok(End { state: whole, proven_len: proof.proven_len.min(whole.len), sealed: false, torn })
+}
+
+/// Follows up to which offset the records themselves prove that the disk has them.
+struct Proof {
+    durable_seq: u64,
+    proven_len: u64,
+    /// Sequence and end of records that nothing proves yet.
+    waiting: VecDeque<(u64, u64)>,
+}
+
+impl Proof {
+    fn note(&mut self, header: &RecordHeader, end: u64) {
+        self.durable_seq = self.durable_seq.max(header.durable_seq);
+        self.waiting.push_back((header.seq, end));
+        while let Some((_, end)) = self.waiting.pop_front_if(|(seq, _)| *seq <= self.durable_seq) {
+            self.proven_len = end;
+        }
+    }
+}
+
+/// Makes what the scan has seen durable, and nothing else: the page cache may hold what the disk never got.
+fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
+    let state = &end.state;
+    let file = place.disk.open(&segment.path, Access::Write)?;
+    rewrite(&*file, end.proven_len, state.len)?;
+    if state.records > 0 {
+        seal_segment(&*file, segment.header.epoch, state)
+    } else {
+        file.set_len(state.len)?;
+        file.sync()
+    }
+}
+
+fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
+    let mut chunk = vec![0; 1 << 20];
+    let mut offset = from;
+    while offset < to {
+        let len = usize::try_from((to - offset).min(chunk.len() as u64)).expect("a chunk");
+        crate::fs::read_exact_at(file, &mut chunk[..len], offset)?;
+        file.write_at(&chunk[..len], offset)?;
+        offset += len as u64;
+    }
+    file.sync()
+}
+
+/// Seals the segment before the last one, if a crash came between making the last one and that.
+fn finish_roll(place: &Place, before: &Segment, last: &Segment) -> Result<()> {
+    if last.header.prev_number != before.header.number {
+        return Ok(());
+    }
+    if read_seal(&*place.disk.open(&before.path, Access::Read)?, before.header.epoch)?.is_some() {
+        return Ok(());
+    }
+    let end = find_end(place, before, last.header.prev_last_seq)?;
+    if end.sealed {
+        return Err(Error::corrupt(&before.path, end.state.len, "bytes follow the seal"));
+    }
+    if end.state.chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {
+        return Err(Error::corrupt(
+            &before.path,
+            end.state.len,
+            "the segment ends otherwise than its successor says",
+        ));
+    }
+    settle_tail(place, before, &end)
+}

@@ -1,0 +1,342 @@
+//! The segment that is open for records: writing batches, rolling, sealing.
+
+use std::sync::Arc;
+
+use super::scan::SEAL_RESERVE_LEN;
+use super::{Place, SEGMENT_LEN_MAX, Segment, SegmentMap, segment_name};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::{ManifestV1, TailV1};
+use crate::format::op::{Op, OpKind, SealV1};
+use crate::format::record::{Location, RecordHeader, chain, frame, record_len};
+use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::fs::{self, Access, DiskFile};
+
+/// Zero-fill ahead of the records begins with this and doubles.
+const FILL_LEN_MIN: u64 = 64 << 10;
+/// Most bytes that are zero-filled ahead at once.
+const FILL_LEN_MAX: u64 = 1 << 20;
+
+/// One record to be written.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) seq: u64,
+    pub(crate) op: Arc<Op>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) group_end: bool,
+}
+
+/// A batch that is not durable.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// Nothing of it was written; the segment is as it was.
+    Clean(Error),
+    /// The state of the file is not known; the log must not be written any more.
+    Unknown(Error),
+}
+
+/// The open end of the log. One at a time writes to it.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    place: Place,
+    clock: Arc<dyn Clock>,
+    generation: u64,
+    segments: SegmentMap,
+    active: Active,
+    /// Whether anything was written since the log was opened.
+    dirty: bool,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Active {
+    file: Box<dyn DiskFile>,
+    header: SegmentHeader,
+    state: TailV1,
+    /// Up to here the file is zero-filled and its length is durable.
+    filled: u64,
+    fill_next: u64,
+}
+
+impl std::fmt::Debug for dyn Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// The state of a segment without records.
+pub(crate) fn empty_state(header: &SegmentHeader) -> TailV1 {
+    TailV1 {
+        segment: header.number,
+        len: SEGMENT_HEADER_LEN as u64,
+        records: 0,
+        last_seq: header.base_seq - 1,
+        chain: 0,
+        time_min: i64::MAX,
+        time_max: i64::MIN,
+    }
+}
+
+/// The state after one more record.
+pub(crate) fn advance(state: &mut TailV1, header: &RecordHeader, len: u64, time: Option<i64>) {
+    state.len += len;
+    state.records += 1;
+    state.last_seq = header.seq;
+    state.chain = chain(state.chain, header.checksum);
+    if let Some(time) = time {
+        state.time_min = state.time_min.min(time);
+        state.time_max = state.time_max.max(time);
+    }
+}
+
+/// The time of the memory that an op stores.
+pub(crate) fn memory_time(op: &Op) -> Option<i64> {
+    match op {
+        Op::Remember { memory, .. } | Op::Update { memory, .. } => Some(memory.timestamp),
+        _ => None,
+    }
+}
+
+/// Makes a new segment file, durable with its name.
+pub(crate) fn create_segment(place: &Place, header: SegmentHeader) -> Result<Segment> {
+    let path = place.segments.join(segment_name(header.number, header.base_seq));
+    let temporary = path.with_extension("tmp");
+    let written = || -> Result<()> {
+        if place.disk.kind(&temporary)?.is_some() {
+            place.disk.remove(&temporary)?;
+        }
+        let file = place.disk.open(&temporary, Access::CreateNew)?;
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?; // The header is durable before the name is.
+        place.disk.rename(&temporary, &path)?;
+        place.disk.sync_folder(&place.segments)
+    };
+    written()?;
+    Ok(Segment { path, header, len: SEGMENT_HEADER_LEN as u64 })
+}
+
+/// Seals a segment: cuts it after its records, adds the seal, makes both durable.
+pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> Result<()> {
+    let seal = SealV1 {
+        records: state.records,
+        last_seq: state.last_seq,
+        len: state.len,
+        chain: state.chain,
+        time_min: state.time_min,
+        time_max: state.time_max,
+    };
+    let (mut payload, mut record) = (Vec::new(), Vec::new());
+    Op::Seal(seal).encode_payload(&mut payload);
+    let header = RecordHeader {
+        kind: OpKind::Seal,
+        payload_len: 0,
+        seq: state.last_seq,
+        epoch,
+        durable_seq: state.last_seq,
+        group_end: true,
+        has_vectors: false,
+        checksum: 0,
+    };
+    frame(header, &payload, &mut record);
+    debug_assert!(record.len() as u64 <= SEAL_RESERVE_LEN);
+    file.write_at(&record, state.len)?;
+    file.set_len(state.len + record.len() as u64)?;
+    file.sync()?;
+    file.make_read_only()
+}
+
+/// A random number from the operating system.
+pub(crate) fn random_u64() -> Result<u64> {
+    getrandom::u64()
+        .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))
+}
+
+impl Tail {
+    /// The log goes on in the last of these segments, whose records end as `state` says.
+    pub(crate) fn resume(
+        place: Place,
+        clock: Arc<dyn Clock>,
+        generation: u64,
+        segments: Vec<Segment>,
+        state: TailV1,
+    ) -> Result<Self> {
+        let last = segments.last().expect("a log has a segment");
+        let header = last.header;
+        let file = place.disk.open(&last.path, Access::Write)?;
+        let active = Active { file, header, state, filled: state.len, fill_next: FILL_LEN_MIN };
+        Ok(Self {
+            place,
+            clock,
+            generation,
+            segments: SegmentMap::new(segments),
+            active,
+            dirty: false,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Where the records end.
+    pub(crate) fn state(&self) -> &TailV1 {
+        &self.active.state
+    }
+
+    /// All segments, the active one last; shared with readers.
+    pub(crate) fn segments(&self) -> &SegmentMap {
+        &self.segments
+    }
+
+    /// Writes the batch and waits until it is durable: one write, one sync.
+    pub(crate) fn write_batch(
+        &mut self,
+        entries: &[Entry],
+        durable_seq: u64,
+    ) -> Result<Vec<Location>, WriteError> {
+        if entries.is_empty() {
+            return Ok(Vec::new()); // Only somebody who waits for the batch before this one.
+        }
+        let batch_len = entries.iter().map(|entry| record_len(entry.payload.len()) as u64).sum::<u64>();
+        if self.active.state.records > 0
+            && self.active.state.len + batch_len + SEAL_RESERVE_LEN > SEGMENT_LEN_MAX
+        {
+            self.roll()?;
+        }
+        self.active.fill(batch_len)?;
+        self.dirty = true;
+
+        let mut state = self.active.state;
+        let mut locations = Vec::with_capacity(entries.len());
+        self.buffer.clear();
+        for entry in entries {
+            let mut header = RecordHeader {
+                kind: entry.op.kind(),
+                payload_len: u32::try_from(entry.payload.len()).expect("payloads are limited at the door"),
+                seq: entry.seq,
+                epoch: self.active.header.epoch,
+                durable_seq,
+                group_end: entry.group_end,
+                has_vectors: entry.op.vectors().is_some(),
+                checksum: 0,
+            };
+            header.checksum = frame(header, &entry.payload, &mut self.buffer);
+            let len = record_len(entry.payload.len());
+            let len_stored = u32::try_from(len).expect("payloads are limited at the door");
+            locations.push(Location { segment: state.segment, offset: state.len, len: len_stored });
+            advance(&mut state, &header, len as u64, memory_time(&entry.op));
+        }
+        let file = &self.active.file;
+        file.write_at(&self.buffer, self.active.state.len).map_err(WriteError::Unknown)?;
+        file.sync().map_err(WriteError::Unknown)?; // Commit point: from here the batch survives a power cut.
+        self.active.state = state;
+        if self.buffer.capacity() > 4 << 20 {
+            self.buffer = Vec::new();
+        }
+        Ok(locations)
+    }
+
+    /// Seals the active segment and goes on in a new one.
+    fn roll(&mut self) -> Result<(), WriteError> {
+        let old = self.active.state;
+        let header = SegmentHeader {
+            store_id: self.active.header.store_id,
+            number: old.segment + 1,
+            epoch: random_u64().map_err(WriteError::Clean)?,
+            base_seq: old.last_seq + 1,
+            prev_number: old.segment,
+            prev_last_seq: old.last_seq,
+            prev_chain: old.chain,
+            created_unix_ms: self.clock.now_ms(),
+        };
+        // The new segment is made first: on a full disk nothing has happened to the old one yet.
+        let segment = create_segment(&self.place, header).map_err(WriteError::Clean)?;
+        let file = self.place.disk.open(&segment.path, Access::Write).map_err(WriteError::Clean)?;
+        seal_segment(&*self.active.file, self.active.header.epoch, &old).map_err(WriteError::Unknown)?;
+        tracing::info!(segment = old.segment, records = old.records, bytes = old.len, "sealed segment");
+        self.segments.push(segment);
+        let state = empty_state(&header);
+        self.active = Active { file, header, state, filled: state.len, fill_next: FILL_LEN_MAX };
+        if let Err(error) = self.write_manifest(None) {
+            tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn roll_for_test(&mut self) {
+        assert!(self.roll().is_ok());
+    }
+
+    /// Replaces the manifest.
+    pub(crate) fn write_manifest(&mut self, clean_tail: Option<TailV1>) -> Result<()> {
+        self.generation += 1;
+        let manifest = ManifestV1 {
+            store_id: self.active.header.store_id,
+            generation: self.generation,
+            segments: self.segments.all().iter().map(|segment| segment.header.number).collect(),
+            clean_tail,
+        };
+        fs::replace(&*self.place.disk, &self.place.manifest, &manifest.encode())
+    }
+
+    /// Gives unused space back and leaves a mark, so that the next open need not scan.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        if !self.dirty {
+            return Ok(());
+        }
+        self.active.file.set_len(self.active.state.len)?;
+        self.active.file.sync()?;
+        self.active.filled = self.active.state.len;
+        self.write_manifest(Some(self.active.state))?;
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+impl Active {
+    /// Zero-fills ahead, so that a batch of this length overwrites space whose length is durable: on ext4 that is
+    /// several times cheaper than growing the file with every sync, and a full disk is met before a record is at stake.
+    fn fill(&mut self, batch_len: u64) -> Result<(), WriteError> {
+        let need = self.state.len + batch_len + SEAL_RESERVE_LEN;
+        if need <= self.filled {
+            return Ok(());
+        }
+        let target = (self.filled + self.fill_next).max(need);
+        let filled = self.zero_fill_to(target).or_else(|error| {
+            match error {
+                // A nearly full disk may still hold what is needed now.
+                WriteError::Clean(_) if target > need => self.zero_fill_to(need).map(|()| need),
+                error => Err(error),
+            }
+            .map(|_| ())
+        });
+        filled?;
+        self.fill_next = (self.fill_next * 2).min(FILL_LEN_MAX);
+        Ok(())
+    }
+
+    fn zero_fill_to(&mut self, target: u64) -> Result<(), WriteError> {
+        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let write = || -> Result<()> {
+            let mut offset = self.filled;
+            while offset < target {
+                let len = (target - offset).min(ZEROS.len() as u64);
+                self.file.write_at(&ZEROS[..usize::try_from(len).expect("a chunk")], offset)?;
+                offset += len;
+            }
+            self.file.sync()
+        };
+        match write() {
+            Ok(()) => {
+                self.filled = target;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                // Gives back what was taken; if even that fails, the zeros do no harm.
+                if let Err(error) = self.file.set_len(self.filled) {
+                    tracing::warn!(%error, "unused space could not be given back");
+                }
+                Err(WriteError::Clean(error))
+            }
+            Err(error) => Err(WriteError::Unknown(error)),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The log against crashes, failing disks and damage.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::clock::{Clock, ManualClock};
+use crate::format::op::{MemoryKey, Op};
+use crate::format::record::RECORD_ALIGN;
+use crate::fs::RealDisk;
+use crate::fs::faulty::{Call, FaultyDisk};
+use crate::memory::MemoryId;
+
+const STORE: [u8; 16] = [9; 16];
+
+/// Remembers what was staged, to see what is taken back.
+#[derive(Debug, Default)]
+struct Seen(Vec<u64>);
+
+impl Staged for Seen {
+    fn abandon(&mut self, after_seq: u64) {
+        self.0.retain(|seq| *seq <= after_seq);
+    }
+}
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    place: Place,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::on(Arc::new(RealDisk))
+    }
+
+    fn on(disk: Arc<dyn Disk>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let segments = folder.path().join("seg");
+        disk.create_folder(&segments).expect("folder");
+        let place = Place { disk, segments, manifest: folder.path().join("MANIFEST") };
+        Self { _folder: folder, place }
+    }
+
+    fn open(&self, applied_seq: u64) -> Result<(Log<Seen>, Report)> {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1));
+        let Recovered { tail, torn, missing, .. } = recover(&self.place, &clock, STORE, applied_seq)?;
+        Ok((Log::new(tail, Seen::default()), Report { torn, missing }))
+    }
+
+    fn last_path(&self) -> PathBuf {
+        list(&self.place).expect("list").segments.last().expect("a segment").path.clone()
+    }
+
+    /// Sequences and ids of all records of all segments.
+    fn records(&self) -> Vec<(u64, String)> {
+        let mut found = Vec::new();
+        for segment in list(&self.place).expect("list").segments {
+            let file = open_segment(&self.place, &segment).expect("open");
+            let mut scanner = Scanner::new(&*file, segment.header.epoch, 4096).expect("scan");
+            while let Ok((header, payload, _)) = scanner.next().expect("read") {
+                if let Op::Forget { id, .. } =
+                    Op::decode_payload(header.kind, header.has_vectors, payload).expect("op")
+                {
+                    found.push((header.seq, id.to_string()));
+                }
+            }
+        }
+        found
+    }
+}
+
+#[derive(Debug)]
+struct Report {
+    torn: Option<TornTail>,
+    missing: Vec<u64>,
+}
+
+fn op(name: &str) -> Arc<Op> {
+    Arc::new(Op::Forget { key: MemoryKey(1), id: MemoryId::new(name).expect("an id") })
+}
+
+fn write(log: &Log<Seen>, names: &[&str]) -> Result<u64> {
+    log.commit(|staged, next_seq| {
+        staged.0.push(next_seq);
+        let last = next_seq + names.len() as u64 - 1;
+        Ok(Planned { ops: names.iter().map(|name| op(name)).collect(), after_seq: last, outcome: last })
+    })
+}
+
+fn flip(path: &Path, offset: u64) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("open");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read");
+    file.write_all_at(&[byte[0] ^ 0x20], offset).expect("write");
+}
+
+#[test]
+fn records_are_there_after_a_clean_close_and_after_a_kill() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    assert_eq!(write(&log, &["a"]).expect("write"), 1);
+    assert_eq!(write(&log, &["b", "c"]).expect("write"), 3);
+    log.close().expect("close");
+    let (log, recovered) = bench.open(3).expect("open");
+    assert_eq!(
+        (recovered.torn, list(&bench.place).expect("list").segments.len()),
+        (None, 1),
+        "a clean close goes on"
+    );
+    assert_eq!(write(&log, &["d"]).expect("write"), 4);
+    drop(log); // a kill: no close
+    let (log, recovered) = bench.open(3).expect("open");
+    assert_eq!(
+        (recovered.torn, list(&bench.place).expect("list").segments.len()),
+        (None, 2),
+        "a kill begins a new segment"
+    );
+    assert_eq!(write(&log, &["e"]).expect("write"), 5);
+    let names: Vec<_> = bench.records().into_iter().map(|(_, name)| name).collect();
+    assert_eq!(names, ["a", "b", "c", "d", "e"]);
+}
+
+#[test]
+fn eight_threads_share_syncs_and_sequences_have_no_gap() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let log = &log;
+            scope.spawn(move || {
+                for n in 0..50 {
+                    write(log, &[&format!("{thread}-{n}")]).expect("write");
+                }
+            });
+        }
+    });
+    let committed: Vec<_> = log.take_committed().iter().map(|record| record.seq).collect();
+    assert_eq!(committed, (1..=400).collect::<Vec<_>>());
+    drop(log);
+    let seqs: Vec<_> = bench.records().iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, (1..=400).collect::<Vec<_>>());
+}
+
+#[test]
+fn torn_tail_is_dropped_at_every_cut() {
+    for cut in 1..=48 {
+        let bench = Bench::new();
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        let end = log.lock_tail().state().len;
+        write(&log, &["b"]).expect("write");
+        let whole = log.lock_tail().state().len;
+        drop(log);
+        let path = bench.last_path();
+        // Zeros instead of the record's last bytes: what the disk never got.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+        file.set_len((whole - cut).max(end)).expect("cut");
+        file.set_len(whole + 100).expect("zeros");
+        drop(file);
+        let (log, _) = bench.open(0).expect("a torn tail is no damage");
+        write(&log, &["c"]).expect("write");
+        drop(log);
+        let records = bench.records();
+        let torn = vec![(1, "a".to_owned()), (2, "c".to_owned())];
+        let kept = vec![(1, "a".to_owned()), (2, "b".to_owned()), (3, "c".to_owned())];
+        assert!(records == torn || (cut < RECORD_ALIGN as u64 && records == kept), "cut {cut}: {records:?}");
+    }
+}
+
+#[test]
+fn a_group_is_there_as_a_whole_or_not_at_all() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    write(&log, &["b", "c", "d"]).expect("write");
+    let end = log.lock_tail().state().len;
+    drop(log);
+    let file = std::fs::OpenOptions::new().write(true).open(bench.last_path()).expect("open");
+    file.set_len(end - 1).expect("cut");
+    let (_, recovered) = bench.open(0).expect("open");
+    assert!(recovered.torn.is_some());
+    assert_eq!(bench.records(), [(1, "a".to_owned())]);
+}
+
+#[test]
+fn damage_to_an_acknowledged_record_is_not_taken_for_a_torn_tail() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    write(&log, &["b"]).expect("write");
+    drop(log);
+    flip(&bench.last_path(), 4096 + 42);
+    let error = bench.open(0).expect_err("record 2 proves that record 1 was durable");
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(4096)), "{error}");
+}
+
+#[test]
+fn the_view_proves_that_the_last_record_was_durable() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    drop(log);
+    flip(&bench.last_path(), 4096 + 42);
+    assert_eq!(bench.open(1).expect_err("the view has it").kind(), ErrorKind::Corrupt);
+    assert!(bench.open(0).expect("nothing proves it").1.torn.is_some());
+}
+
+#[test]
+fn every_flipped_byte_of_a_segment_is_noticed_or_harmless() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    for name in ["a", "b", "c"] {
+        write(&log, &[name]).expect("write");
+    }
+    log.close().expect("close");
+    drop(log);
+    let path = bench.last_path();
+    let pristine = std::fs::read(&path).expect("read");
+    std::fs::remove_file(&bench.place.manifest).expect("so that the segment is scanned");
+    for offset in 0..pristine.len() as u64 {
+        std::fs::write(&path, &pristine).expect("write");
+        flip(&path, offset);
+        match bench.open(3) {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "offset {offset}"),
+            Ok((log, _)) => {
+                drop(log);
+                let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+                assert_eq!(names, "abc", "offset {offset}");
+                assert!(offset < 4096, "a flipped byte of a record went unnoticed at {offset}");
+            }
+        }
+        for name in std::fs::read_dir(&bench.place.segments).expect("list") {
+            let name = name.expect("entry").path();
+            if name != path {
+                std::fs::remove_file(name).expect("remove");
+            }
+        }
+        let _ = std::fs::remove_file(&bench.place.manifest);
+        std::fs::remove_file(&path).expect("it may have been made read-only");
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_the_log_and_nothing_is_acknowledged_after_it() {
+    for error in [io::ErrorKind::Other, io::ErrorKind::StorageFull] {
+        let (disk, plan) = FaultyDisk::new(Call::Sync, error);
+        let bench = Bench::on(Arc::new(disk));
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        plan.arm(1, 1);
+        let failed = write(&log, &["b"]).expect_err("the sync failed");
+        assert_eq!(
+            (failed.kind(), failed.durability()),
+            (ErrorKind::CommitUnknown, crate::Durability::Unknown)
+        );
+        let refused = write(&log, &["c"]).expect_err("poisoned");
+        assert_eq!(
+            (refused.kind(), refused.durability()),
+            (ErrorKind::Poisoned, crate::Durability::NotWritten)
+        );
+        assert!(log.close().is_err());
+        drop(log);
+        let (log, _) = bench.open(1).expect("open");
+        write(&log, &["d"]).expect("a reopened log takes writes");
+        let names: Vec<_> = bench.records().into_iter().map(|(_, name)| name).collect();
+        assert!(names == ["a", "d"] || names == ["a", "b", "d"], "{names:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_met_before_a_record_is_at_stake() {
+    let (disk, plan) = FaultyDisk::new(Call::Write, io::ErrorKind::StorageFull);
+    let bench = Bench::on(Arc::new(disk));
+    let (log, _) = bench.open(0).expect("open");
+    plan.arm(1, 2); // Zero-filling far ahead fails, and so does filling just what is needed.
+    let error = write(&log, &["a"]).expect_err("the disk is full");
+    assert_eq!((error.kind(), error.durability()), (ErrorKind::NoSpace, crate::Durability::NotWritten));
+    assert!(log.with_staged(|seen| seen.0.is_empty()), "what was not written is taken back");
+    plan.arm(1, 1); // There is room for what is needed, but not for more.
+    assert_eq!(write(&log, &["b"]).expect("space was freed"), 1);
+    log.close().expect("close");
+    assert_eq!(bench.records(), [(1, "b".to_owned())]);
+}
+
+#[test]
+fn rolling_seals_and_a_crash_in_between_is_finished() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    log.lock_tail().roll_for_test();
+    write(&log, &["b"]).expect("write");
+    drop(log);
+    let listing = list(&bench.place).expect("list");
+    let first = &listing.segments[0];
+    let file = open_segment(&bench.place, first).expect("open");
+    let seal = read_seal(&*file, first.header.epoch).expect("read").expect("sealed");
+    assert_eq!((seal.records, seal.last_seq), (1, 1));
+    // As if the crash had come before the seal.
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    std::fs::OpenOptions::new().write(true).open(&first.path).expect("open").set_len(seal.len).expect("cut");
+    let (_, recovered) = bench.open(0).expect("open");
+    assert_eq!(recovered.torn, None);
+    let again =
+        read_seal(&*open_segment(&bench.place, first).expect("open"), first.header.epoch).expect("read");
+    assert_eq!(again, Some(seal));
+}
+
+#[test]
+fn a_missing_segment_is_named_and_missing_segments_are_never_a_fresh_store() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    log.lock_tail().roll_for_test();
+    write(&log, &["b"]).expect("write");
+    log.close().expect("close");
+    drop(log);
+    let segments = list(&bench.place).expect("list").segments;
+    std::fs::remove_file(&segments[0].path).expect("remove");
+    assert_eq!(bench.open(2).expect("the rest is whole").1.missing, [1]);
+    for segment in list(&bench.place).expect("list").segments {
+        std::fs::remove_file(&segment.path).expect("remove");
+    }
+    assert_eq!(bench.open(2).expect_err("no silent fresh store").kind(), ErrorKind::Corrupt);
+    assert_eq!(bench.open(0).expect_err("the manifest remembers").kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_foreign_and_a_newer_segment_are_refused() {
+    let bench = Bench::new();
+    drop(bench.open(0).expect("open"));
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1));
+    assert_eq!(
+        recover(&bench.place, &clock, [8; 16], 0).expect_err("foreign").kind(),
+        ErrorKind::ForeignStore
+    );
+    let path = bench.last_path();
+    let mut bytes = std::fs::read(&path).expect("read");
+    for copy in [0, 2048] {
+        bytes[copy + 8] = 2;
+        let checksum = crc32fast::hash(&bytes[copy..copy + 124]);
+        bytes[copy + 124..copy + 128].copy_from_slice(&checksum.to_le_bytes());
+    }
+    std::fs::write(&path, &bytes).expect("write");
+    assert_eq!(bench.open(0).expect_err("newer").kind(), ErrorKind::UnknownFormat);
+    assert_eq!(std::fs::read(&path).expect("read"), bytes, "and left alone");
+}
