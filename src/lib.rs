@@ -1,5 +1,6 @@
 //! memento-kv: the memory of an AI agent as an embedded store.
 
+mod catalog;
 pub mod clock;
 pub mod embed;
 mod error;
