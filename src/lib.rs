@@ -5,6 +5,9 @@ pub mod embed;
 mod error;
 mod format;
 mod memory;
+mod scope;
+mod text;
+mod vector;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
