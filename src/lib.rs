@@ -8,6 +8,9 @@ mod format;
 mod fs;
 mod log;
 mod memory;
+mod scope;
+mod text;
+mod vector;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
