@@ -2,6 +2,8 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
+mod cache;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
