@@ -7,6 +7,7 @@ mod error;
 mod format;
 pub mod home;
 mod memory;
+pub mod time;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
