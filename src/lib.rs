@@ -2,6 +2,7 @@
 
 mod catalog;
 pub mod clock;
+pub mod config;
 pub mod embed;
 mod error;
 mod format;
@@ -11,6 +12,9 @@ mod memory;
 mod scope;
 mod text;
 mod vector;
+pub mod home;
+mod memory;
+pub mod time;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
