@@ -1,20 +1,24 @@
 //! memento-kv: the memory of an AI agent as an embedded store.
 
 mod catalog;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod embed;
 mod error;
 mod format;
 mod fs;
+pub mod home;
 mod log;
 mod memory;
+mod rank;
 mod scope;
+mod store;
 mod text;
-mod vector;
-pub mod home;
-mod memory;
 pub mod time;
+mod vector;
 
 pub use error::{Durability, Error, ErrorKind, Result};
+pub use home::Home;
 pub use memory::*;
+pub use store::*;

@@ -48,6 +48,11 @@ impl Deadline {
         Self(limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit))))
     }
 
+    /// The moment when the time is over.
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.0.map(|(at, _)| at)
+    }
+
     /// Goes on, or says how far the work came.
     ///
     /// # Errors

@@ -24,7 +24,8 @@ use self::tables::STATE;
 pub(crate) use self::view::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op};
-use crate::format::row::{HEAD_KEY, Head, Location, Row, TableTag};
+use crate::format::record::Location;
+use crate::format::row::{HEAD_KEY, Head, Row, TableTag};
 use crate::memory::{Filter, Order};
 
 /// A cache that suits a store of some hundred thousand memories; most of the view is served by the system's own.

@@ -2,11 +2,13 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
-mod cache;
+pub(crate) mod cache;
 mod choice;
+pub(crate) mod minilm;
 #[cfg(feature = "fastembed")]
 mod onnx;
 
+pub(crate) use choice::load;
 pub use choice::{ModelSpec, PullProgress, PullableModel, list, load_dir, pull};
 
 use serde::{Deserialize, Serialize};

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Damage;
 use super::op::{MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
+use super::record::Location;
 use crate::embed::ModelIdentity;
 use crate::memory::Memory;
 
@@ -25,17 +26,6 @@ pub(crate) const HEAD_LEN: usize = 64;
 pub(crate) const NUMBER_LEN: usize = 12;
 /// Bytes of a value that holds a location.
 pub(crate) const LOCATION_LEN: usize = 24;
-
-/// Where a record is in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Location {
-    /// Number of the segment.
-    pub(crate) segment: u64,
-    /// Offset of the record's header in the file.
-    pub(crate) offset: u64,
-    /// Bytes of the whole record, header included.
-    pub(crate) len: u32,
-}
 
 /// A memory as the view keeps it.
 #[derive(Clone, Debug, PartialEq)]

@@ -123,7 +123,7 @@ pub(crate) fn recover(
     })
 }
 
-fn segments_gone(place: &Place) -> Error {
+pub(crate) fn segments_gone(place: &Place) -> Error {
     Error::new(ErrorKind::Corrupt, "a store was here, but its segments are gone or unreadable")
         .at(&place.segments)
         .hint("put the segment files back, or restore a backup; to begin anew, move the whole store folder away")

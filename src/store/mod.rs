@@ -1,0 +1,313 @@
+//! The store: it conducts log, view, words, vectors and embedder.
+//!
+//! Order is correctness here. A write is planned under the log's lock, made durable, then applied to the view and the
+//! search indexes. Derived state may lag behind the log, but never lead it; every read first applies what is durable,
+//! so that a caller always sees what was acknowledged before.
+
+mod apply;
+mod embedding;
+mod open;
+mod recall;
+mod staged;
+mod stats;
+mod write;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use crate::catalog::Catalog;
+use crate::clock::{Clock, SystemClock};
+use crate::embed::cache::QueryCache;
+use crate::embed::{Embedder, ModelSpec};
+use crate::error::Result;
+use crate::fs::{DiskFile, RealDisk};
+use crate::log::{Log, Place};
+use crate::memory::{List, Memory};
+
+pub use embedding::Embedded;
+pub use stats::{CacheStats, Stats};
+pub use write::OnConflict;
+pub(crate) use write::Outcome;
+
+use apply::Applying;
+use embedding::Models;
+use recall::{AnswerCache, Search};
+use staged::Pending;
+
+/// How a store is opened.
+#[derive(Clone)]
+#[must_use]
+pub struct Options {
+    home: PathBuf,
+    create: bool,
+    lock_wait: Duration,
+    model: ModelSpec,
+    embedder: Option<Arc<dyn Embedder>>,
+    models_dir: Option<PathBuf>,
+    background_embedding: bool,
+    query_cache: bool,
+    clock: Arc<dyn Clock>,
+    disk: Arc<dyn crate::fs::Disk>,
+}
+
+impl Options {
+    /// The store in this home folder. It is made when it is not there; a new store uses the built-in model; another
+    /// process that holds the store is waited for up to 5 seconds.
+    pub fn at(home: impl Into<PathBuf>) -> Self {
+        Self {
+            home: home.into(),
+            create: true,
+            lock_wait: Duration::from_secs(5),
+            model: ModelSpec::default(),
+            embedder: None,
+            models_dir: None,
+            background_embedding: true,
+            query_cache: true,
+            clock: Arc::new(SystemClock),
+            disk: Arc::new(RealDisk),
+        }
+    }
+
+    /// Whether a store is made when there is none. Otherwise that is an error of kind
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// How long to wait for another process to let go of the store.
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// The model of a new store, and the one that is tried first for an existing one.
+    pub fn model(mut self, model: ModelSpec) -> Self {
+        self.model = model;
+        self
+    }
+
+    /// A model of the caller's own.
+    pub fn embedder(mut self, embedder: Arc<dyn Embedder>) -> Self {
+        self.embedder = Some(embedder);
+        self
+    }
+
+    /// The folder of models that were pulled; by default `MEMENTO_MODEL_DIR`, then `models` in the home folder.
+    pub fn models_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.models_dir = Some(folder.into());
+        self
+    }
+
+    /// Whether vectors that are due are made by a thread behind the calls; by default they are.
+    pub fn background_embedding(mut self, on: bool) -> Self {
+        self.background_embedding = on;
+        self
+    }
+
+    /// Whether vectors of queries are kept on disk, in the store's folder; by default they are.
+    pub fn query_cache(mut self, on: bool) -> Self {
+        self.query_cache = on;
+        self
+    }
+
+    /// Where times of new memories come from.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another disk, for tests.
+    #[cfg(test)]
+    pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+}
+
+/// How far a long work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Steps that are done.
+    pub done: u64,
+    /// Steps in all.
+    pub total: u64,
+}
+
+impl Progress {
+    /// So many of so many steps.
+    #[must_use]
+    pub fn new(done: u64, total: u64) -> Self {
+        Self { done, total }
+    }
+}
+
+/// A store of memories. Cheap to clone, usable from any thread.
+///
+/// The last handle closes it: what is only in memory is written, and the lock is let go. [`Store::close`] does the
+/// same and says whether it went well. Nothing acknowledged depends on either.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+    /// Stops the threads behind the calls when the last handle goes.
+    _alive: Arc<Alive>,
+}
+
+struct Alive(Weak<Inner>);
+
+struct Inner {
+    home: PathBuf,
+    folder: PathBuf,
+    place: Place,
+    clock: Arc<dyn Clock>,
+    /// The operating system's lock; it ends with the process.
+    _lock: Box<dyn DiskFile>,
+    log: Log<Pending>,
+    catalog: RwLock<Option<Arc<Catalog>>>,
+    applying: Mutex<Applying>,
+    search: RwLock<Search>,
+    models: Models,
+    query_cache: QueryCache,
+    answers: Mutex<AnswerCache>,
+    last_id: Mutex<ulid::Ulid>,
+    background: Background,
+}
+
+/// What wakes and stops the threads behind the calls.
+#[derive(Default)]
+struct Background {
+    state: Mutex<BackgroundState>,
+    wake: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct BackgroundState {
+    /// The applying thread sleeps without a time limit and needs a call.
+    idle: bool,
+    /// Memories may wait for their vectors.
+    embed: bool,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens a store, recovers it if it was left by a crash, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// [`Busy`](crate::ErrorKind::Busy) when another process holds it, [`Permission`](crate::ErrorKind::Permission)
+    /// when the folder is not safe, [`Corrupt`](crate::ErrorKind::Corrupt) when acknowledged records are damaged,
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) when a newer version wrote it, and what the disk says.
+    pub fn open(options: Options) -> Result<Self> {
+        let inner = open::open(options)?;
+        let alive = Arc::new(Alive(Arc::downgrade(&inner)));
+        Ok(Self { inner, _alive: alive })
+    }
+
+    /// The home folder.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.inner.home
+    }
+
+    /// The memory of this id.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when it is damaged on disk, and what the disk says.
+    pub fn get(&self, id: impl AsRef<str>) -> Result<Option<Memory>> {
+        self.inner.catch_up()?;
+        Ok(self.inner.catalog()?.get(id.as_ref())?.map(|row| row.memory))
+    }
+
+    /// Memories by time, without a question.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and [`Invalid`](crate::ErrorKind::Invalid) for a bad filter.
+    pub fn list(&self, list: &List) -> Result<Vec<Memory>> {
+        list.filter.check()?;
+        self.inner.catch_up()?;
+        let rows = self.inner.catalog()?.list(&list.filter, list.order, list.offset, list.limit, None)?;
+        Ok(rows.into_iter().map(|row| row.memory).collect())
+    }
+
+    /// Writes what is only in memory and lets go of the store. With other handles still there, only the former.
+    ///
+    /// # Errors
+    /// What the disk says. All that was acknowledged is durable nevertheless.
+    pub fn close(self) -> Result<()> {
+        let Self { inner, _alive } = self;
+        drop(_alive);
+        match Arc::try_unwrap(inner) {
+            Ok(mut inner) => inner.shut(),
+            Err(inner) => inner.checkpoint(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("home", &self.inner.home).finish_non_exhaustive()
+    }
+}
+
+/// The store of this process at the default home (see [`crate::Home`]): one for the process, opened once.
+///
+/// # Errors
+/// Those of [`Store::open`].
+pub fn get_store() -> Result<Store> {
+    static STORES: OnceLock<Mutex<HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>>> = OnceLock::new();
+    let home = crate::home::locate(&crate::home::HomeInputs::of_process(None))?;
+    let mut stores = lock(STORES.get_or_init(Mutex::default));
+    if let Some((inner, alive)) = stores.get(&home.path)
+        && let (Some(inner), Some(alive)) = (inner.upgrade(), alive.upgrade())
+    {
+        return Ok(Store { inner, _alive: alive });
+    }
+    let store = Store::open(Options::at(&home.path))?;
+    stores.insert(home.path.clone(), (Arc::downgrade(&store.inner), Arc::downgrade(&store._alive)));
+    Ok(store)
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.stop_threads();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut() {
+            tracing::warn!(%error, "the store was not closed cleanly; the next open recovers it");
+        }
+    }
+}
+
+impl Inner {
+    /// The view.
+    fn catalog(&self) -> Result<Arc<Catalog>> {
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(catalog.as_ref().expect("the view is there until the store is shut")))
+    }
+
+    /// Leaves files so that the next open need not recover. Does nothing the second time.
+    fn shut(&mut self) -> Result<()> {
+        let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        self.stop_threads();
+        let caught_up = self.catch_up();
+        self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // The log first: a view that is ahead of the log's mark would look like a missing segment.
+        let log_closed = caught_up.and_then(|()| self.log.close());
+        let view_closed = Arc::into_inner(catalog).map_or(Ok(()), Catalog::close);
+        log_closed.and(view_closed)
+    }
+}
+
+/// The lock, also after a panic elsewhere: what is guarded here is never left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
