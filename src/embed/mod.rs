@@ -2,6 +2,8 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
+mod minilm;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -49,4 +51,12 @@ pub trait Embedder: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Model`] when the engine fails.
     fn embed_query(&self, query: &str) -> Result<Vec<f32>>;
+}
+
+/// The embedder that is compiled into the program: all-MiniLM-L6-v2, 384 dimensions, with no file and no network.
+///
+/// # Errors
+/// [`crate::ErrorKind::Model`] when the program's own bytes are damaged.
+pub fn builtin() -> Result<&'static dyn Embedder> {
+    Ok(minilm::MiniLm::builtin()?)
 }
