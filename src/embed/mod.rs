@@ -2,6 +2,7 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
+<<<<<<< HEAD
 pub(crate) mod cache;
 mod choice;
 pub(crate) mod minilm;
@@ -10,6 +11,9 @@ mod onnx;
 
 pub(crate) use choice::load;
 pub use choice::{ModelSpec, PullProgress, PullableModel, list, load_dir, pull};
+=======
+mod minilm;
+>>>>>>> engine
 
 use serde::{Deserialize, Serialize};
 
@@ -58,4 +62,12 @@ pub trait Embedder: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Model`] when the engine fails.
     fn embed_query(&self, query: &str) -> Result<Vec<f32>>;
+}
+
+/// The embedder that is compiled into the program: all-MiniLM-L6-v2, 384 dimensions, with no file and no network.
+///
+/// # Errors
+/// [`crate::ErrorKind::Model`] when the program's own bytes are damaged.
+pub fn builtin() -> Result<&'static dyn Embedder> {
+    Ok(minilm::MiniLm::builtin()?)
 }
