@@ -5,6 +5,7 @@
 //! its body in a process of its own: the same test program, started for this one test.
 
 #![cfg(feature = "fastembed")]
+#![allow(clippy::print_stdout, reason = "a skipped test says so, and figures are worth seeing")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -77,8 +77,8 @@ pub struct PullableModel {
     pub description: String,
 }
 
-/// The models that [`pull`] can fetch, sorted by name. Empty in a program that was built without the
-/// feature `fastembed`.
+/// The models that [`pull`] can fetch, sorted by name. Empty in a program that was built without the feature
+/// `fastembed`.
 #[must_use]
 pub fn list() -> Vec<PullableModel> {
     #[cfg(feature = "fastembed")]
@@ -102,9 +102,9 @@ pub struct PullProgress<'a> {
 /// Fetches a model of [`list`] into a folder of the folder of models, and returns that folder. A model that is there is
 /// not fetched again. This is the only function of the library that uses the network.
 ///
-/// `HF_ENDPOINT` names a mirror of the hub, `HF_TOKEN` a token for it. With `HF_HOME`, what the user's cache of the hub
-/// has is copied from there, and what is fetched stays there too. There is no time limit; a process that is stopped
-/// midway leaves only a hidden folder that the next call removes.
+/// `HF_ENDPOINT` names a mirror of the hub, `HF_TOKEN` a token for either; the token of a login goes to the hub only.
+/// With `HF_HOME`, what the user's cache of the hub has is copied from there, and what is fetched stays there too.
+/// There is no time limit; a process that is stopped midway leaves only a hidden folder that the next call removes.
 ///
 /// # Errors
 /// [`ErrorKind::Model`] when there is no such model, when a file does not come or is not what the hub announced, and

@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn an_edge_in_a_word_is_moved_to_the_edge_of_the_word() {
         // Twelve words of three tokens each.
-        let text = "abc".repeat(1) + &" abc".repeat(11);
+        let text = "abc".to_owned() + &" abc".repeat(11);
         let tokens: Vec<_> = words(&text)
             .iter()
             .flat_map(|(start, _)| (0..3).map(move |i| (start + i, start + i + 1)))

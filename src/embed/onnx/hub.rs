@@ -224,12 +224,18 @@ impl Hub {
     fn of_this_process() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let home = variable("HF_HOME").map(PathBuf::from);
-        let token_cache = home.clone().or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")));
+        let mirror = variable("HF_ENDPOINT");
+        // The token of a login is for the hub that it was made at. A mirror gets only the one that is given with it.
+        let login = match (&mirror, &home) {
+            (Some(_), _) => None,
+            (None, Some(home)) => Some(home.clone()),
+            (None, None) => std::env::home_dir().map(|user| user.join(".cache/huggingface")),
+        };
         Self {
-            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()),
+            endpoint: mirror.unwrap_or_else(|| ENDPOINT.to_owned()),
             token: variable("HF_TOKEN")
                 .map(|token| token.trim().to_owned())
-                .or_else(|| Cache::new(token_cache?.join("hub")).token()),
+                .or_else(|| Cache::new(login?.join("hub")).token()),
             cache: home.and_then(|home| std::path::absolute(home.join("hub")).ok()),
         }
     }
