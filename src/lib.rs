@@ -5,6 +5,9 @@ pub mod embed;
 mod error;
 mod format;
 mod memory;
+#[doc(hidden)]
+pub mod parts;
+mod rank;
 mod scope;
 mod text;
 mod vector;
