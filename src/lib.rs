@@ -11,6 +11,11 @@ mod fs;
 pub mod home;
 mod log;
 mod memory;
+<<<<<<< HEAD
+=======
+#[doc(hidden)]
+pub mod parts;
+>>>>>>> rank
 mod rank;
 mod scope;
 mod store;

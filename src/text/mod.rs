@@ -1,9 +1,10 @@
 //! Words: which memories share words with a query, and how much that says.
 //!
-//! [`TextIndex`] is an inverted index in memory with exact BM25. It is derived from the memories' texts and knows nothing
-//! of disks. The stemmer is `frostem`: generated from the Snowball project's own definitions and following them, no `unsafe`, no
-//! dependencies, one language compiled in (`rust-stemmers` last followed them in 2020 and panics on some Greek words,
-//! `waken_snowball` and `snowball_stemmers_rs` compile in every language).
+//! [`TextIndex`] is an inverted index in memory with exact BM25. It is derived from the memories' texts and
+//! knows nothing of disks. The stemmer is `frostem`: generated from the Snowball project's own definitions
+//! and following them, no `unsafe`, no dependencies, one language compiled in (`rust-stemmers` last followed
+//! them in 2020 and panics on some Greek words, `waken_snowball` and `snowball_stemmers_rs` compile in every
+//! language).
 
 mod stop;
 mod terms;
@@ -15,10 +16,12 @@ use crate::format::op::MemoryKey;
 use crate::scope::{Deadline, Scope};
 use terms::each_term;
 
-/// How soon repeats of a word in a text stop to count. BM25's `k1`, from Robertson and Zaragoza, "The Probabilistic
-/// Relevance Framework: BM25 and Beyond" (2009), section 3.2, where 1.2 to 2 is called a good range.
+/// How soon repeats of a word in a text stop to count. BM25's `k1`, from Robertson and Zaragoza, "The
+/// Probabilistic Relevance Framework: BM25 and Beyond" (2009), section 3.2, where 1.2 to 2 is called a good
+/// range.
 const TERM_SATURATION: f32 = 1.2;
-/// How much longer texts are held against, 0 to 1. BM25's `b`, ibid.; 0.4 is what conversations did best with.
+/// How much longer texts are held against, 0 to 1. BM25's `b`, ibid.; 0.4 is what conversations did best
+/// with.
 const LENGTH_NORMALIZATION: f32 = 0.4;
 
 /// Removed texts are swept out when there are this many and ...
@@ -28,8 +31,9 @@ const SWEEP_SHARE: usize = 4;
 
 /// The words of the memories' texts.
 ///
-/// Each text has a slot, in the order of insertion. A removed text leaves its slot and its postings behind, marked,
-/// until enough of them are swept out at once. Statistics are always those of the texts that are there.
+/// Each text has a slot, in the order of insertion. A removed text leaves its slot and its postings behind,
+/// marked, until enough of them are swept out at once. Statistics are always those of the texts that are
+/// there.
 #[derive(Default)]
 pub(crate) struct TextIndex {
     /// Each term and its place in `postings`.
@@ -102,11 +106,11 @@ impl TextIndex {
         true
     }
 
-    /// Every memory in scope that shares a word with the query, with its BM25, which is above 0. In no useful order:
-    /// [`crate::rank`] orders.
+    /// Every memory in scope that shares a word with the query, with its BM25, which is above 0. In no useful
+    /// order: [`crate::rank`] orders.
     ///
-    /// Stop words of the query count only when it has no other words, and a repeated word counts once. Statistics
-    /// are those of all texts, so a score does not depend on the scope.
+    /// Stop words of the query count only when it has no other words, and a repeated word counts once.
+    /// Statistics are those of all texts, so a score does not depend on the scope.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Timeout`] when the deadline passes.
@@ -153,12 +157,15 @@ impl TextIndex {
 
     /// Adds what one term says, to every text that holds it.
     ///
-    /// The formula is BM25 as in Robertson and Zaragoza (2009), equation 3.15, with 1 added inside the logarithm so
-    /// that a word that most texts hold still counts a little instead of against them.
+    /// The formula is BM25 as in Robertson and Zaragoza (2009), equation 3.15, with 1 added inside the
+    /// logarithm so that a word that most texts hold still counts a little instead of against them.
     fn add_scores(&self, postings: &[Posting], scores: &mut [f32]) {
         let live = |posting: &&Posting| self.texts[posting.slot as usize].live;
         let total = self.slots.len() as f64;
-        let holders = postings.iter().filter(live).count() as f64;
+        let holders = match self.texts.len() - self.slots.len() {
+            0 => postings.len(),
+            _ => postings.iter().filter(live).count(),
+        } as f64;
         let rarity = (1.0 + (total - holders + 0.5) / (holders + 0.5)).ln() as f32;
         let average_len = (self.live_len as f64 / total) as f32;
         for posting in postings.iter().filter(live) {
@@ -296,7 +303,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn scores_are_those_of_the_textbook_after_any_changes(changes in changes(), query in words(), sweep in any::<bool>()) {
+        fn scores_are_those_of_the_textbook_after_any_changes(
+            changes in changes(),
+            query in words(),
+            sweep in any::<bool>(),
+        ) {
             let mut index = TextIndex::new();
             let mut texts = BTreeMap::new();
             for change in changes {
@@ -319,7 +330,8 @@ mod tests {
             prop_assert!(found.keys().eq(expected.keys()), "{:?} is not {:?}", found, expected);
             for (key, score) in &found {
                 let expected = expected[key];
-                prop_assert!((f64::from(*score) - expected).abs() <= 1e-5 * expected, "{} is not {}", score, expected);
+                let error = (f64::from(*score) - expected).abs();
+                prop_assert!(error <= 1e-5 * expected, "{} is not {}", score, expected);
             }
         }
 

@@ -1,9 +1,10 @@
 //! From a text to its terms.
 //!
-//! A text is normalised (compatibility forms and accents folded), cut into chunks at blanks and punctuation, and each
-//! chunk into words. A chunk that is an identifier, a path or an address gives itself, whole, and then its words, so
-//! that `open_store` is found by `open_store` first, and by `store` as well. Words are lower case, without a possessive
-//! 's, and have their English stem. Scripts written without blanks give overlapping pairs of characters.
+//! A text is normalised (compatibility forms and accents folded), cut into chunks at blanks and punctuation,
+//! and each chunk into words. A chunk that is an identifier, a path or an address gives itself, whole, and
+//! then its words, so that `open_store` is found by `open_store` first, and by `store` as well. Words are
+//! lower case, without a possessive 's, and have their English stem. Scripts written without blanks give
+//! overlapping pairs of characters.
 
 use std::borrow::Cow;
 
@@ -98,6 +99,10 @@ struct Terms<F> {
 
 impl<F: FnMut(Term<'_>)> Terms<F> {
     fn chunk(&mut self, chunk: &str) {
+        // Nearly all chunks are plain words.
+        if chunk.bytes().skip(1).all(|byte| byte.is_ascii_lowercase()) && chunk.is_ascii() {
+            return self.word(chunk.trim_start_matches(is_joiner));
+        }
         let start = chunk.trim_start_matches(is_joiner);
         let body = without_possessive(start.trim_end_matches(is_joiner));
         let tail = &start[body.len()..];
@@ -140,7 +145,9 @@ impl<F: FnMut(Term<'_>)> Terms<F> {
             return;
         }
         self.lower_case(word);
-        self.lower.retain(|c| c != ',');
+        if self.lower.contains(',') {
+            self.lower.retain(|c| c != ',');
+        }
         let stop = is_stop_word(&self.lower);
         if !stop && (3..=STEMMED_LEN_MAX).contains(&self.lower.len()) && self.lower.is_ascii() {
             let text = &*self.stemmer.stem(&self.lower);
@@ -233,16 +240,18 @@ fn is_spaceless(c: char) -> bool {
         '\u{0E00}'..='\u{0EFF}' // Thai, Lao
         | '\u{1000}'..='\u{109F}' // Burmese
         | '\u{1780}'..='\u{17FF}' // Khmer
-        | '\u{3005}'..='\u{3007}' | '\u{3041}'..='\u{30FA}' | '\u{30FC}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}' // kana
-        | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' // Chinese characters
-        | '\u{20000}'..='\u{3FFFF}'
+        | '\u{3041}'..='\u{30FA}' | '\u{30FC}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}' // kana
+        | '\u{3005}'..='\u{3007}' | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' // Chinese characters
+        | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{3FFFF}'
         | '\u{AC00}'..='\u{D7AF}' // Korean
     )
 }
 
 /// Characters that stand for a word although they are no letters.
 fn is_pictograph(c: char) -> bool {
-    matches!(c, '\u{2300}'..='\u{23FF}' | '\u{2600}'..='\u{27BF}' | '\u{2B00}'..='\u{2BFF}' | '\u{1F000}'..='\u{1FAFF}')
+    matches!(c,
+        '\u{2300}'..='\u{23FF}' | '\u{2600}'..='\u{27BF}' | '\u{2B00}'..='\u{2BFF}' | '\u{1F000}'..='\u{1FAFF}'
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Dot products, by the widest instructions that the processor has.
 //!
-//! The only unsafe code of this module's parent. Vectors come as [`Lane`]s: 16 values, aligned to a cache line, so
-//! that no kernel has a remainder to deal with and no load crosses a line.
+//! The only unsafe code of this module's parent. Vectors come as [`Lane`]s: 16 values, aligned to a cache
+//! line, so that no kernel has a remainder to deal with and no load crosses a line.
 
 #![allow(unsafe_code)]
 
@@ -80,7 +80,8 @@ impl Kernel {
         }
     }
 
-    /// Writes the dot product of the query with each row. The rows follow each other, each as long as the query.
+    /// Writes the dot product of the query with each row. The rows follow each other, each as long as the
+    /// query.
     ///
     /// # Panics
     /// When there are not as many rows as there is room for results.

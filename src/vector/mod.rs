@@ -1,7 +1,8 @@
 //! Meaning: which memories' vectors are nearest to the vector of a query.
 //!
-//! [`VectorSet`] holds the vectors of one model in memory and compares a query with all of them: exact, and fast enough
-//! for stores of some ten thousand memories. It is derived from the log and knows nothing of disks.
+//! [`VectorSet`] holds the vectors of one model in memory and compares a query with all of them: exact, and
+//! fast enough for stores of some ten thousand memories. It is derived from the log and knows nothing of
+//! disks.
 
 mod kernels;
 
@@ -24,8 +25,8 @@ const SWEEP_SHARE: usize = 4;
 
 /// The vectors of memories, all of one model.
 ///
-/// A memory has one row for each window of its text, one after the other. Rows have length 1, so that a dot product
-/// is a cosine. Removed rows stay behind, marked, until enough of them are swept out at once.
+/// A memory has one row for each window of its text, one after the other. Rows have length 1, so that a dot
+/// product is a cosine. Removed rows stay behind, marked, until enough of them are swept out at once.
 pub(crate) struct VectorSet {
     dimensions: usize,
     kernel: Kernel,
@@ -107,11 +108,12 @@ impl VectorSet {
         true
     }
 
-    /// The `k` memories in scope that are nearest to the query, with their cosines: the nearest first, of equally near
-    /// ones the newest. A memory is as near as its nearest row.
+    /// The `k` memories in scope that are nearest to the query, with their cosines: the nearest first, of
+    /// equally near ones the newest. A memory is as near as its nearest row.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when the query has other dimensions, [`ErrorKind::Timeout`] when the deadline passes.
+    /// [`ErrorKind::Invalid`] when the query has other dimensions, [`ErrorKind::Timeout`] when the deadline
+    /// passes.
     pub(crate) fn search(
         &self,
         query: &[f32],
@@ -203,7 +205,8 @@ impl VectorSet {
     ) -> Result<()> {
         let total = self.owners.len();
         let mut dots = vec![0.0; BLOCK_ROWS.min(total)];
-        // The memory whose rows are being read, and the best of them so far: rows may go on in the next block.
+        // The memory whose rows are being read, and the best of them so far: rows may go on in the next
+        // block.
         let mut current: Option<(MemoryKey, f32)> = None;
         let blocks = self.lanes.chunks(BLOCK_ROWS * self.stride).zip(self.owners.chunks(BLOCK_ROWS));
         for (block, (lanes, owners)) in blocks.enumerate() {
@@ -300,8 +303,8 @@ impl PartialEq for Near {
 
 impl Eq for Near {}
 
-/// The vector with length 1. One without a direction (all zero, or not finite, which no caller may give) becomes zeros,
-/// so that it is far from everything and never breaks an order.
+/// The vector with length 1. One without a direction (all zero, or not finite, which no caller may give)
+/// becomes zeros, so that it is far from everything and never breaks an order.
 fn unit(vector: &[f32]) -> impl Iterator<Item = Lane> {
     // In f64, where the square of no f32 is infinite or zero.
     let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
@@ -380,7 +383,10 @@ mod tests {
         (0..20u64).prop_map(MemoryKey)
     }
 
-    fn case() -> impl Strategy<Value = (usize, Vec<(MemoryKey, Option<Vec<f32>>)>, Vec<f32>)> {
+    /// Dimensions, changes (a memory gets rows or loses them) and a query.
+    type Case = (usize, Vec<(MemoryKey, Option<Vec<f32>>)>, Vec<f32>);
+
+    fn case() -> impl Strategy<Value = Case> {
         prop::sample::select(vec![1, 2, 15, 16, 17, 40]).prop_flat_map(|dimensions| {
             let change = (key(), prop::option::weighted(0.7, rows(dimensions)));
             (Just(dimensions), prop::collection::vec(change, 0..60), vector(dimensions))
@@ -389,7 +395,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_search_is_a_naive_scan_after_any_changes((dimensions, changes, query) in case(), sweep in any::<bool>()) {
+        fn a_search_is_a_naive_scan_after_any_changes(
+            (dimensions, changes, query) in case(),
+            sweep in any::<bool>(),
+        ) {
             let mut set = VectorSet::new(dimensions).expect("dimensions in range");
             let mut model = Rows::new();
             for (key, change) in changes {
