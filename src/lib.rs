@@ -8,6 +8,7 @@ mod format;
 pub mod home;
 mod memory;
 pub mod time;
+pub mod transfer;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
