@@ -21,7 +21,11 @@ mod scope;
 mod store;
 mod text;
 pub mod time;
+<<<<<<< HEAD
 mod vector;
+=======
+pub mod transfer;
+>>>>>>> config
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use home::Home;
