@@ -11,21 +11,15 @@ mod fs;
 pub mod home;
 mod log;
 mod memory;
-<<<<<<< HEAD
-=======
 #[doc(hidden)]
 pub mod parts;
->>>>>>> rank
 mod rank;
 mod scope;
 mod store;
 mod text;
 pub mod time;
-<<<<<<< HEAD
-mod vector;
-=======
 pub mod transfer;
->>>>>>> config
+mod vector;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use home::Home;

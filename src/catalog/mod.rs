@@ -138,6 +138,11 @@ impl Catalog {
         Position { applied_seq, segment, offset }
     }
 
+    /// The file of the view.
+    pub(crate) fn path(&self) -> &Path {
+        self.guard.path()
+    }
+
     /// Why the view cannot be used any more, if so: it is to be rebuilt.
     pub(crate) fn damaged(&self) -> Option<&str> {
         self.guard.damaged()

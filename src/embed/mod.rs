@@ -2,7 +2,6 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
-<<<<<<< HEAD
 pub(crate) mod cache;
 mod choice;
 pub(crate) mod minilm;
@@ -11,9 +10,6 @@ mod onnx;
 
 pub(crate) use choice::load;
 pub use choice::{ModelSpec, PullProgress, PullableModel, list, load_dir, pull};
-=======
-mod minilm;
->>>>>>> engine
 
 use serde::{Deserialize, Serialize};
 
@@ -70,4 +66,18 @@ pub trait Embedder: Send + Sync {
 /// [`crate::ErrorKind::Model`] when the program's own bytes are damaged.
 pub fn builtin() -> Result<&'static dyn Embedder> {
     Ok(minilm::MiniLm::builtin()?)
+}
+
+impl<E: Embedder + ?Sized> Embedder for &E {
+    fn identity(&self) -> &ModelIdentity {
+        (**self).identity()
+    }
+
+    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+        (**self).embed_document(text)
+    }
+
+    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
+        (**self).embed_query(query)
+    }
 }

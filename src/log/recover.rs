@@ -140,6 +140,20 @@ fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
     named
 }
 
+/// The last sequence that counts as acknowledged, for a look without recovery.
+///
+/// # Errors
+/// When the last segment cannot be read.
+pub(crate) fn last_acknowledged(place: &Place, segments: &[Segment]) -> Result<u64> {
+    let Some(last) = segments.last() else { return Ok(0) };
+    match find_end(place, last, 0) {
+        Ok(end) => Ok(end.state.last_seq),
+        // It is damaged: everything that can be read in it is looked at.
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(u64::MAX),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes the segment that follows this state.
 fn begin(
     place: &Place,

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::limits::{check_importance, check_label, check_metadata, check_text, check_vector, clean_tags};
 use super::{DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, MemoryId};
 use crate::error::Result;
+use crate::time;
 
 /// What happens when a memory with the same text is already in the collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,6 +165,7 @@ impl Remember {
             }
         }
         check_metadata(&self.metadata)?;
+        self.timestamp.map_or(Ok(0), time::checked)?;
         if let Some(vector) = &self.vector {
             check_vector(vector)?;
         }

@@ -24,7 +24,7 @@ use crate::embed::cache::QueryCache;
 use crate::embed::{Embedder, ModelSpec};
 use crate::error::Result;
 use crate::fs::{DiskFile, RealDisk};
-use crate::log::{Log, Place};
+use crate::log::{Log, Place, Segment};
 use crate::memory::{List, Memory};
 
 pub use embedding::Embedded;
@@ -34,6 +34,7 @@ pub(crate) use write::Outcome;
 
 use apply::Applying;
 use embedding::Models;
+pub(crate) use open::Layout;
 use recall::{AnswerCache, Search};
 use staged::Pending;
 
@@ -218,8 +219,8 @@ impl Store {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) when it is damaged on disk, and what the disk says.
     pub fn get(&self, id: impl AsRef<str>) -> Result<Option<Memory>> {
-        self.inner.catch_up()?;
-        Ok(self.inner.catalog()?.get(id.as_ref())?.map(|row| row.memory))
+        let row = self.inner.read(|catalog| catalog.get(id.as_ref()))?;
+        Ok(row.map(|row| row.memory))
     }
 
     /// Memories by time, without a question.
@@ -228,9 +229,16 @@ impl Store {
     /// As [`Store::get`], and [`Invalid`](crate::ErrorKind::Invalid) for a bad filter.
     pub fn list(&self, list: &List) -> Result<Vec<Memory>> {
         list.filter.check()?;
-        self.inner.catch_up()?;
-        let rows = self.inner.catalog()?.list(&list.filter, list.order, list.offset, list.limit, None)?;
+        let rows = self
+            .inner
+            .read(|catalog| catalog.list(&list.filter, list.order, list.offset, list.limit, None))?;
         Ok(rows.into_iter().map(|row| row.memory).collect())
+    }
+
+    /// For a check: the view, where the log is, and up to which sequence both say the same.
+    pub(crate) fn settled(&self) -> Result<(Arc<Catalog>, Place, Vec<Segment>, u64)> {
+        let (catalog, last_seq) = self.inner.settled()?;
+        Ok((catalog, self.inner.place.clone(), self.inner.log.segments().all(), last_seq))
     }
 
     /// Writes what is only in memory and lets go of the store. With other handles still there, only the former.
@@ -294,9 +302,19 @@ impl Inner {
         Ok(Arc::clone(catalog.as_ref().expect("the view is there until the store is shut")))
     }
 
+    /// The view with everything applied that is durable, and up to which sequence that is.
+    fn settled(&self) -> Result<(Arc<Catalog>, u64)> {
+        let mut applying = self.applying();
+        let catalog = self.apply_committed(&mut applying)?;
+        let last_seq = catalog.position().applied_seq;
+        Ok((catalog, last_seq))
+    }
+
     /// Leaves files so that the next open need not recover. Does nothing the second time.
     fn shut(&mut self) -> Result<()> {
-        let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else {
+            return Ok(());
+        };
         self.stop_threads();
         let caught_up = self.catch_up();
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();

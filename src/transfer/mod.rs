@@ -10,6 +10,7 @@
 
 mod export;
 mod fields;
+mod import;
 mod input;
 mod json;
 mod jsonl;
@@ -21,6 +22,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use export::{ExportHead, write_json, write_jsonl};
+pub use import::Imported;
 pub use json::{ImportItem, JsonImport, import_json, read_json};
 pub use jsonl::{JsonlMemory, JsonlReader, LINE_LEN_MAX};
 

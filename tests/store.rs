@@ -1,0 +1,568 @@
+//! The store through its public API.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use memento_kv::clock::ManualClock;
+use memento_kv::embed::{Embedder, ModelIdentity, ModelSpec};
+use memento_kv::{
+    Degraded, Duplicates, Error, ErrorKind, Filter, List, MemoryId, Mode, OnConflict, Options, Order, Recall,
+    Remember, Result, Store, Update,
+};
+
+/// Letters as a vector: enough meaning for a test, and it can be told to fail.
+struct Letters {
+    identity: ModelIdentity,
+    broken: Mutex<bool>,
+}
+
+impl Letters {
+    fn new(name: &str) -> Arc<Self> {
+        let identity = ModelIdentity {
+            name: name.to_owned(),
+            weights_sha256: String::new(),
+            tokenizer_sha256: String::new(),
+            dimensions: 27,
+            pooling: "mean".to_owned(),
+            normalized: true,
+            max_tokens: 256,
+            document_form: "text/1".to_owned(),
+            query_form: "query/1".to_owned(),
+            engine: "letters/1".to_owned(),
+        };
+        Arc::new(Self { identity, broken: Mutex::new(false) })
+    }
+
+    fn set_broken(&self, broken: bool) {
+        *self.broken.lock().expect("lock") = broken;
+    }
+}
+
+impl Embedder for Letters {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+        if *self.broken.lock().expect("lock") {
+            return Err(Error::new(ErrorKind::Model, "broken for a test"));
+        }
+        let mut vector = vec![0.0; 27];
+        vector[26] = 0.1;
+        for letter in text.bytes().filter(u8::is_ascii_lowercase) {
+            vector[usize::from(letter - b'a')] += 1.0;
+        }
+        Ok(vec![vector])
+    }
+
+    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
+        Ok(self.embed_document(query)?.remove(0))
+    }
+}
+
+fn options(home: &Path) -> Options {
+    Options::at(home).embedder(Letters::new("letters")).background_embedding(false)
+}
+
+fn open(home: &Path) -> Store {
+    Store::open(options(home)).expect("open")
+}
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn texts(store: &Store) -> Vec<String> {
+    let all = store.list(&List::new().limit(10_000).order(Order::Oldest)).expect("list");
+    all.into_iter().map(|memory| memory.text).collect()
+}
+
+#[test]
+fn a_memory_is_there_byte_for_byte_after_a_reopen() {
+    let home = home();
+    let text = "ελληνικά עברית हिन्दी 日本語 👩‍👩‍👧 e\u{301}\r\n\ttab \u{1b}[31m \u{0} \u{200d}end";
+    let store = open(home.path());
+    let saved = store
+        .remember(
+            Remember::new(text)
+                .importance(0.9)
+                .tags(["decision", " rust "])
+                .collection("code")
+                .source("test")
+                .session("s1")
+                .at(-5)
+                .speaker("Ann")
+                .role("user")
+                .position(3)
+                .meta("k", "v"),
+        )
+        .expect("remember");
+    let before = store.get(&saved.id).expect("get").expect("there");
+    assert_eq!(
+        (before.text.as_str(), before.tags.as_slice(), before.timestamp),
+        (text, &["decision".to_owned(), "rust".to_owned()][..], -5)
+    );
+    store.close().expect("close");
+    let store = open(home.path());
+    assert_eq!(store.get(&saved.id).expect("get").as_ref(), Some(&before));
+    assert_eq!(store.get("no such id").expect("get"), None);
+}
+
+#[test]
+fn the_same_text_is_kept_once_and_its_tags_and_importance_are_merged() {
+    let home = home();
+    let store = open(home.path());
+    let first =
+        store.remember(Remember::new("the build is green").importance(0.8).tags(["ci"])).expect("remember");
+    let again = store
+        .remember(Remember::new("the build is green").importance(0.3).tags(["build"]))
+        .expect("remember");
+    assert_eq!((&again.id, again.duplicate_of.as_ref()), (&first.id, Some(&first.id)));
+    let memory = store.get(&first.id).expect("get").expect("there");
+    assert_eq!((memory.importance, memory.tags), (0.8, vec!["ci".to_owned(), "build".to_owned()]));
+    let elsewhere =
+        store.remember(Remember::new("the build is green").collection("other")).expect("remember");
+    assert_eq!(elsewhere.duplicate_of, None);
+    let kept =
+        store.remember(Remember::new("the build is green").on_duplicate(Duplicates::Keep)).expect("remember");
+    assert_ne!(kept.id, first.id);
+    assert_eq!(texts(&store).len(), 3);
+}
+
+#[test]
+fn a_nearly_equal_text_is_stored_and_the_near_duplicate_is_named() {
+    let home = home();
+    let store = open(home.path());
+    let first =
+        store.remember(Remember::new("port eight thousand").importance(0.9).tags(["net"])).expect("remember");
+    let near = store.remember(Remember::new("port eight thousand!").tags(["new"])).expect("remember");
+    assert_ne!(near.id, first.id);
+    assert_eq!(near.duplicate_of, Some(first.id));
+    let memory = store.get(&near.id).expect("get").expect("nothing is dropped");
+    assert_eq!(
+        (memory.text.as_str(), memory.importance, memory.tags),
+        ("port eight thousand!", 0.9, vec!["new".to_owned(), "net".to_owned()])
+    );
+    let far = store.remember(Remember::new("zzz qqq xxx")).expect("remember");
+    assert_eq!(far.duplicate_of, None);
+}
+
+#[test]
+fn repeating_a_call_with_its_id_is_safe_and_other_content_is_a_conflict() {
+    let home = home();
+    let store = open(home.path());
+    let id = MemoryId::new("my-id").expect("id");
+    let first = store.remember(Remember::new("once").id(id.clone())).expect("remember");
+    let again = store.remember(Remember::new("once").id(id.clone())).expect("remember");
+    assert_eq!((again.seq, again.duplicate_of), (first.seq, Some(id.clone())));
+    let error = store.remember(Remember::new("twice").id(id)).expect_err("conflict");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(texts(&store), ["once"]);
+}
+
+#[test]
+fn an_update_changes_what_it_names_and_recall_follows() {
+    let home = home();
+    let store = open(home.path());
+    let id = store
+        .remember(Remember::new("we deploy on monday").tags(["a", "b"]).meta("x", 1))
+        .expect("remember")
+        .id;
+    let updated = store
+        .update(
+            &id,
+            Update::new()
+                .text("we deploy on friday")
+                .add_tags(["c"])
+                .remove_tags(["a"])
+                .importance(1.0)
+                .meta("x", serde_json::Value::Null),
+        )
+        .expect("update");
+    assert!(updated.changed);
+    let memory = store.get(&id).expect("get").expect("there");
+    assert_eq!(memory.tags, ["b", "c"]);
+    assert!(memory.metadata.is_empty());
+    let answer = store.recall(Recall::new("friday").mode(Mode::Text)).expect("recall");
+    assert_eq!(answer.results.len(), 1);
+    assert!(store.recall(Recall::new("monday").mode(Mode::Text)).expect("recall").results.is_empty());
+    assert!(!store.update(&id, Update::new().importance(1.0)).expect("update").changed);
+    assert_eq!(store.update("nobody", Update::new()).expect_err("unknown").kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn what_is_forgotten_never_comes_back() {
+    let home = home();
+    let store = open(home.path());
+    let keep = store.remember(Remember::new("apples are red")).expect("remember").id;
+    let gone = store.remember(Remember::new("bananas are yellow")).expect("remember").id;
+    let answer = store.forget([gone.as_str(), "nobody"]).expect("forget");
+    assert_eq!(
+        (answer.forgotten, answer.missing),
+        (vec![gone.clone()], vec![MemoryId::new("nobody").expect("id")])
+    );
+    let mut store = Some(store);
+    for _ in 0..3 {
+        let store = store.take().unwrap_or_else(|| open(home.path()));
+        assert_eq!(store.get(&gone).expect("get"), None);
+        for mode in [Mode::Hybrid, Mode::Vector, Mode::Text] {
+            let answer = store.recall(Recall::new("yellow bananas").mode(mode)).expect("recall");
+            assert!(answer.results.iter().all(|found| found.id == keep), "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn filters_apply_before_ranking() {
+    let home = home();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let store = Store::open(options(home.path()).clock(clock)).expect("open");
+    for n in 0..30_i64 {
+        let remember = Remember::new(format!("note number {n} about rust"))
+            .at(n)
+            .tags([if n % 2 == 0 { "even" } else { "odd" }, "rusty"])
+            .importance(n as f64 / 30.0)
+            .source(if n < 10 { "a" } else { "b" })
+            .session(format!("s{}", n % 3))
+            .collection(if n < 20 { "x" } else { "y" })
+            .on_duplicate(Duplicates::Keep);
+        store.remember(remember).expect("remember");
+    }
+    let cases: Vec<(Filter, Box<dyn Fn(i64) -> bool>)> = vec![
+        (
+            Filter { tags_any: vec!["odd".into(), "none".into()], ..Filter::default() },
+            Box::new(|n| n % 2 == 1),
+        ),
+        (
+            Filter { tags_all: vec!["odd".into(), "rusty".into()], ..Filter::default() },
+            Box::new(|n| n % 2 == 1),
+        ),
+        (Filter { tags_any: vec!["rust".into()], ..Filter::default() }, Box::new(|_| false)),
+        (Filter { collection: Some("y".into()), ..Filter::default() }, Box::new(|n| n >= 20)),
+        (
+            Filter { source: Some("a".into()), session: Some("s1".into()), ..Filter::default() },
+            Box::new(|n| n < 10 && n % 3 == 1),
+        ),
+        (Filter { since: Some(5), before: Some(7), ..Filter::default() }, Box::new(|n| (5..=7).contains(&n))),
+        (Filter { min_importance: Some(0.9), ..Filter::default() }, Box::new(|n| n as f64 / 30.0 >= 0.9)),
+    ];
+    for (filter, expected) in cases {
+        let expected: Vec<i64> = (0..30).filter(|n| expected(*n)).collect();
+        for mode in [Mode::Hybrid, Mode::Vector, Mode::Text] {
+            let answer = store
+                .recall(Recall::new("rust note").topk(50).mode(mode).filter(filter.clone()))
+                .expect("recall");
+            let mut found: Vec<i64> = answer.results.iter().map(|found| found.timestamp).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{filter:?} {mode:?}");
+        }
+        let mut listed: Vec<i64> = store
+            .list(&List::new().filter(filter).limit(50))
+            .expect("list")
+            .iter()
+            .map(|memory| memory.timestamp)
+            .collect();
+        listed.reverse();
+        assert_eq!(listed, expected);
+    }
+}
+
+#[test]
+fn a_group_is_durable_before_it_is_embedded_and_found_by_words_until_then() {
+    let home = home();
+    let store = open(home.path());
+    let group = (0..10).map(|n| Remember::new(format!("group memory {n}"))).collect();
+    assert_eq!(store.remember_many(group).expect("remember").len(), 10);
+    let stats = store.stats().expect("stats");
+    assert_eq!((stats.memories, stats.embedded, stats.pending), (10, 0, 10));
+    let answer = store.recall(Recall::new("group memory 7")).expect("recall");
+    assert_eq!(answer.results[0].text, "group memory 7");
+    assert!(!answer.degraded.is_empty());
+    drop(store); // As after a crash: what is due is still due.
+    let store = open(home.path());
+    let embedded = store.embed_pending(&mut |_| {}).expect("embed");
+    assert_eq!((embedded.embedded, embedded.failed, store.stats().expect("stats").pending), (10, 0, 0));
+    assert!(store.recall(Recall::new("group memory 7")).expect("recall").degraded.is_empty());
+}
+
+#[test]
+fn vectors_are_made_behind_the_calls() {
+    let home = home();
+    let store = Store::open(options(home.path()).background_embedding(true)).expect("open");
+    store.remember_many((0..200).map(|n| Remember::new(format!("memory {n}"))).collect()).expect("remember");
+    while store.stats().expect("stats").pending > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(store.stats().expect("stats").embedded, 200);
+}
+
+#[test]
+fn a_failed_embedding_never_costs_the_memory() {
+    let home = home();
+    let letters = Letters::new("letters");
+    letters.set_broken(true);
+    let store = Store::open(options(home.path()).embedder(letters.clone())).expect("open");
+    store.remember(Remember::new("kept without a vector")).expect("remember");
+    let answer = store.recall(Recall::new("vector")).expect("words answer");
+    assert_eq!(answer.results.len(), 1);
+    assert!(matches!(answer.degraded[..], [Degraded::NoModel(_)]), "{:?}", answer.degraded);
+    assert_eq!(
+        store.recall(Recall::new("vector").mode(Mode::Vector)).expect_err("no vector").kind(),
+        ErrorKind::Model
+    );
+    letters.set_broken(false);
+    store.embed_pending(&mut |_| {}).expect("embed");
+    assert!(store.recall(Recall::new("vector kept")).expect("recall").degraded.is_empty());
+}
+
+#[test]
+fn another_model_is_never_used_instead_and_reembed_converts() {
+    let home = home();
+    let store = open(home.path());
+    store.remember(Remember::new("made by letters")).expect("remember");
+    store.close().expect("close");
+    let other = Letters::new("other letters");
+    let store = Store::open(options(home.path()).embedder(other.clone())).expect("open");
+    let answer = store.recall(Recall::new("letters")).expect("words answer");
+    assert_eq!(answer.results.len(), 1);
+    assert!(matches!(answer.degraded[..], [Degraded::NoModel(_)]), "{:?}", answer.degraded);
+    assert!(store.stats().expect("stats").model_problem.is_some());
+    let other: Arc<dyn Embedder> = other;
+    store.reembed_with(&other, &mut |_| {}).expect("reembed");
+    assert!(store.recall(Recall::new("letters made")).expect("recall").degraded.is_empty());
+    drop(store);
+    let store = Store::open(options(home.path()).embedder(other)).expect("open");
+    assert!(store.recall(Recall::new("letters")).expect("recall").degraded.is_empty());
+    assert_eq!(store.stats().expect("stats").model.expect("a model").name, "other letters");
+}
+
+#[test]
+fn callers_may_give_all_vectors() {
+    let home = home();
+    let options = || Options::at(home.path()).model(ModelSpec::None);
+    let store = Store::open(options()).expect("open");
+    let north = store.remember(Remember::new("north").vector([0.0, 2.0])).expect("remember").id;
+    store.remember(Remember::new("east").vector([1.0, 0.0])).expect("remember");
+    let answer = store.recall(Recall::by_vector([0.1, 1.0]).topk(1)).expect("recall");
+    assert_eq!(answer.results[0].id, north);
+    for bad in
+        [vec![], vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![1.0; 3], vec![1.0; 5000]]
+    {
+        assert_eq!(
+            store.remember(Remember::new("bad").vector(bad.clone())).expect_err("refused").kind(),
+            ErrorKind::Invalid
+        );
+        assert_eq!(store.recall(Recall::by_vector(bad)).expect_err("refused").kind(), ErrorKind::Invalid);
+    }
+    drop(store);
+    let store = Store::open(options()).expect("open");
+    assert_eq!(store.recall(Recall::by_vector([0.1, 1.0]).topk(1)).expect("recall").results[0].id, north);
+}
+
+#[test]
+fn a_repeated_question_is_answered_again_until_something_changes() {
+    let home = home();
+    let store = open(home.path());
+    store.remember(Remember::new("the sky is blue")).expect("remember");
+    let first = store.recall(Recall::new("blue sky")).expect("recall");
+    let again = store.recall(Recall::new("blue sky")).expect("recall");
+    assert_eq!((&first.results, store.stats().expect("stats").cache.answers), (&again.results, 1));
+    store.remember(Remember::new("a blue sky at sea")).expect("remember");
+    assert_eq!(store.recall(Recall::new("blue sky")).expect("recall").results.len(), 2);
+}
+
+#[test]
+fn bad_values_are_refused_and_nothing_is_stored() {
+    let home = home();
+    let store = open(home.path());
+    let long = "x".repeat((1 << 20) + 1);
+    let cases = [
+        (Remember::new(""), ErrorKind::Invalid),
+        (Remember::new(" \n\t"), ErrorKind::Invalid),
+        (Remember::new(long), ErrorKind::TooLarge),
+        (Remember::new("a").importance(1.5), ErrorKind::Invalid),
+        (Remember::new("a").importance(-0.1), ErrorKind::Invalid),
+        (Remember::new("a").importance(f64::NAN), ErrorKind::Invalid),
+        (Remember::new("a").tags((0..65).map(|n| n.to_string())), ErrorKind::TooLarge),
+        (Remember::new("a").collection(""), ErrorKind::Invalid),
+        (Remember::new("a").source("a\nb"), ErrorKind::Invalid),
+        (Remember::new("a").meta("k", "x".repeat(70_000)), ErrorKind::TooLarge),
+    ];
+    for (remember, kind) in cases {
+        let error = store.remember(remember.clone()).expect_err("refused");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(
+            store.remember_many(vec![Remember::new("fine"), remember]).expect_err("refused").kind(),
+            kind
+        );
+    }
+    assert!(texts(&store).is_empty());
+    assert!(store.recall(Recall::new("  ")).expect("recall").results.is_empty());
+    assert!(store.recall(Recall::new("x").topk(0)).expect("recall").results.is_empty());
+    assert_eq!(
+        store.recall(Recall::new("x".repeat((1 << 20) + 1))).expect_err("too long").kind(),
+        ErrorKind::TooLarge
+    );
+    store.remember(Remember::new("x".repeat(1 << 20))).expect("the longest text is stored");
+}
+
+#[test]
+fn a_time_limit_names_what_took_long() {
+    let home = home();
+    let store = open(home.path());
+    store.remember(Remember::new("something")).expect("remember");
+    let error = store
+        .recall(Recall::new("something").timeout(Some(std::time::Duration::ZERO)))
+        .expect_err("no time at all");
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.is_retryable());
+}
+
+#[test]
+fn the_export_of_the_original_comes_in_whole_and_twice_changes_nothing() {
+    let home = home();
+    let store = open(home.path());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/memories-v0.2.2.json");
+    let dry = store.import_json(&file, OnConflict::Fail, true, &mut |_| {}).expect("dry run");
+    assert_eq!((dry.imported, texts(&store).len()), (194, 0));
+    let imported = store.import_json(&file, OnConflict::Fail, false, &mut |_| {}).expect("import");
+    assert_eq!((imported.imported, imported.unchanged), (194, 0));
+    let again = store.import_json(&file, OnConflict::Fail, false, &mut |_| {}).expect("import");
+    assert_eq!((again.imported, again.unchanged), (0, 194));
+    let original: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
+    for memory in original["memories"].as_array().expect("an array") {
+        let stored = store.get(memory["id"].as_str().expect("an id")).expect("get").expect("there");
+        assert_eq!(Some(stored.text.as_str()), memory["text"].as_str());
+        assert_eq!(Some(stored.timestamp), memory["timestamp"].as_i64());
+        assert_eq!(Some(stored.source.as_str()), memory["source"].as_str());
+        assert_eq!(Some(stored.collection.as_str()), memory["collection"].as_str());
+        assert_eq!(
+            Some(stored.importance),
+            memory["importance"].as_f64().map(|importance| importance.clamp(0.0, 1.0))
+        );
+    }
+    store.update("e942b8e4e4a7d3ca", Update::new().importance(0.1)).expect("update");
+    assert_eq!(
+        store.import_json(&file, OnConflict::Fail, false, &mut |_| {}).expect_err("conflict").kind(),
+        ErrorKind::Conflict
+    );
+    assert_eq!(store.import_json(&file, OnConflict::Keep, false, &mut |_| {}).expect("import").kept, 1);
+    assert_eq!(
+        store.import_json(&file, OnConflict::Replace, false, &mut |_| {}).expect("import").replaced,
+        1
+    );
+    assert_eq!(store.check(&mut |_| {}).expect("check").findings, []);
+}
+
+#[test]
+fn a_second_opener_is_told_who_holds_the_store() {
+    let home = home();
+    let store = open(home.path());
+    let error = Store::open(options(home.path()).lock_wait(std::time::Duration::ZERO)).expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+    drop(store);
+    open(home.path());
+}
+
+#[test]
+fn homes_that_are_not_safe_are_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = home();
+    let (file, link, shared, real) = (
+        folder.path().join("file"),
+        folder.path().join("link"),
+        folder.path().join("shared"),
+        folder.path().join("real"),
+    );
+    std::fs::write(&file, "x").expect("write");
+    std::fs::create_dir(&real).expect("folder");
+    symlink(&real, &link).expect("link");
+    std::fs::create_dir(&shared).expect("folder");
+    std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o777)).expect("chmod");
+    for bad in [&file, &link, &shared] {
+        let error = Store::open(options(bad)).expect_err("refused");
+        assert!(matches!(error.kind(), ErrorKind::Permission | ErrorKind::Io), "{error}");
+        assert!(error.hint_text().is_some(), "{error}");
+    }
+    assert_eq!(std::fs::read(&file).expect("read"), b"x");
+    assert_eq!(std::fs::read_dir(&real).expect("list").count(), 0);
+    let error = Store::open(options(&folder.path().join("none")).create(false)).expect_err("nothing there");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(!folder.path().join("none").exists());
+}
+
+#[test]
+fn the_view_is_rebuilt_when_it_is_lost_damaged_or_foreign() {
+    let home = home();
+    let other = tempfile::tempdir().expect("a temporary folder");
+    open(other.path()).remember(Remember::new("of another store")).expect("remember");
+    let store = open(home.path());
+    for n in 0..50 {
+        store.remember(Remember::new(format!("memory {n} of fifty"))).expect("remember");
+    }
+    let expected: BTreeMap<_, _> = store
+        .list(&List::new().limit(100))
+        .expect("list")
+        .into_iter()
+        .map(|memory| (memory.id.clone(), memory))
+        .collect();
+    store.close().expect("close");
+    let view = home.path().join("store/view.redb");
+    let damage: Vec<(&str, Box<dyn Fn()>)> = vec![
+        ("lost", Box::new(|| std::fs::remove_file(&view).expect("remove"))),
+        ("empty", Box::new(|| std::fs::write(&view, b"").expect("write"))),
+        ("no database", Box::new(|| std::fs::write(&view, b"this is no database").expect("write"))),
+        (
+            "foreign",
+            Box::new(|| _ = std::fs::copy(other.path().join("store/view.redb"), &view).expect("copy")),
+        ),
+        (
+            "cut",
+            Box::new(|| {
+                std::fs::OpenOptions::new().write(true).open(&view).expect("open").set_len(9000).expect("cut")
+            }),
+        ),
+    ];
+    for (name, damage) in damage {
+        damage();
+        let store = open(home.path());
+        let found: BTreeMap<_, _> = store
+            .list(&List::new().limit(100))
+            .expect("list")
+            .into_iter()
+            .map(|memory| (memory.id.clone(), memory))
+            .collect();
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(store.check(&mut |_| {}).expect("check").findings, [], "{name}");
+        store.close().expect("close");
+    }
+}
+
+#[test]
+fn flipped_bytes_of_the_view_never_become_answers() {
+    let home = home();
+    let store = open(home.path());
+    for n in 0..20 {
+        store.remember(Remember::new(format!("memory {n} of twenty"))).expect("remember");
+    }
+    let expected: Vec<_> = store.list(&List::new().limit(100)).expect("list");
+    store.close().expect("close");
+    let view = home.path().join("store/view.redb");
+    let whole = std::fs::read(&view).expect("read");
+    let step = whole.len() / 97;
+    for offset in (0..whole.len()).step_by(step) {
+        let mut damaged = whole.clone();
+        damaged[offset] ^= 0x08;
+        std::fs::write(&view, &damaged).expect("write");
+        let store = open(home.path());
+        assert_eq!(store.list(&List::new().limit(100)).expect("list"), expected, "offset {offset}");
+        for memory in &expected {
+            assert_eq!(store.get(&memory.id).expect("get").as_ref(), Some(memory), "offset {offset}");
+        }
+        drop(store);
+        std::fs::write(&view, &whole).expect("write");
+    }
+}
