@@ -108,15 +108,18 @@ pub(super) fn apply(config: &mut Config, file: &Path, entries: &[Entry], place: 
     for entry in entries {
         // The original's documents spell this section in two ways.
         let section = if entry.key == "embedding" { "embed" } else { entry.key.as_str() };
-        match (&entry.value, section_keys(section).is_empty() || section.is_empty()) {
-            (_, true) => layer.entry("", entry)?,
-            (Value::Null, false) => {}
-            (Value::Mapping(inner), false) => {
+        if !is_section(section) {
+            layer.entry("", entry)?;
+            continue;
+        }
+        match &entry.value {
+            Value::Null => {}
+            Value::Mapping(inner) => {
                 for entry in inner {
                     layer.entry(section, entry)?;
                 }
             }
-            (other, false) => {
+            other => {
                 let first = section_keys(section)[0];
                 return Err(layer
                     .error(entry, section, &format!("is {}, expected a section", shown(other)))
@@ -125,6 +128,10 @@ pub(super) fn apply(config: &mut Config, file: &Path, entries: &[Entry], place: 
         }
     }
     Ok(())
+}
+
+fn is_section(name: &str) -> bool {
+    !name.is_empty() && KEYS.iter().any(|key| key.section == name)
 }
 
 /// One file on its way into the configuration.
@@ -173,18 +180,12 @@ impl Layer<'_> {
     }
 }
 
-/// The names known in a section; at the top, those of the sections too.
+/// The names known in a section; at the top, the sections are names too.
 fn section_keys(section: &str) -> Vec<&'static str> {
     let mut names: Vec<&str> = Vec::new();
     for key in KEYS {
-        let name = if key.section == section {
-            key.name
-        } else if section.is_empty() {
-            key.section
-        } else {
-            continue;
-        };
-        if !names.contains(&name) {
+        let name = if section.is_empty() && !key.section.is_empty() { key.section } else { key.name };
+        if (section.is_empty() || key.section == section) && !names.contains(&name) {
             names.push(name);
         }
     }

@@ -258,15 +258,13 @@ impl Config {
         Ok(())
     }
 
-    /// Adds that the path of the database was set, but something stronger decided.
-    pub(crate) fn overrule_db_path(&mut self, by: String) {
-        let origin = self.origins.remove("storage.db_path").unwrap_or(Origin::Default);
-        self.storage.db_path = None;
-        self.remarks.push(Remark {
-            key: "storage.db_path".to_owned(),
-            origin,
-            kind: RemarkKind::Overruled(by),
-        });
+    /// Puts what decided in the place of the `storage.db_path` that was set, and remarks that it was.
+    pub(crate) fn overrule_db_path(&mut self, decided: Option<PathBuf>, decided_by: Origin, why: String) {
+        let overruled = self.origin("storage.db_path").clone();
+        self.storage.db_path = decided;
+        self.origins.insert("storage.db_path", decided_by);
+        let kind = RemarkKind::Overruled(why);
+        self.remarks.push(Remark { key: "storage.db_path".to_owned(), origin: overruled, kind });
     }
 }
 
