@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::yaml::{Entry, Value};
-use super::{Config, Origin, Place, Remark, RemarkKind};
+use super::{Config, DEFAULT_MODEL, Origin, Place, Remark, RemarkKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::TOPK_MAX;
 
@@ -85,8 +85,6 @@ const KEYS: &[Key] = &[
     }),
     key("", "debug", "debug", "true", |config, value, _| switch(value, |on| config.debug = on)),
 ];
-
-const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 fn set_model(config: &mut Config, value: &Value, _: &Place) -> Result<(), String> {
     match value {
