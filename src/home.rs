@@ -190,7 +190,7 @@ impl Finder<'_> {
         };
         let origin = config.origin("storage.db_path").clone();
         let home = folder_of(&db_path, &origin)?;
-        let rule = HomeRule::DbPath(origin);
+        let rule = HomeRule::DbPath(origin.clone());
         let own_config = home.join(CONFIG_NAME);
         if Some(&own_config) == user_config.as_ref() {
             return Ok((home, rule, config));
@@ -198,8 +198,7 @@ impl Finder<'_> {
         files.push(&own_config);
         let mut config = self.config_of(&files)?;
         if config.storage.db_path.as_ref() != Some(&db_path) {
-            give_way(&mut config, Path::new(""), &rule);
-            config.storage.db_path = Some(db_path);
+            config.overrule_db_path(Some(db_path), origin, overruled_since(&rule));
         }
         Ok((home, rule, config))
     }
@@ -219,8 +218,12 @@ impl Finder<'_> {
 fn give_way(config: &mut Config, home: &Path, rule: &HomeRule) {
     let elsewhere = |db_path: &PathBuf| db_path.parent() != Some(home) || db_path.file_name().is_none();
     if config.storage.db_path.as_ref().is_some_and(elsewhere) {
-        config.overrule_db_path(format!("the home is another folder, since {rule}"));
+        config.overrule_db_path(None, Origin::Default, overruled_since(rule));
     }
+}
+
+fn overruled_since(rule: &HomeRule) -> String {
+    format!("the home is another folder, since {rule}")
 }
 
 /// The folder of a database's path.
@@ -407,6 +410,8 @@ mod tests {
         assert_eq!(home.path, user.path("ann/data"));
         assert_eq!(home.db_path, user.path("ann/data/memory.db"));
         assert_eq!(home.config.search.default_topk, 9);
+        let first = Origin::File { path: user.path("ann/.memento/config.yaml"), line: 2 };
+        assert_eq!(home.config.origin("storage.db_path"), &first);
         assert_eq!(home.config.files().len(), 2);
         assert_eq!(home.config.remarks().len(), 1);
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::yaml::{Entry, Value};
-use super::{Config, Origin, Place, Remark, RemarkKind};
+use super::{Config, DEFAULT_MODEL, Origin, Place, Remark, RemarkKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::TOPK_MAX;
 
@@ -86,8 +86,6 @@ const KEYS: &[Key] = &[
     key("", "debug", "debug", "true", |config, value, _| switch(value, |on| config.debug = on)),
 ];
 
-const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
-
 fn set_model(config: &mut Config, value: &Value, _: &Place) -> Result<(), String> {
     match value {
         Value::Text(name) if name.len() <= 256 && !name.chars().any(char::is_control) => {
@@ -108,15 +106,18 @@ pub(super) fn apply(config: &mut Config, file: &Path, entries: &[Entry], place: 
     for entry in entries {
         // The original's documents spell this section in two ways.
         let section = if entry.key == "embedding" { "embed" } else { entry.key.as_str() };
-        match (&entry.value, section_keys(section).is_empty() || section.is_empty()) {
-            (_, true) => layer.entry("", entry)?,
-            (Value::Null, false) => {}
-            (Value::Mapping(inner), false) => {
+        if !is_section(section) {
+            layer.entry("", entry)?;
+            continue;
+        }
+        match &entry.value {
+            Value::Null => {}
+            Value::Mapping(inner) => {
                 for entry in inner {
                     layer.entry(section, entry)?;
                 }
             }
-            (other, false) => {
+            other => {
                 let first = section_keys(section)[0];
                 return Err(layer
                     .error(entry, section, &format!("is {}, expected a section", shown(other)))
@@ -125,6 +126,10 @@ pub(super) fn apply(config: &mut Config, file: &Path, entries: &[Entry], place: 
         }
     }
     Ok(())
+}
+
+fn is_section(name: &str) -> bool {
+    !name.is_empty() && KEYS.iter().any(|key| key.section == name)
 }
 
 /// One file on its way into the configuration.
@@ -173,18 +178,12 @@ impl Layer<'_> {
     }
 }
 
-/// The names known in a section; at the top, those of the sections too.
+/// The names known in a section; at the top, the sections are names too.
 fn section_keys(section: &str) -> Vec<&'static str> {
     let mut names: Vec<&str> = Vec::new();
     for key in KEYS {
-        let name = if key.section == section {
-            key.name
-        } else if section.is_empty() {
-            key.section
-        } else {
-            continue;
-        };
-        if !names.contains(&name) {
+        let name = if section.is_empty() && !key.section.is_empty() { key.section } else { key.name };
+        if (section.is_empty() || key.section == section) && !names.contains(&name) {
             names.push(name);
         }
     }

@@ -24,6 +24,9 @@ use crate::error::{Error, ErrorKind, Result, shown};
 /// Longest configuration file, in bytes.
 pub const CONFIG_LEN_MAX: u64 = 1 << 20;
 
+/// The model of a store that names none; it is built in.
+pub const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
 /// Looks up one environment variable.
 pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -65,8 +68,7 @@ impl Default for StorageConfig {
 /// Section `embed` (also `embedding`, and `cache.lru_size`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct EmbedConfig {
-    /// `model` (also `model_name`): the model of a new store. Default `sentence-transformers/all-MiniLM-L6-v2`,
-    /// which is built in.
+    /// `model` (also `model_name`): the model of a new store. Default [`DEFAULT_MODEL`].
     pub model: String,
     /// `cache_size`: how many embeddings are kept in memory, 0 (none) to 1,000,000. Default 1000.
     pub cache_size: usize,
@@ -76,7 +78,7 @@ pub struct EmbedConfig {
 
 impl Default for EmbedConfig {
     fn default() -> Self {
-        Self { model: "sentence-transformers/all-MiniLM-L6-v2".to_owned(), cache_size: 1000, cache_dir: None }
+        Self { model: DEFAULT_MODEL.to_owned(), cache_size: 1000, cache_dir: None }
     }
 }
 
@@ -258,15 +260,13 @@ impl Config {
         Ok(())
     }
 
-    /// Adds that the path of the database was set, but something stronger decided.
-    pub(crate) fn overrule_db_path(&mut self, by: String) {
-        let origin = self.origins.remove("storage.db_path").unwrap_or(Origin::Default);
-        self.storage.db_path = None;
-        self.remarks.push(Remark {
-            key: "storage.db_path".to_owned(),
-            origin,
-            kind: RemarkKind::Overruled(by),
-        });
+    /// Puts what decided in the place of the `storage.db_path` that was set, and remarks that it was.
+    pub(crate) fn overrule_db_path(&mut self, decided: Option<PathBuf>, decided_by: Origin, why: String) {
+        let overruled = self.origin("storage.db_path").clone();
+        self.storage.db_path = decided;
+        self.origins.insert("storage.db_path", decided_by);
+        let kind = RemarkKind::Overruled(why);
+        self.remarks.push(Remark { key: "storage.db_path".to_owned(), origin: overruled, kind });
     }
 }
 

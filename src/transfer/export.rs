@@ -342,7 +342,7 @@ mod tests {
         let head = ExportHead { exported_at_ms: 0, total_memories: 1, db_path: Path::new("/x") };
         let target = Path::new("/dev/full");
         let mut full = std::fs::OpenOptions::new().write(true).open(target).expect("a full device");
-        let mut one = || std::iter::once(Ok(some_memory("a")));
+        let one = || std::iter::once(Ok(some_memory("a")));
         for error in [
             write_json(&mut full, target, &head, &mut one()).expect_err("full"),
             write_jsonl(&mut full, target, &mut one()).expect_err("full"),

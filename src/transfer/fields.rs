@@ -3,7 +3,7 @@
 use serde::de::{MapAccess, SeqAccess};
 use serde_json::{Map, Value};
 
-use super::shape::{Any, Context, Field, ListOf, Problems, Scalar, Shape};
+use super::shape::{Any, Context, Field, Problems, Scalar, Shape};
 use crate::error::{Error, ErrorKind};
 use crate::memory::{DIMENSIONS_MAX, METADATA_LEN_MAX};
 use crate::time;
@@ -227,18 +227,25 @@ impl<'de> Shape<'de> for TagsShape<'_> {
     fn scalar(&self, scalar: Scalar<'_>) -> Result<Self::Out, Error> {
         match scalar {
             Scalar::Null => Ok(None),
-            Scalar::Text(text) if text.split(',').nth(TAGS_READ_MAX).is_some() => Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("{} holds more than {TAGS_READ_MAX} items", self.0.name),
-            )),
+            Scalar::Text(text) if text.split(',').nth(TAGS_READ_MAX).is_some() => {
+                Err(self.0.too_many(TAGS_READ_MAX))
+            }
             Scalar::Text(text) => Ok(Some(text.split(',').map(str::to_owned).collect())),
             other => Err(self.0.wrong(other.kind())),
         }
     }
 
-    fn list<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Out, A::Error> {
-        let item = Field { context: Context { name: "a tag", expected: "a text", ..self.0 }, read: text };
-        ListOf { item, len_max: TAGS_READ_MAX }.items(list).map(Some)
+    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Out, A::Error> {
+        let context = Context { name: "a tag", expected: "a text", ..self.0 };
+        let mut tags = Vec::new();
+        while let Some(tag) = list.next_element_seed(Any(Field { context, read: text }))? {
+            let tag = tag.ok_or_else(|| context.problems.stop(context.wrong("null")))?;
+            if tags.len() == TAGS_READ_MAX {
+                return Err(context.problems.stop(self.0.too_many(TAGS_READ_MAX)));
+            }
+            tags.push(tag);
+        }
+        Ok(Some(tags))
     }
 }
 
@@ -258,10 +265,35 @@ impl<'de> Shape<'de> for VectorShape<'_> {
         }
     }
 
-    fn list<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Out, A::Error> {
-        let context = Context { expected: "numbers only", ..self.0 };
-        let read = |scalar: Scalar<'_>| number(scalar).map(|found| found.map(|found| found as f32));
-        ListOf { item: Field { context, read }, len_max: DIMENSIONS_MAX }.items(list).map(Some)
+    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Out, A::Error> {
+        let mut vector = Vec::new();
+        while let Some(value) = list.next_element_seed(Any(DimensionShape(self.0)))? {
+            if vector.len() == DIMENSIONS_MAX {
+                return Err(self.0.problems.stop(self.0.too_many(DIMENSIONS_MAX)));
+            }
+            vector.push(value);
+        }
+        Ok(Some(vector))
+    }
+}
+
+/// One number of a vector. A bulk load reads hundreds of them for each memory, so this is no [`Field`].
+struct DimensionShape<'a>(Context<'a>);
+
+impl<'de> Shape<'de> for DimensionShape<'_> {
+    type Out = f32;
+
+    fn context(&self) -> Context<'_> {
+        Context { expected: "numbers only", ..self.0 }
+    }
+
+    fn scalar(&self, scalar: Scalar<'_>) -> Result<f32, Error> {
+        match scalar {
+            Scalar::Number(number) => Ok(number as f32),
+            Scalar::Whole(number) => Ok(number as f32),
+            Scalar::Large(number) => Ok(number as f32),
+            other => Err(self.context().wrong(other.kind())),
+        }
     }
 }
 

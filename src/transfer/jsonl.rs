@@ -5,7 +5,7 @@
 //! `metadata` (an object), `vector` (or `embedding`). Nothing is repaired: the first bad line is an error, and
 //! nothing of its batch is given out.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use serde::de::DeserializeSeed;
 
@@ -20,6 +20,20 @@ use crate::memory::{MemoryId, Remember};
 pub const LINE_LEN_MAX: usize = 8 << 20;
 /// Most bytes of lines in one batch; a batch ends early when it has more.
 const BATCH_LEN_MAX: usize = 32 << 20;
+
+/// Reads all lines only to check them; says how many memories there are. Whoever wants all or nothing of a file
+/// calls it first, then reads the file again.
+///
+/// # Errors
+/// As [`JsonlReader::next_batch`].
+pub fn check_jsonl<R: BufRead>(input: R) -> Result<u64> {
+    let mut reader = JsonlReader::new(input);
+    let mut count = 0;
+    while reader.next_memory()?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
 
 /// One memory and the line it stood on.
 #[derive(Clone, Debug)]
@@ -117,32 +131,24 @@ impl<R: BufRead> JsonlReader<R> {
     fn read_line(&mut self) -> Result<bool> {
         self.buffer.clear();
         self.line += 1;
-        loop {
-            let chunk = match self.input.fill_buf() {
-                Ok(chunk) => chunk,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(placed(read_error(&error), &format!("line {}", self.line))),
-            };
-            if chunk.is_empty() {
-                return Ok(!self.buffer.is_empty());
-            }
-            let end = chunk.iter().position(|byte| *byte == b'\n');
-            let part = &chunk[..end.unwrap_or(chunk.len())];
-            // Looked at before it is kept, so that a line without an end cannot fill the memory.
-            if self.buffer.len() + part.len() > LINE_LEN_MAX {
-                return Err(Error::new(
-                    ErrorKind::TooLarge,
-                    format!("line {} has more than {LINE_LEN_MAX} bytes", self.line),
-                )
-                .hint("write one memory a line"));
-            }
-            self.buffer.extend_from_slice(part);
-            let used = end.map_or(chunk.len(), |end| end + 1);
-            self.input.consume(used);
-            if end.is_some() {
-                return Ok(true);
-            }
+        // Without a limit on what is read, a line without an end would fill the memory.
+        let read = self
+            .input
+            .by_ref()
+            .take(LINE_LEN_MAX as u64 + 1)
+            .read_until(b'\n', &mut self.buffer)
+            .map_err(|error| placed(read_error(&error), &format!("line {}", self.line)))?;
+        if self.buffer.last() == Some(&b'\n') {
+            self.buffer.pop();
         }
+        if self.buffer.len() > LINE_LEN_MAX {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("line {} has more than {LINE_LEN_MAX} bytes", self.line),
+            )
+            .hint("write one memory a line"));
+        }
+        Ok(read > 0)
     }
 }
 
@@ -182,7 +188,7 @@ fn checked(fields: Fields) -> Result<Remember> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufReader, Read};
+    use std::io::BufReader;
 
     use proptest::prelude::*;
 
@@ -302,6 +308,13 @@ mod tests {
         assert!(reader.next_batch(10).is_err(), "the second is in the same batch as the bad line");
         assert_eq!(reader.line(), 3);
         assert!(reader.next_batch(10).expect("over").is_empty());
+    }
+
+    #[test]
+    fn a_file_can_be_checked_before_anything_is_taken_from_it() {
+        assert_eq!(check_jsonl(&b"{\"text\":\"a\"}\n\n{\"text\":\"b\"}"[..]).expect("good"), 2);
+        let error = check_jsonl(&b"{\"text\":\"a\"}\n{\"text\":5}"[..]).expect_err("bad");
+        assert!(error.message().starts_with("line 2: text is a number"), "{error}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde::Serialize;
 pub use export::{ExportHead, write_json, write_jsonl};
 pub use import::Imported;
 pub use json::{ImportItem, JsonImport, import_json, read_json};
-pub use jsonl::{JsonlMemory, JsonlReader, LINE_LEN_MAX};
+pub use jsonl::{JsonlMemory, JsonlReader, LINE_LEN_MAX, check_jsonl};
 
 use crate::error::Error;
 

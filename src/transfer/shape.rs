@@ -78,6 +78,10 @@ impl Context<'_> {
     pub(super) fn wrong(&self, found: &str) -> Error {
         Error::new(ErrorKind::Invalid, format!("{} is {found}, expected {}", self.name, self.expected))
     }
+
+    pub(super) fn too_many(&self, items_max: usize) -> Error {
+        Error::new(ErrorKind::TooLarge, format!("{} holds more than {items_max} items", self.name))
+    }
 }
 
 /// Something that can be read from a JSON value of one or more kinds. Kinds that it does not name are refused.
@@ -178,32 +182,6 @@ impl<'de, T> Shape<'de> for Field<'_, T> {
             (_, Some(Err(error))) => Err(super::placed(error, self.context.name)),
             (_, None) => Err(self.context.wrong(scalar.kind())),
         }
-    }
-}
-
-/// A list whose items are all one kind of scalar, with a limit on how many are read.
-pub(super) struct ListOf<'a, T> {
-    pub(super) item: Field<'a, T>,
-    pub(super) len_max: usize,
-}
-
-impl<T> ListOf<'_, T> {
-    /// Reads the items of an open list.
-    pub(super) fn items<'de, A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-        let context = self.item.context;
-        let mut items = Vec::new();
-        let field = || Field { context, read: self.item.read };
-        while let Some(item) = list.next_element_seed(Any(field()))? {
-            let Some(item) = item else {
-                return Err(context.problems.stop(context.wrong("null")));
-            };
-            if items.len() == self.len_max {
-                let what = format!("{} holds more than {} items", context.name, self.len_max);
-                return Err(context.problems.stop(Error::new(ErrorKind::TooLarge, what)));
-            }
-            items.push(item);
-        }
-        Ok(items)
     }
 }
 
