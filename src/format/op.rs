@@ -332,12 +332,6 @@ fn split_payload(has_vectors: bool, payload: &[u8]) -> Result<(&[u8], Option<&[u
     Ok((op, Some(&payload[vectors_start..])))
 }
 
-/// The vector part of a payload that has one.
-pub(crate) fn decode_vector_part(payload: &[u8]) -> Result<Vectors, Damage> {
-    let (_, vectors) = split_payload(true, payload)?;
-    decode_vectors(vectors.expect("asked for"))
-}
-
 fn decode_vectors(bytes: &[u8]) -> Result<Vectors, Damage> {
     let (prefix, values) = bytes
         .split_first_chunk::<VECTOR_PREFIX_LEN>()

@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::recover::{Recovered, TornTail};
+use super::scan::read_seal;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::format::op::{MemoryKey, Op};

@@ -174,6 +174,8 @@ struct Inner {
     models: Models,
     query_cache: QueryCache,
     answers: Mutex<AnswerCache>,
+    /// Bytes of an unfinished write that were dropped at the open.
+    torn_bytes: u64,
     last_id: Mutex<ulid::Ulid>,
     background: Background,
 }

@@ -94,6 +94,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         models,
         query_cache: QueryCache::open(cache_path, QUERY_CACHE_CAPACITY),
         answers: Mutex::new(AnswerCache::default()),
+        torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });

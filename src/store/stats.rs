@@ -31,6 +31,8 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes of all segments.
     pub segment_bytes: u64,
+    /// Bytes of an unfinished, never acknowledged write of a crashed process that this open dropped.
+    pub torn_bytes: u64,
     /// Bytes of the view.
     pub view_bytes: u64,
     /// Use of the caches in this process.
@@ -78,6 +80,7 @@ impl Store {
             stats.segments += 1;
             stats.segment_bytes += inner.file_len(&segment.path)?;
         }
+        stats.torn_bytes = inner.torn_bytes;
         stats.view_bytes = inner.file_len(&inner.folder.join("view.redb"))?;
         let cache = inner.query_cache.stats();
         stats.cache = CacheStats {
