@@ -7,6 +7,8 @@ mod format;
 mod fs;
 mod log;
 mod memory;
+mod store;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
+pub use store::*;
