@@ -1,0 +1,196 @@
+//! Opens a configuration file safely: a regular file, of the user or of root, that nobody else may write.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::CONFIG_LEN_MAX;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Mode bit: everybody may write.
+const OTHERS_MAY_WRITE: u32 = 0o002;
+
+/// The file's text; None when there is no such file.
+///
+/// A link is followed, since people keep their configuration elsewhere and link to it; a link to nothing is an
+/// error, because going on with defaults could put memories into another store than the one they are in.
+pub(super) fn read(path: &Path) -> Result<Option<String>> {
+    // Looked at before it is opened, because opening some devices already does something.
+    let before = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if is_absent(&error) => return dangling_link(path).map_or(Ok(None), Err),
+        Err(error) => return Err(Error::io("reading the configuration", path, error)),
+    };
+    check_kind(path, &before)?;
+    // Without O_NONBLOCK a named pipe that took the file's place in between would stop us here for ever.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("an open flag fits the C type of open flags");
+    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(Error::io("reading the configuration", path, error)),
+    };
+    let opened = file.metadata().map_err(|error| Error::io("reading the configuration", path, error))?;
+    check_kind(path, &opened)?;
+    check_access(path, opened.uid(), opened.mode(), rustix::process::geteuid().as_raw())?;
+    read_text(path, &mut file).map(Some)
+}
+
+/// A file that is too large to be a configuration.
+pub(super) fn too_large(path: &Path, len: u64) -> Error {
+    Error::new(ErrorKind::Config, format!("the file has {len} bytes, the most is {CONFIG_LEN_MAX}"))
+        .at(path)
+        .hint("this does not look like a configuration, check which file it is")
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn dangling_link(path: &Path) -> Option<Error> {
+    fs::symlink_metadata(path).ok().filter(Metadata::is_symlink).map(|_| {
+        Error::new(ErrorKind::Config, "this link points to no file")
+            .at(path)
+            .hint("repair the link or remove it")
+    })
+}
+
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<()> {
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
+        return Err(Error::new(ErrorKind::Config, format!("this is {kind}, expected a YAML file"))
+            .at(path)
+            .hint("move it away, or put a configuration file in its place"));
+    }
+    if metadata.len() > CONFIG_LEN_MAX {
+        return Err(too_large(path, metadata.len()));
+    }
+    Ok(())
+}
+
+/// Whoever may write the configuration decides where memories go, so only the user and root may.
+fn check_access(path: &Path, owner: u32, mode: u32, user: u32) -> Result<()> {
+    if owner != user && owner != 0 {
+        return Err(Error::new(
+            ErrorKind::Permission,
+            format!("the file belongs to user {owner}, expected user {user} or root"),
+        )
+        .at(path)
+        .hint("look at what it says, then take it over with `chown`"));
+    }
+    if mode & OTHERS_MAY_WRITE != 0 {
+        return Err(Error::new(
+            ErrorKind::Permission,
+            format!("everybody may write this file (mode {:04o})", mode & 0o7777),
+        )
+        .at(path)
+        .hint("look at what it says, then run `chmod o-w` on it"));
+    }
+    Ok(())
+}
+
+fn read_text(path: &Path, file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    // The limit holds for what is read, not for what the length said before.
+    let len = file
+        .take(CONFIG_LEN_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io("reading the configuration", path, error))?;
+    if len as u64 > CONFIG_LEN_MAX {
+        return Err(too_large(path, len as u64));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
+        Error::new(ErrorKind::Config, format!("line {line}: the file is not UTF-8 text"))
+            .at(path)
+            .at_offset(good as u64)
+            .hint("save it as UTF-8")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    #[test]
+    fn a_missing_file_is_fine_and_a_link_is_followed() {
+        let dir = folder();
+        let (file, link) = (dir.path().join("real.yaml"), dir.path().join("config.yaml"));
+        assert_eq!(read(&link).expect("missing"), None);
+        assert_eq!(read(&link.join("below-a-file")).expect("missing"), None);
+        fs::write(&file, "debug: true\n").expect("write");
+        symlink(&file, &link).expect("link");
+        assert_eq!(read(&link).expect("a link").as_deref(), Some("debug: true\n"));
+        assert_eq!(read(&file.join("config.yaml")).expect("the home is a file"), None);
+    }
+
+    #[test]
+    fn a_link_to_nothing_and_a_loop_are_errors() {
+        let dir = folder();
+        let path = dir.path().join("config.yaml");
+        symlink(dir.path().join("nowhere"), &path).expect("link");
+        assert_eq!(read(&path).expect_err("dangling").kind(), ErrorKind::Config);
+        fs::remove_file(&path).expect("remove");
+        symlink(&path, &path).expect("link");
+        assert_eq!(read(&path).expect_err("a loop").path(), Some(path.as_path()));
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_without_waiting() {
+        let dir = folder();
+        assert_eq!(read(dir.path()).expect_err("a folder").kind(), ErrorKind::Config);
+        assert_eq!(read(Path::new("/dev/zero")).expect_err("a device").kind(), ErrorKind::Config);
+        let pipe = dir.path().join("config.yaml");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("a pipe");
+        assert_eq!(read(&pipe).expect_err("a pipe").kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_refused() {
+        let dir = folder();
+        let path = dir.path().join("config.yaml");
+        fs::write(&path, "debug: true\n").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("chmod");
+        let error = read(&path).expect_err("world-writable");
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Permission, Some(path.as_path())));
+        assert!(error.message().contains("0666"));
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("chmod o-w")));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).expect("chmod");
+        assert!(read(&path).is_ok());
+    }
+
+    #[test]
+    fn only_the_user_and_root_may_own_the_file() {
+        let path = Path::new("/x/config.yaml");
+        assert!(check_access(path, 1000, 0o100_600, 1000).is_ok());
+        assert!(check_access(path, 0, 0o100_644, 1000).is_ok());
+        let error = check_access(path, 1001, 0o100_600, 1000).expect_err("another user");
+        assert_eq!(error.kind(), ErrorKind::Permission);
+        assert!(error.message().contains("1001"));
+        assert!(check_access(path, 1001, 0o100_600, 0).is_err(), "root does not trust a user's file either");
+    }
+
+    #[test]
+    fn too_large_and_not_utf_8_are_refused() {
+        let dir = folder();
+        let path = dir.path().join("config.yaml");
+        fs::write(&path, vec![b'#'; CONFIG_LEN_MAX as usize + 1]).expect("write");
+        assert!(read(&path).expect_err("too large").message().contains("1048577 bytes"));
+        fs::write(&path, vec![b'#'; CONFIG_LEN_MAX as usize]).expect("write");
+        assert!(read(&path).is_ok());
+        fs::write(&path, b"a: 1\nb: \xff\n").expect("write");
+        let error = read(&path).expect_err("not UTF-8");
+        assert!(error.message().starts_with("line 2:"), "{error}");
+        assert_eq!(error.offset(), Some(8));
+    }
+}

@@ -1,0 +1,271 @@
+//! Which keys a configuration may hold, what their values may be and where they go.
+
+use std::path::{Path, PathBuf};
+
+use super::yaml::{Entry, Value};
+use super::{Config, Origin, Place, Remark, RemarkKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::TOPK_MAX;
+
+/// Longest piece of a key or a value that a message repeats, in characters.
+const QUOTED_CHARS_MAX: usize = 64;
+
+/// One key that a file may hold.
+struct Key {
+    /// The section; empty for a key at the top.
+    section: &'static str,
+    name: &'static str,
+    means: Means,
+}
+
+enum Means {
+    /// The option of this documented name, an example for a hint, and how it is set.
+    Option { option: &'static str, example: &'static str, set: Set },
+    /// Known from the original, without a meaning here.
+    Nothing(&'static str),
+}
+
+/// Puts a checked value in its place; the error follows the name of the key.
+type Set = fn(&mut Config, &Value, &Place) -> Result<(), String>;
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    option: &'static str,
+    example: &'static str,
+    set: Set,
+) -> Key {
+    Key { section, name, means: Means::Option { option, example, set } }
+}
+
+const fn ignored(section: &'static str, name: &'static str, why: &'static str) -> Key {
+    Key { section, name, means: Means::Nothing(why) }
+}
+
+const NO_SQLITE: &str = "memories are kept in a log, memory.db is written from it";
+const ENGINE_DECIDES: &str = "the embedding engine decides this itself";
+
+const KEYS: &[Key] = &[
+    key("storage", "db_path", "storage.db_path", "~/.memento/memory.db", |config, value, place| {
+        path(value, place, |path| config.storage.db_path = Some(path))
+    }),
+    key("storage", "backup_enabled", "storage.backup_enabled", "true", |config, value, _| {
+        switch(value, |on| config.storage.backup_enabled = on)
+    }),
+    key("storage", "backup_retention_days", "storage.backup_retention_days", "7", |config, value, _| {
+        whole(value, 1, 3650, |days| config.storage.backup_retention_days = days as u32)
+    }),
+    ignored("storage", "journal_mode", NO_SQLITE),
+    ignored("storage", "synchronous", NO_SQLITE),
+    ignored("storage", "collection_table", NO_SQLITE),
+    key("embed", "model", "embed.model", DEFAULT_MODEL, set_model),
+    key("embed", "model_name", "embed.model", DEFAULT_MODEL, set_model),
+    key("embed", "cache_size", "embed.cache_size", "1000", set_cache_size),
+    key("cache", "lru_size", "embed.cache_size", "1000", set_cache_size),
+    key("embed", "cache_dir", "embed.cache_dir", "~/.memento/models", |config, value, place| {
+        path(value, place, |path| config.embed.cache_dir = Some(path))
+    }),
+    ignored("embed", "use_quantized", ENGINE_DECIDES),
+    ignored("embed", "use_onnx", ENGINE_DECIDES),
+    ignored("embed", "batch_size", ENGINE_DECIDES),
+    key("search", "default_topk", "search.default_topk", "5", |config, value, _| {
+        whole(value, 1, TOPK_MAX as i64, |topk| config.search.default_topk = topk as usize)
+    }),
+    key("search", "timeout_ms", "search.timeout_ms", "5000", |config, value, _| {
+        whole(value, 0, 86_400_000, |ms| config.search.timeout_ms = ms as u64)
+    }),
+    key("search", "hybrid_alpha", "search.hybrid_alpha", "0.6", |config, value, _| {
+        share(value, |share| config.search.hybrid_alpha = Some(share))
+    }),
+    key("health", "check_interval_hours", "health.check_interval_hours", "1", |config, value, _| {
+        whole(value, 1, 8760, |hours| config.health.check_interval_hours = hours as u32)
+    }),
+    key("health", "auto_rollback", "health.auto_rollback", "true", |config, value, _| {
+        switch(value, |on| config.health.auto_rollback = on)
+    }),
+    key("", "debug", "debug", "true", |config, value, _| switch(value, |on| config.debug = on)),
+];
+
+const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+fn set_model(config: &mut Config, value: &Value, _: &Place) -> Result<(), String> {
+    match value {
+        Value::Text(name) if name.len() <= 256 && !name.chars().any(char::is_control) => {
+            config.embed.model = name.clone();
+            Ok(())
+        }
+        other => Err(expected(other, "the name of a model, at most 256 bytes")),
+    }
+}
+
+fn set_cache_size(config: &mut Config, value: &Value, _: &Place) -> Result<(), String> {
+    whole(value, 0, 1_000_000, |size| config.embed.cache_size = size as usize)
+}
+
+/// Sets what the entries of one file say.
+pub(super) fn apply(config: &mut Config, file: &Path, entries: &[Entry], place: &Place) -> Result<()> {
+    let mut layer = Layer { config, file, place, set: Vec::new() };
+    for entry in entries {
+        // The original's documents spell this section in two ways.
+        let section = if entry.key == "embedding" { "embed" } else { entry.key.as_str() };
+        match (&entry.value, section_keys(section).is_empty() || section.is_empty()) {
+            (_, true) => layer.entry("", entry)?,
+            (Value::Null, false) => {}
+            (Value::Mapping(inner), false) => {
+                for entry in inner {
+                    layer.entry(section, entry)?;
+                }
+            }
+            (other, false) => {
+                let first = section_keys(section)[0];
+                return Err(layer
+                    .error(entry, section, &format!("is {}, expected a section", shown(other)))
+                    .hint(format!("put its keys below it: `{section}:`, then `  {first}: …`")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One file on its way into the configuration.
+struct Layer<'a> {
+    config: &'a mut Config,
+    file: &'a Path,
+    place: &'a Place,
+    /// The options that this file has set, with the key and the line that did.
+    set: Vec<(&'static str, String, u64)>,
+}
+
+impl Layer<'_> {
+    fn entry(&mut self, section: &str, entry: &Entry) -> Result<()> {
+        let name = full_name(section, &entry.key);
+        let Some(known) = KEYS.iter().find(|key| key.section == section && key.name == entry.key) else {
+            self.remark(name, entry.line, RemarkKind::Unknown(section_keys(section).join(", ")));
+            return Ok(());
+        };
+        match known.means {
+            Means::Nothing(why) => self.remark(name, entry.line, RemarkKind::Ignored(why)),
+            Means::Option { .. } if is_empty(&entry.value) => {}
+            Means::Option { option, example, set } => {
+                if let Some((_, other, line)) = self.set.iter().find(|(set, ..)| *set == option) {
+                    let what = format!("sets the same option as {other} on line {line}");
+                    return Err(self.error(entry, &name, &what).hint("keep one of the two"));
+                }
+                set(self.config, &entry.value, self.place).map_err(|what| {
+                    self.error(entry, &name, &what)
+                        .hint(format!("write it like this: `{}: {example}`", entry.key))
+                })?;
+                let origin = Origin::File { path: self.file.to_owned(), line: entry.line };
+                self.config.origins.insert(option, origin);
+                self.set.push((option, name, entry.line));
+            }
+        }
+        Ok(())
+    }
+
+    fn remark(&mut self, key: String, line: u64, kind: RemarkKind) {
+        let origin = Origin::File { path: self.file.to_owned(), line };
+        self.config.remarks.push(Remark { key, origin, kind });
+    }
+
+    fn error(&self, entry: &Entry, name: &str, what: &str) -> Error {
+        Error::new(ErrorKind::Config, format!("line {}: {name} {what}", entry.line)).at(self.file)
+    }
+}
+
+/// The names known in a section; at the top, those of the sections too.
+fn section_keys(section: &str) -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for key in KEYS {
+        let name = if key.section == section {
+            key.name
+        } else if section.is_empty() {
+            key.section
+        } else {
+            continue;
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn full_name(section: &str, key: &str) -> String {
+    let key = quoted(key);
+    if section.is_empty() { key } else { format!("{section}.{key}") }
+}
+
+/// A piece of the file as a message may repeat it: short and without control characters.
+fn quoted(text: &str) -> String {
+    let mut short: String = text.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Text(text) => text.trim().is_empty(),
+        _ => false,
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Integer(value) => value.to_string(),
+        Value::Number(value) => format!("{value:?}"),
+        Value::Text(text) => format!("the text \"{}\"", quoted(text)),
+        Value::Null | Value::List | Value::Mapping(_) => value.kind().to_owned(),
+    }
+}
+
+fn expected(value: &Value, what: &str) -> String {
+    format!("is {}, expected {what}", shown(value))
+}
+
+fn switch(value: &Value, set: impl FnOnce(bool)) -> Result<(), String> {
+    match value {
+        Value::Bool(on) => set(*on),
+        other => return Err(expected(other, "true or false")),
+    }
+    Ok(())
+}
+
+fn whole(value: &Value, least: i64, most: i64, set: impl FnOnce(i64)) -> Result<(), String> {
+    let found = match value {
+        Value::Integer(found) => Some(*found),
+        // YAML reads `007` and `7.0` as fractions; both are meant as 7.
+        Value::Number(found) if found.fract() == 0.0 && found.abs() < 1e15 => Some(*found as i64),
+        _ => None,
+    };
+    match found.filter(|found| (least..=most).contains(found)) {
+        Some(found) => set(found),
+        None => return Err(expected(value, &format!("a whole number from {least} to {most}"))),
+    }
+    Ok(())
+}
+
+fn share(value: &Value, set: impl FnOnce(f64)) -> Result<(), String> {
+    let found = match value {
+        Value::Integer(found) => *found as f64,
+        Value::Number(found) => *found,
+        _ => f64::NAN,
+    };
+    if !(0.0..=1.0).contains(&found) {
+        return Err(expected(value, "a number from 0 to 1"));
+    }
+    set(found);
+    Ok(())
+}
+
+fn path(value: &Value, place: &Place, set: impl FnOnce(PathBuf)) -> Result<(), String> {
+    match value {
+        Value::Text(text) => set(place.resolve(Path::new(text))?),
+        other => return Err(expected(other, "a path, in quotes if it looks like a number")),
+    }
+    Ok(())
+}
