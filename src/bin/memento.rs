@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    memento_kv::cli::main()
+}
