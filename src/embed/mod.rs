@@ -2,6 +2,13 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
+mod cache;
+mod choice;
+#[cfg(feature = "fastembed")]
+mod onnx;
+
+pub use choice::{ModelSpec, PullProgress, PullableModel, list, load_dir, pull};
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
