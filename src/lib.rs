@@ -1,5 +1,7 @@
 //! memento-kv: the memory of an AI agent as an embedded store.
 
+mod catalog;
+pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -12,9 +14,17 @@ mod fs;
 pub mod home;
 mod log;
 mod memory;
+#[doc(hidden)]
+pub mod parts;
+mod rank;
+mod scope;
 mod store;
+mod text;
 pub mod time;
+mod vector;
+pub mod transfer;
 
 pub use error::{Durability, Error, ErrorKind, Result};
+pub use home::Home;
 pub use memory::*;
 pub use store::*;

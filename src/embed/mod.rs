@@ -2,11 +2,13 @@
 //!
 //! A store knows the identity of the model that made its vectors and never mixes vectors of two models.
 
-mod cache;
+pub(crate) mod cache;
 mod choice;
+pub(crate) mod minilm;
 #[cfg(feature = "fastembed")]
 mod onnx;
 
+pub(crate) use choice::load;
 pub use choice::{ModelSpec, PullProgress, PullableModel, list, load_dir, pull};
 
 use serde::{Deserialize, Serialize};
@@ -56,4 +58,26 @@ pub trait Embedder: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Model`] when the engine fails.
     fn embed_query(&self, query: &str) -> Result<Vec<f32>>;
+}
+
+/// The embedder that is compiled into the program: all-MiniLM-L6-v2, 384 dimensions, with no file and no network.
+///
+/// # Errors
+/// [`crate::ErrorKind::Model`] when the program's own bytes are damaged.
+pub fn builtin() -> Result<&'static dyn Embedder> {
+    Ok(minilm::MiniLm::builtin()?)
+}
+
+impl<E: Embedder + ?Sized> Embedder for &E {
+    fn identity(&self) -> &ModelIdentity {
+        (**self).identity()
+    }
+
+    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+        (**self).embed_document(text)
+    }
+
+    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
+        (**self).embed_query(query)
+    }
 }

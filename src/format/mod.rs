@@ -7,6 +7,7 @@ pub(crate) mod manifest;
 pub(crate) mod op;
 pub(crate) mod record;
 pub(crate) mod segment;
+pub(crate) mod row;
 
 use std::fmt;
 

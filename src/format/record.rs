@@ -33,7 +33,7 @@ pub(crate) struct RecordHeader {
 }
 
 /// Where a whole record stands in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Location {
     /// Number of the segment.
     pub(crate) segment: u64,

@@ -8,14 +8,16 @@ mod commit;
 mod recover;
 mod scan;
 mod tail;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use commit::{Committed, Log, Planned, Staged};
-pub(crate) use recover::{Recovered, TornTail, recover};
+pub(crate) use recover::{Recovered, TornTail, last_acknowledged, recover, segments_gone};
 pub(crate) use scan::{ScanEnd, Scanner, read_record, read_seal};
 pub(crate) use tail::Tail;
+pub(crate) use verify::{Verified, verify};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{MANIFEST_LEN_MAX, ManifestProblem, ManifestV1};

@@ -123,7 +123,7 @@ pub(crate) fn recover(
     })
 }
 
-fn segments_gone(place: &Place) -> Error {
+pub(crate) fn segments_gone(place: &Place) -> Error {
     Error::new(ErrorKind::Corrupt, "a store was here, but its segments are gone or unreadable")
         .at(&place.segments)
         .hint("put the segment files back, or restore a backup; to begin anew, move the whole store folder away")
@@ -138,6 +138,20 @@ fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
     named.dedup();
     named.retain(|number| !there.contains(number));
     named
+}
+
+/// The last sequence that counts as acknowledged, for a look without recovery.
+///
+/// # Errors
+/// When the last segment cannot be read.
+pub(crate) fn last_acknowledged(place: &Place, segments: &[Segment]) -> Result<u64> {
+    let Some(last) = segments.last() else { return Ok(0) };
+    match find_end(place, last, 0) {
+        Ok(end) => Ok(end.state.last_seq),
+        // It is damaged: everything that can be read in it is looked at.
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(u64::MAX),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the segment that follows this state.

@@ -46,6 +46,11 @@ impl<'a> Scanner<'a> {
         self.offset
     }
 
+    /// Goes on at this offset, which is a record boundary.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        self.offset = offset;
+    }
+
     /// The next record, or why there is none.
     ///
     /// # Errors

@@ -1,60 +1,136 @@
-//! The public API of the store. THIS FILE IS A STUB with the true signatures: the real one comes at the merge.
+//! The store: it conducts log, view, words, vectors and embedder.
+//!
+//! Order is correctness here. A write is planned under the log's lock, made durable, then applied to the view and the
+//! search indexes. Derived state may lag behind the log, but never lead it; every read first applies what is durable,
+//! so that a caller always sees what was acknowledged before.
 
-use std::collections::BTreeMap;
+mod apply;
+mod embedding;
+mod open;
+mod recall;
+mod staged;
+mod stats;
+mod write;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::clock::Clock;
-use crate::embed::{Embedder, ModelIdentity};
+use crate::catalog::Catalog;
+use crate::clock::{Clock, SystemClock};
+use crate::embed::cache::QueryCache;
+use crate::embed::{Embedder, ModelSpec};
 use crate::error::Result;
-use crate::memory::{Answer, Forgotten, List, Memory, Recall, Remember, Remembered, Update, Updated};
+use crate::fs::{DiskFile, RealDisk};
+use crate::log::{Log, Place, Segment};
+use crate::memory::{List, Memory};
+
+pub use embedding::Embedded;
+pub use stats::{CacheStats, Stats};
+pub use write::OnConflict;
+pub(crate) use write::Outcome;
+
+use apply::Applying;
+use embedding::Models;
+use recall::{AnswerCache, Search};
+pub(crate) use open::Layout;
+use staged::Pending;
 
 /// How a store is opened.
+#[derive(Clone)]
 #[must_use]
 pub struct Options {
     home: PathBuf,
+    create: bool,
+    lock_wait: Duration,
+    model: ModelSpec,
+    embedder: Option<Arc<dyn Embedder>>,
+    models_dir: Option<PathBuf>,
+    background_embedding: bool,
+    query_cache: bool,
+    clock: Arc<dyn Clock>,
+    disk: Arc<dyn crate::fs::Disk>,
 }
 
 impl Options {
-    /// The store in this home folder, made when it is not there; the built-in model; waits 5 s for another process.
+    /// The store in this home folder. It is made when it is not there; a new store uses the built-in model; another
+    /// process that holds the store is waited for up to 5 seconds.
     pub fn at(home: impl Into<PathBuf>) -> Self {
-        Self { home: home.into() }
+        Self {
+            home: home.into(),
+            create: true,
+            lock_wait: Duration::from_secs(5),
+            model: ModelSpec::default(),
+            embedder: None,
+            models_dir: None,
+            background_embedding: true,
+            query_cache: true,
+            clock: Arc::new(SystemClock),
+            disk: Arc::new(RealDisk),
+        }
     }
-    /// Whether a store is made when there is none; otherwise that is an error of kind `NotFound`.
-    pub fn create(self, _create: bool) -> Self {
+
+    /// Whether a store is made when there is none. Otherwise that is an error of kind
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
         self
     }
+
     /// How long to wait for another process to let go of the store.
-    pub fn lock_wait(self, _wait: Duration) -> Self {
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
         self
     }
-    /// The model of a new store: `builtin:minilm-l6` and so on (`embed::ModelSpec`, being written).
-    pub fn model(self, _spec: &str) -> Self {
+
+    /// The model of a new store, and the one that is tried first for an existing one.
+    pub fn model(mut self, model: ModelSpec) -> Self {
+        self.model = model;
         self
     }
+
     /// A model of the caller's own.
-    pub fn embedder(self, _embedder: Arc<dyn Embedder>) -> Self {
+    pub fn embedder(mut self, embedder: Arc<dyn Embedder>) -> Self {
+        self.embedder = Some(embedder);
         self
     }
-    /// Whether vectors that are due are made by a thread behind the calls (default true; the CLI says false).
-    pub fn background_embedding(self, _on: bool) -> Self {
+
+    /// The folder of models that were pulled; by default `MEMENTO_MODEL_DIR`, then `models` in the home folder.
+    pub fn models_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.models_dir = Some(folder.into());
         self
     }
-    /// Whether vectors of queries are kept on disk.
-    pub fn query_cache(self, _on: bool) -> Self {
+
+    /// Whether vectors that are due are made by a thread behind the calls; by default they are.
+    pub fn background_embedding(mut self, on: bool) -> Self {
+        self.background_embedding = on;
         self
     }
-    /// Another clock.
-    pub fn clock(self, _clock: Arc<dyn Clock>) -> Self {
+
+    /// Whether vectors of queries are kept on disk, in the store's folder; by default they are.
+    pub fn query_cache(mut self, on: bool) -> Self {
+        self.query_cache = on;
+        self
+    }
+
+    /// Where times of new memories come from.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another disk, for tests.
+    #[cfg(test)]
+    pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
+        self.disk = disk;
         self
     }
 }
 
 /// How far a long work is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// Steps that are done.
@@ -63,182 +139,190 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Figures of a store.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Memories that are there.
-    pub memories: u64,
-    /// Memories of each collection.
-    pub collections: BTreeMap<String, u64>,
-    /// Memories with a vector of the store's model.
-    pub embedded: u64,
-    /// Memories that wait for their vector.
-    pub pending: u64,
-    /// The store's model.
-    pub model: Option<ModelIdentity>,
-    /// Why the store's model cannot be used, when it cannot.
-    pub model_problem: Option<String>,
-    /// Sequence of the last record.
-    pub last_seq: u64,
-    /// Segment files.
-    pub segments: u64,
-    /// Bytes of all segments.
-    pub segment_bytes: u64,
-    /// Bytes of the view.
-    pub view_bytes: u64,
-    /// Look-ups of query vectors answered from memory, from disk, and not at all, in this process.
-    pub cache: CacheStats,
+impl Progress {
+    /// So many of so many steps.
+    #[must_use]
+    pub fn new(done: u64, total: u64) -> Self {
+        Self { done, total }
+    }
 }
 
-/// Use of the query cache in this process.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct CacheStats {
-    /// Whole answers served without a search.
-    pub answers: u64,
-    /// Query vectors found in memory.
-    pub memory_hits: u64,
-    /// Query vectors found on disk.
-    pub disk_hits: u64,
-    /// Query vectors that had to be made.
-    pub misses: u64,
-}
-
-/// What became of the vectors that were due.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct Embedded {
-    /// Memories that got their vector.
-    pub embedded: u64,
-    /// Memories that still wait: their embedding failed.
-    pub failed: u64,
-}
-
-/// One thing that a check found.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Finding {
-    /// The file, relative to the home folder.
-    pub file: String,
-    /// Byte offset, where there is one.
-    pub offset: Option<u64>,
-    /// A stable name of what is wrong.
-    pub kind: String,
-    /// What is wrong, for people.
-    pub detail: String,
-    /// What heals it.
-    pub repair: String,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct CheckReport {
-    /// `ok` or `damaged`.
-    pub status: String,
-    /// What is wrong.
-    pub findings: Vec<Finding>,
-    /// Records of the log that were read.
-    pub records: u64,
-    /// Rows of the view that were read.
-    pub rows: u64,
-    /// Bytes that were read.
-    pub bytes: u64,
-}
-
-/// What an import does with an id that the store has with other content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnConflict {
-    /// Nothing is imported.
-    #[default]
-    Fail,
-    /// The store's memory stays.
-    Keep,
-    /// The imported memory becomes its new version.
-    Replace,
-}
-
-/// What became of an import.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct Imported {
-    /// New memories.
-    pub imported: u64,
-    /// Memories that were there already, word for word.
-    pub unchanged: u64,
-    /// Memories that got a new version.
-    pub replaced: u64,
-    /// Memories that stayed as they were although the file says otherwise.
-    pub kept: u64,
-    /// What was changed on the way in, such as a clamped importance: one line each.
-    pub notes: Vec<String>,
-}
-
-/// A store. Cheap to clone, usable from any thread.
+/// A store of memories. Cheap to clone, usable from any thread.
+///
+/// The last handle closes it: what is only in memory is written, and the lock is let go. [`Store::close`] does the
+/// same and says whether it went well. Nothing acknowledged depends on either.
 #[derive(Clone)]
-pub struct Store;
+pub struct Store {
+    inner: Arc<Inner>,
+    /// Stops the threads behind the calls when the last handle goes.
+    _alive: Arc<Alive>,
+}
 
-#[allow(clippy::todo)]
+struct Alive(Weak<Inner>);
+
+struct Inner {
+    home: PathBuf,
+    folder: PathBuf,
+    place: Place,
+    clock: Arc<dyn Clock>,
+    /// The operating system's lock; it ends with the process.
+    _lock: Box<dyn DiskFile>,
+    log: Log<Pending>,
+    catalog: RwLock<Option<Arc<Catalog>>>,
+    applying: Mutex<Applying>,
+    search: RwLock<Search>,
+    models: Models,
+    query_cache: QueryCache,
+    answers: Mutex<AnswerCache>,
+    last_id: Mutex<ulid::Ulid>,
+    background: Background,
+}
+
+/// What wakes and stops the threads behind the calls.
+#[derive(Default)]
+struct Background {
+    state: Mutex<BackgroundState>,
+    wake: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct BackgroundState {
+    /// The applying thread sleeps without a time limit and needs a call.
+    idle: bool,
+    /// Memories may wait for their vectors.
+    embed: bool,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
 impl Store {
-    /// Opens it.
-    pub fn open(_options: Options) -> Result<Self> {
-        todo!()
+    /// Opens a store, recovers it if it was left by a crash, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// [`Busy`](crate::ErrorKind::Busy) when another process holds it, [`Permission`](crate::ErrorKind::Permission)
+    /// when the folder is not safe, [`Corrupt`](crate::ErrorKind::Corrupt) when acknowledged records are damaged,
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) when a newer version wrote it, and what the disk says.
+    pub fn open(options: Options) -> Result<Self> {
+        let inner = open::open(options)?;
+        let alive = Arc::new(Alive(Arc::downgrade(&inner)));
+        Ok(Self { inner, _alive: alive })
     }
-    /// Its home folder.
+
+    /// The home folder.
+    #[must_use]
     pub fn home(&self) -> &Path {
-        todo!()
+        &self.inner.home
     }
-    /// Stores a memory; durable on return.
-    pub fn remember(&self, _remember: Remember) -> Result<Remembered> {
-        todo!()
-    }
-    /// Stores several as one atomic group; durable on return, embedded later.
-    pub fn remember_many(&self, _all: Vec<Remember>) -> Result<Vec<Remembered>> {
-        todo!()
-    }
+
     /// The memory of this id.
-    pub fn get(&self, _id: impl AsRef<str>) -> Result<Option<Memory>> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when it is damaged on disk, and what the disk says.
+    pub fn get(&self, id: impl AsRef<str>) -> Result<Option<Memory>> {
+        self.inner.catch_up()?;
+        Ok(self.inner.catalog()?.get(id.as_ref())?.map(|row| row.memory))
     }
-    /// Memories by time.
-    pub fn list(&self, _list: &List) -> Result<Vec<Memory>> {
-        todo!()
+
+    /// Memories by time, without a question.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and [`Invalid`](crate::ErrorKind::Invalid) for a bad filter.
+    pub fn list(&self, list: &List) -> Result<Vec<Memory>> {
+        list.filter.check()?;
+        self.inner.catch_up()?;
+        let rows = self.inner.catalog()?.list(&list.filter, list.order, list.offset, list.limit, None)?;
+        Ok(rows.into_iter().map(|row| row.memory).collect())
     }
-    /// Changes a memory. `NotFound` when there is none.
-    pub fn update(&self, _id: impl AsRef<str>, _update: Update) -> Result<Updated> {
-        todo!()
+
+    /// For a check: the view, where the log is, and up to which sequence both say the same.
+    pub(crate) fn settled(&self) -> Result<(Arc<Catalog>, Place, Vec<Segment>, u64)> {
+        let (catalog, last_seq) = self.inner.settled()?;
+        Ok((catalog, self.inner.place.clone(), self.inner.log.segments().all(), last_seq))
     }
-    /// Forgets memories; the ones that are not there are named in the answer.
-    pub fn forget<I: AsRef<str>>(&self, _ids: impl IntoIterator<Item = I>) -> Result<Forgotten> {
-        todo!()
-    }
-    /// The best memories for a question.
-    pub fn recall(&self, _recall: Recall) -> Result<Answer> {
-        todo!()
-    }
-    /// Figures.
-    pub fn stats(&self) -> Result<Stats> {
-        todo!()
-    }
-    /// Reads and checks everything.
-    pub fn check(&self, _progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        todo!()
-    }
-    /// Makes the vectors that are due.
-    pub fn embed_pending(&self, _progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
-        todo!()
-    }
-    /// Moves the store to another model (None: the present one): makes all vectors anew, then switches. Resumable.
-    pub fn reembed(&self, _model: Option<&str>, _progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
-        todo!()
-    }
-    /// Imports the original's JSON export, all or nothing.
-    pub fn import_json(&self, _file: &Path, _on_conflict: OnConflict, _dry_run: bool, _progress: &mut dyn FnMut(Progress)) -> Result<Imported> {
-        todo!()
-    }
-    /// Writes what is still in memory and lets go of the store.
+
+    /// Writes what is only in memory and lets go of the store. With other handles still there, only the former.
+    ///
+    /// # Errors
+    /// What the disk says. All that was acknowledged is durable nevertheless.
     pub fn close(self) -> Result<()> {
-        todo!()
+        let Self { inner, _alive } = self;
+        drop(_alive);
+        match Arc::try_unwrap(inner) {
+            Ok(mut inner) => inner.shut(),
+            Err(inner) => inner.checkpoint(),
+        }
     }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("home", &self.inner.home).finish_non_exhaustive()
+    }
+}
+
+/// The store of this process at the default home (see [`crate::Home`]): one for the process, opened once.
+///
+/// # Errors
+/// Those of [`Store::open`].
+pub fn get_store() -> Result<Store> {
+    static STORES: OnceLock<Mutex<HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>>> = OnceLock::new();
+    let home = crate::home::locate(&crate::home::HomeInputs::of_process(None))?;
+    let mut stores = lock(STORES.get_or_init(Mutex::default));
+    if let Some((inner, alive)) = stores.get(&home.path)
+        && let (Some(inner), Some(alive)) = (inner.upgrade(), alive.upgrade())
+    {
+        return Ok(Store { inner, _alive: alive });
+    }
+    let store = Store::open(Options::at(&home.path))?;
+    stores.insert(home.path.clone(), (Arc::downgrade(&store.inner), Arc::downgrade(&store._alive)));
+    Ok(store)
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.stop_threads();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut() {
+            tracing::warn!(%error, "the store was not closed cleanly; the next open recovers it");
+        }
+    }
+}
+
+impl Inner {
+    /// The view.
+    fn catalog(&self) -> Result<Arc<Catalog>> {
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(catalog.as_ref().expect("the view is there until the store is shut")))
+    }
+
+    /// The view with everything applied that is durable, and up to which sequence that is.
+    fn settled(&self) -> Result<(Arc<Catalog>, u64)> {
+        let mut applying = self.applying();
+        let catalog = self.apply_committed(&mut applying)?;
+        let last_seq = catalog.position().applied_seq;
+        Ok((catalog, last_seq))
+    }
+
+    /// Leaves files so that the next open need not recover. Does nothing the second time.
+    fn shut(&mut self) -> Result<()> {
+        let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        self.stop_threads();
+        let caught_up = self.catch_up();
+        self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // The log first: a view that is ahead of the log's mark would look like a missing segment.
+        let log_closed = caught_up.and_then(|()| self.log.close());
+        let view_closed = Arc::into_inner(catalog).map_or(Ok(()), Catalog::close);
+        log_closed.and(view_closed)
+    }
+}
+
+/// The lock, also after a panic elsewhere: what is guarded here is never left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,22 +10,37 @@ use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, table, text};
-use crate::{CheckReport, Finding, Result};
+use crate::check::{CheckReport, CheckStatus, Finding, check_files};
+use crate::{ErrorKind, Result};
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
-    let (_, store) = session::open_existing(context)?;
-    let report = {
-        let bar = Bar::new(context.out, "checking", Unit::Count);
-        store.check(&mut bar.listener())?
+    let report = report(context)?;
+    let out = context.out;
+    if out.json { out.print_json(&report)? } else { out.print(&pretty(&report, out))? }
+    match report.status {
+        CheckStatus::Ok => Ok(()),
+        CheckStatus::Damaged => Err(Failure::Damaged),
+    }
+}
+
+fn report(context: &Context<'_>) -> Result<CheckReport> {
+    let home = session::home(context)?;
+    let bar = Bar::new(context.out, "checking", Unit::Count);
+    let refusal = match session::open_existing_in(&home) {
+        Ok(store) => {
+            let report = store.check(&mut bar.listener())?;
+            session::close(context, store);
+            return Ok(report);
+        }
+        Err(refusal) if refusal.kind() == ErrorKind::Corrupt => refusal,
+        Err(refusal) => return Err(refusal),
     };
-    let told = if context.out.json {
-        context.out.print_json(&report)
-    } else {
-        context.out.print(&pretty(&report, context.out))
-    };
-    session::close(context, store);
-    told?;
-    if report.findings.is_empty() && report.status == "ok" { Ok(()) } else { Err(Failure::Damaged) }
+    // A store that is too damaged to open is what a check is for.
+    let report = check_files(&home.path, &mut bar.listener())?;
+    match report.status {
+        CheckStatus::Damaged => Ok(report),
+        CheckStatus::Ok => Err(refusal),
+    }
 }
 
 fn pretty(report: &CheckReport, out: &Output) -> String {
@@ -36,10 +51,10 @@ fn pretty(report: &CheckReport, out: &Output) -> String {
         text::bytes(report.bytes)
     );
     if report.findings.is_empty() {
-        let status = out.paint(AnsiColor::Green.on_default().bold(), &report.status);
+        let status = out.paint(AnsiColor::Green.on_default().bold(), "ok");
         return format!("{status}: {read}\n");
     }
-    let status = out.paint(AnsiColor::Red.on_default().bold(), &report.status);
+    let status = out.paint(AnsiColor::Red.on_default().bold(), "damaged");
     let count = text::count(report.findings.len() as u64, "finding", "findings");
     let findings = if out.terminal { as_table(report, out) } else { as_lines(report) };
     format!("{findings}{status}: {count}; {read}\n")
@@ -78,12 +93,12 @@ mod tests {
             detail: "record checksum is 7be20114, expected 1f3a99c0".to_owned(),
             repair: "none: restore from a backup".to_owned(),
         };
-        CheckReport { status: "damaged".to_owned(), findings: vec![finding], records: 12, rows: 1, bytes: 2048 }
+        CheckReport { status: CheckStatus::Damaged, findings: vec![finding], records: 12, rows: 1, bytes: 2048 }
     }
 
     #[test]
     fn a_sound_store_is_one_line() {
-        let report = CheckReport { status: "ok".to_owned(), records: 1, ..CheckReport::default() };
+        let report = CheckReport { records: 1, ..CheckReport::default() };
         assert_eq!(pretty(&report, &Output::pipe()), "ok: 1 record, 0 rows, 0 B read\n");
     }
 

@@ -12,7 +12,8 @@ use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
-use crate::{Duplicates, Error, ErrorKind, Imported, OnConflict, Result, Store};
+use crate::transfer::Imported;
+use crate::{Duplicates, Error, ErrorKind, OnConflict, Result, Store};
 
 /// Notes that are shown one by one.
 const NOTES_SHOWN_MAX: usize = 20;

@@ -82,19 +82,17 @@ impl<'a> Source<'a> {
     pub(super) fn check(&mut self, out: &Output) -> Result<u64> {
         let bar = Bar::new(out, "checking", Unit::Bytes);
         let len = self.file.metadata().map_or(0, |metadata| metadata.len());
-        self.count = 0;
+        let mut count: u64 = 0;
         let mut reader = self.reader()?;
-        let unknown = loop {
-            match reader.next_memory().map_err(|error| nothing_stored(error, self.name))? {
-                Some(_) => self.count += 1,
-                None => break reader.unknown_keys(),
-            }
-            if self.count.is_multiple_of(1000) {
+        while reader.next_memory().map_err(|error| nothing_stored(error, self.name))?.is_some() {
+            count += 1;
+            if count.is_multiple_of(1000) {
                 bar.set((&self.file).stream_position().unwrap_or(0), len);
             }
-        };
-        warn_unknown(unknown, out);
-        Ok(self.count)
+        }
+        warn_unknown(reader.unknown_keys(), out);
+        self.count = count;
+        Ok(count)
     }
 
     /// Stores it, batch by batch.

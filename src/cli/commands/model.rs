@@ -69,7 +69,7 @@ pub(super) fn models_dir(home: &Home) -> PathBuf {
 }
 
 fn list(home: &Home, out: &Output) -> Result<(), Failure> {
-    let models = models(&models_dir(home), session::model_spec(&home.config.embed.model));
+    let models = models(&models_dir(home), &session::configured_model(home)?.to_string());
     if out.json {
         return out.print_json(&models);
     }

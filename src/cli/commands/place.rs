@@ -11,7 +11,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::{session, table};
 use crate::home::{Home, HomeInputs, locate};
-use crate::{Error, ErrorKind, Store};
+use crate::{ErrorKind, Result, Store};
 
 #[derive(Debug, Serialize)]
 struct Place {
@@ -39,19 +39,18 @@ struct Place {
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     // Not `session::home`: remarks on the configuration are a part of this answer, not warnings.
     let home = locate(&HomeInputs::of_process(context.global.home.clone()))?;
-    let place = place(&home);
+    let place = place(&home)?;
     if context.out.json { context.out.print_json(&place) } else { context.out.print(&pretty(&place, context.out)) }
 }
 
-fn place(home: &Home) -> Place {
-    let configured = session::model_spec(&home.config.embed.model).to_owned();
+fn place(home: &Home) -> Result<Place> {
     let mut place = Place {
         home: shown(&home.path),
         rule: home.rule.name(),
         why: home.rule.to_string(),
         store: "none",
         problem: None,
-        model: configured,
+        model: session::configured_model(home)?.to_string(),
         model_problem: None,
         models_dir: shown(&models_dir(home)),
         db_path: shown(&home.db_path),
@@ -61,18 +60,18 @@ fn place(home: &Home) -> Place {
     };
     if let Err(error) = look_into_store(home, &mut place) {
         place.store = match error.kind() {
-            ErrorKind::NotFound => return place,
+            ErrorKind::NotFound => return Ok(place),
             ErrorKind::Busy => "busy",
             _ => "unreadable",
         };
         place.problem = Some(error.to_string());
     }
-    place
+    Ok(place)
 }
 
 /// The only way to know whether another process holds the store is to ask for it, without waiting.
-fn look_into_store(home: &Home, place: &mut Place) -> Result<(), Error> {
-    let store = Store::open(session::options(home).create(false).lock_wait(Duration::ZERO))?;
+fn look_into_store(home: &Home, place: &mut Place) -> Result<()> {
+    let store = Store::open(session::options(home)?.create(false).lock_wait(Duration::ZERO))?;
     place.store = "free";
     let stats = store.stats()?;
     if let Some(model) = stats.model {

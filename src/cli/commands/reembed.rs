@@ -13,27 +13,20 @@ use crate::{Embedded, Error, ErrorKind, Result};
 Examples:
   memento-kv reembed
   memento-kv reembed --model fastembed:BGESmallENV15
-  memento-kv reembed --all
 
 It can be stopped at any time and goes on where it was. Until it is done, the store keeps the former model.")]
 pub(crate) struct ReembedArgs {
-    /// The model to move to: builtin:minilm-l6, builtin:none (words only), dir:/path, or fastembed:NAME
+    /// The model to move to, as `model list` shows it, or dir:/path
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Make all vectors anew with the present model
-    #[arg(long, conflicts_with = "model")]
-    all: bool,
 }
 
 pub(crate) fn run(args: &ReembedArgs, context: &Context<'_>) -> Result<(), Failure> {
+    let model = args.model.as_deref().map(session::model_spec).transpose()?;
     let (_, store) = session::open_existing(context)?;
     let embedded = {
         let bar = Bar::new(context.out, "making vectors", Unit::Count);
-        match (&args.model, args.all) {
-            (Some(model), _) => store.reembed(Some(session::model_spec(model)), &mut bar.listener())?,
-            (None, true) => store.reembed(None, &mut bar.listener())?,
-            (None, false) => store.embed_pending(&mut bar.listener())?,
-        }
+        store.reembed(model.as_ref(), &mut bar.listener())?
     };
     let told = tell(embedded, context);
     session::close(context, store);

@@ -1,0 +1,131 @@
+//! Tests of the view, and the model that they compare it with.
+
+mod files;
+mod model;
+mod ops;
+mod reads;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::embed::ModelIdentity;
+use crate::format::op::Vectors;
+use crate::memory::{Memory, MemoryId};
+
+const STORE: [u8; 16] = *b"store of a test!";
+const CACHE: usize = 1 << 20;
+
+/// A log of operations, held in memory.
+#[derive(Default)]
+struct Script {
+    ops: Vec<Op>,
+}
+
+impl Script {
+    /// Adds an operation and returns its sequence.
+    fn push(&mut self, op: Op) -> u64 {
+        self.ops.push(op);
+        self.ops.len() as u64
+    }
+
+    fn remember(&mut self, memory: Memory) -> MemoryKey {
+        MemoryKey(self.push(Op::Remember { memory, vectors: None }))
+    }
+
+    fn records(&self) -> Vec<Applied<'_>> {
+        let numbered = self.ops.iter().zip(1..);
+        numbered.map(|(op, seq)| Applied { seq, location: location_of(seq), op }).collect()
+    }
+
+    /// Applies all records after the catalog's position, in transactions of this many.
+    fn apply_to(&self, catalog: &Catalog, batch_len: usize) {
+        let records = self.records();
+        let from = usize::try_from(catalog.position().applied_seq).expect("a short script");
+        for batch in records[from..].chunks(batch_len) {
+            catalog.apply(batch, position_after(batch[batch.len() - 1].seq)).expect("a script is in order");
+        }
+    }
+}
+
+fn location_of(seq: u64) -> Location {
+    Location { segment: 1 + seq / 100, offset: 4096 + seq % 100 * 512, len: 300 + seq as u32 % 7 }
+}
+
+fn position_after(seq: u64) -> Position {
+    let Location { segment, offset, .. } = location_of(seq + 1);
+    Position { applied_seq: seq, segment, offset }
+}
+
+fn memory(id: &str, text: &str, timestamp: i64) -> Memory {
+    Memory::new(MemoryId::new(id).expect("a good id"), text, timestamp)
+}
+
+fn vectors(model: u32) -> Vectors {
+    Vectors { model: ModelNumber(model), dimensions: 2, values: vec![0.6, 0.8] }
+}
+
+fn identity(name: &str) -> ModelIdentity {
+    ModelIdentity {
+        name: name.to_owned(),
+        weights_sha256: "aa".repeat(32),
+        tokenizer_sha256: "bb".repeat(32),
+        dimensions: 2,
+        pooling: "mean".to_owned(),
+        normalized: true,
+        max_tokens: 256,
+        document_form: "text/1".to_owned(),
+        query_form: "query/1".to_owned(),
+        engine: "test/1".to_owned(),
+    }
+}
+
+/// An empty view in a folder that goes away with the first value.
+fn empty() -> (tempfile::TempDir, PathBuf, Catalog) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("view.redb");
+    let catalog = Catalog::create(&path, STORE, CACHE).expect("a new view");
+    (folder, path, catalog)
+}
+
+fn reopened(path: &Path) -> Catalog {
+    match Catalog::open(path, STORE, CACHE).expect("the operating system lets it be opened") {
+        Opened::Ready(catalog) => catalog,
+        other => panic!("the view is not ready: {other:?}"),
+    }
+}
+
+/// Every entry of every table, key and value as they are stored.
+fn dump(catalog: &Catalog) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
+    let view = catalog.view().expect("a view");
+    let mut entries = BTreeMap::new();
+    view.read(|tables| {
+        for entry in tables.state()?.range::<&[u8]>(..)? {
+            let (key, value) = entry?;
+            entries.insert(("state", key.value().to_vec()), value.value().to_vec());
+        }
+        for entry in tables.memory()?.range::<u64>(..)? {
+            let (key, value) = entry?;
+            entries.insert(("memory", key.value().to_be_bytes().to_vec()), value.value().to_vec());
+        }
+        for entry in tables.ids()?.range::<&[u8]>(..)? {
+            let (key, value) = entry?;
+            entries.insert(("id", key.value().to_vec()), value.value().to_vec());
+        }
+        for entry in tables.labels()?.range::<u128>(..)? {
+            entries.insert(("label", entry?.0.value().to_be_bytes().to_vec()), Vec::new());
+        }
+        for entry in tables.times()?.range::<u128>(..)? {
+            let (key, value) = entry?;
+            entries.insert(("time", key.value().to_be_bytes().to_vec()), value.value().to_vec());
+        }
+        for entry in tables.vectors()?.range::<u128>(..)? {
+            let (key, value) = entry?;
+            entries.insert(("vector", key.value().to_be_bytes().to_vec()), value.value().to_vec());
+        }
+        Ok(())
+    })
+    .expect("an undamaged view");
+    entries
+}

@@ -1,0 +1,369 @@
+//! Rows of the view: keys and values of every table. Spec: `format-spec/view.md`.
+//!
+//! Every value that carries data begins with a CRC-32 over the table, the key and the rest of the value, so that a
+//! value can neither be damaged nor stand under another key without being noticed. Entries whose value is empty say
+//! nothing that the memory's row does not say too.
+
+use sha2::{Digest, Sha256};
+
+use super::Damage;
+use super::op::{MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
+use super::record::Location;
+use crate::embed::ModelIdentity;
+use crate::memory::Memory;
+
+/// Version of everything in this file; another one makes the view unusable, and it is rebuilt.
+pub(crate) const VIEW_VERSION: u16 = 1;
+/// Version byte of a memory's row.
+pub(crate) const ROW_VERSION: u8 = 1;
+/// Bytes of a value before its body.
+pub(crate) const CHECKSUM_LEN: usize = 4;
+/// Bytes of a memory's row before the encoded memory.
+pub(crate) const ROW_HEADER_LEN: usize = 44;
+/// Bytes of the head.
+pub(crate) const HEAD_LEN: usize = 64;
+/// Bytes of a value that holds a number.
+pub(crate) const NUMBER_LEN: usize = 12;
+/// Bytes of a value that holds a location.
+pub(crate) const LOCATION_LEN: usize = 24;
+
+/// A memory as the view keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    /// The store's own name of the memory.
+    pub(crate) key: MemoryKey,
+    /// Sequence of the record that made its present version.
+    pub(crate) seq: u64,
+    /// Sequence of the record that stored its present text.
+    pub(crate) text_seq: u64,
+    /// Where the record of its present version is.
+    pub(crate) location: Location,
+    /// Its present version.
+    pub(crate) memory: Memory,
+}
+
+/// What the view as a whole says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) store_id: [u8; 16],
+    /// Sequence of the last record that the view holds; 0 when it holds none.
+    pub(crate) applied_seq: u64,
+    /// Segment in which the next record begins.
+    pub(crate) segment: u64,
+    /// Offset in that segment at which the next record begins.
+    pub(crate) offset: u64,
+    /// The model whose vectors recall uses.
+    pub(crate) active_model: Option<ModelNumber>,
+    /// How many memories there are.
+    pub(crate) memories: u64,
+}
+
+/// The tables, by the number that their checksums begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum TableTag {
+    State = 1,
+    Memory = 2,
+    Id = 3,
+    Label = 4,
+    Time = 5,
+    Vector = 6,
+}
+
+impl TableTag {
+    /// The table's name in the file.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Memory => "memory",
+            Self::Id => "id",
+            Self::Label => "label",
+            Self::Time => "time",
+            Self::Vector => "vector",
+        }
+    }
+}
+
+/// What a memory is found by in the table of labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Label<'a> {
+    /// Its text, within its collection.
+    Text {
+        collection: &'a str,
+        text: &'a str,
+    },
+    Collection(&'a str),
+    Source(&'a str),
+    Session(&'a str),
+    Tag(&'a str),
+}
+
+impl Label<'_> {
+    /// The first 8 bytes, big-endian, of the SHA-256 of the label's kind and its texts, each text after its length.
+    ///
+    /// A cryptographic hash, because labels come from outside: nobody can make many of them meet. Should two meet
+    /// all the same, a lookup finds memories too many, and its caller compares with the row.
+    pub(crate) fn hash(self) -> u64 {
+        let (kind, texts): (u8, &[&str]) = match &self {
+            Self::Text { collection, text } => (1, &[collection, text]),
+            Self::Collection(text) => (2, &[text]),
+            Self::Source(text) => (3, &[text]),
+            Self::Session(text) => (4, &[text]),
+            Self::Tag(text) => (5, &[text]),
+        };
+        let mut sha = Sha256::new();
+        sha.update([kind]);
+        for text in texts {
+            sha.update((text.len() as u64).to_le_bytes());
+            sha.update(text.as_bytes());
+        }
+        let digest = sha.finalize();
+        u64::from_be_bytes(*digest.first_chunk().expect("a SHA-256 has 32 bytes"))
+    }
+}
+
+/// Every entry that a memory has in the table of labels, in ascending order, each once.
+pub(crate) fn label_keys(key: MemoryKey, memory: &Memory) -> Vec<u128> {
+    let mut keys: Vec<u128> = [
+        Label::Text { collection: &memory.collection, text: &memory.text },
+        Label::Collection(&memory.collection),
+        Label::Source(&memory.source),
+        Label::Session(&memory.session_id),
+    ]
+    .into_iter()
+    .chain(memory.tags.iter().map(|tag| Label::Tag(tag)))
+    .map(|label| label_key(label.hash(), key))
+    .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// Key in the table of labels.
+pub(crate) fn label_key(hash: u64, key: MemoryKey) -> u128 {
+    u128::from(hash) << 64 | u128::from(key.0)
+}
+
+/// Key in the table of times: the time with its sign bit turned over, so that the order of keys is that of times.
+pub(crate) fn time_key(timestamp: i64, key: MemoryKey) -> u128 {
+    u128::from(timestamp as u64 ^ 1 << 63) << 64 | u128::from(key.0)
+}
+
+/// Key in the table of vectors.
+pub(crate) fn vector_key(model: ModelNumber, key: MemoryKey) -> u128 {
+    u128::from(model.0) << 64 | u128::from(key.0)
+}
+
+/// The memory that a 16-byte key ends with.
+pub(crate) fn memory_key(key: u128) -> MemoryKey {
+    MemoryKey(key as u64)
+}
+
+/// Key of the head in the table of state.
+pub(crate) const HEAD_KEY: &[u8] = b"h";
+
+/// Key of the number of memories in a collection.
+pub(crate) fn collection_count_key(collection: &str) -> Vec<u8> {
+    [b"c", collection.as_bytes()].concat()
+}
+
+/// Key of the number of memories with vectors of a model.
+pub(crate) fn vector_count_key(model: ModelNumber) -> Vec<u8> {
+    [&b"v"[..], &model.0.to_be_bytes()].concat()
+}
+
+/// Key of a model's identity.
+pub(crate) fn model_key(model: ModelNumber) -> Vec<u8> {
+    [&b"m"[..], &model.0.to_be_bytes()].concat()
+}
+
+/// What the key of an entry in the table of state names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StateKey<'a> {
+    Head,
+    CollectionCount(&'a str),
+    VectorCount(ModelNumber),
+    Model(ModelNumber),
+}
+
+impl<'a> StateKey<'a> {
+    pub(crate) fn decode(key: &'a [u8]) -> Result<Self, Damage> {
+        let number = |bytes: &[u8]| Some(ModelNumber(u32::from_be_bytes(bytes.try_into().ok()?)));
+        match key.split_first() {
+            Some((b'h', [])) => Some(Self::Head),
+            Some((b'c', name)) => std::str::from_utf8(name).ok().map(Self::CollectionCount),
+            Some((b'v', bytes)) => number(bytes).map(Self::VectorCount),
+            Some((b'm', bytes)) => number(bytes).map(Self::Model),
+            _ => None,
+        }
+        .ok_or_else(|| Damage::Field { name: "state key", found: key.first().copied().unwrap_or(0).into() })
+    }
+}
+
+/// The bytes of a key of 16 bytes, as the checksum takes them.
+pub(crate) fn key_bytes(key: u128) -> [u8; 16] {
+    key.to_le_bytes()
+}
+
+fn checksum(table: TableTag, key: &[u8], body: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&[table as u8]);
+    crc.update(&(key.len() as u32).to_le_bytes());
+    crc.update(key);
+    crc.update(body);
+    crc.finalize()
+}
+
+/// Fills in the checksum of a value whose body is complete.
+fn seal(table: TableTag, key: &[u8], value: &mut [u8]) {
+    let (crc, body) = value.split_at_mut(CHECKSUM_LEN);
+    crc.copy_from_slice(&checksum(table, key, body).to_le_bytes());
+}
+
+/// The body of a value whose checksum holds.
+fn unseal<'a>(table: TableTag, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], Damage> {
+    let (crc, body) = value
+        .split_first_chunk::<CHECKSUM_LEN>()
+        .ok_or(Damage::Short { found: value.len(), expected: CHECKSUM_LEN })?;
+    let (stored, computed) = (u32::from_le_bytes(*crc), checksum(table, key, body));
+    if stored != computed {
+        return Err(Damage::Checksum { stored, computed });
+    }
+    Ok(body)
+}
+
+/// Everything of a memory's row but the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowHeader {
+    pub(crate) seq: u64,
+    pub(crate) text_seq: u64,
+    pub(crate) location: Location,
+}
+
+impl RowHeader {
+    /// The value of a memory's row.
+    pub(crate) fn encode_with(&self, key: MemoryKey, memory: &Memory) -> Vec<u8> {
+        let mut value = Vec::with_capacity(ROW_HEADER_LEN + 128 + memory.text.len());
+        value.extend_from_slice(&[0; CHECKSUM_LEN]);
+        value.extend_from_slice(&[ROW_VERSION, 0, 0, 0]);
+        for field in [self.seq, self.text_seq, self.location.segment, self.location.offset] {
+            value.extend_from_slice(&field.to_le_bytes());
+        }
+        value.extend_from_slice(&self.location.len.to_le_bytes());
+        encode_memory(memory, &mut value);
+        seal(TableTag::Memory, &key.0.to_le_bytes(), &mut value);
+        value
+    }
+
+    /// The header of a row whose checksum holds, and the bytes of its memory.
+    pub(crate) fn decode(key: MemoryKey, value: &[u8]) -> Result<(Self, &[u8]), Damage> {
+        let body = unseal(TableTag::Memory, &key.0.to_le_bytes(), value)?;
+        let (fields, memory) = body
+            .split_first_chunk::<{ ROW_HEADER_LEN - CHECKSUM_LEN }>()
+            .ok_or(Damage::Short { found: value.len(), expected: ROW_HEADER_LEN })?;
+        if fields[..4] != [ROW_VERSION, 0, 0, 0] {
+            return Err(Damage::Field { name: "row version", found: u64::from(le_u32(fields, 0)) });
+        }
+        let location =
+            Location { segment: le_u64(fields, 20), offset: le_u64(fields, 28), len: le_u32(fields, 36) };
+        Ok((Self { seq: le_u64(fields, 4), text_seq: le_u64(fields, 12), location }, memory))
+    }
+}
+
+impl Row {
+    /// The row of a value whose checksum holds.
+    pub(crate) fn decode(key: MemoryKey, value: &[u8]) -> Result<Self, Damage> {
+        let (RowHeader { seq, text_seq, location }, memory) = RowHeader::decode(key, value)?;
+        Ok(Self { key, seq, text_seq, location, memory: decode_memory(memory)? })
+    }
+}
+
+impl Head {
+    pub(crate) fn encode(&self) -> [u8; HEAD_LEN] {
+        let mut value = [0; HEAD_LEN];
+        value[4..6].copy_from_slice(&VIEW_VERSION.to_le_bytes());
+        value[8..24].copy_from_slice(&self.store_id);
+        value[24..32].copy_from_slice(&self.applied_seq.to_le_bytes());
+        value[32..40].copy_from_slice(&self.segment.to_le_bytes());
+        value[40..48].copy_from_slice(&self.offset.to_le_bytes());
+        value[48..52].copy_from_slice(&self.active_model.map_or(0, |model| model.0).to_le_bytes());
+        value[56..64].copy_from_slice(&self.memories.to_le_bytes());
+        seal(TableTag::State, HEAD_KEY, &mut value);
+        value
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Result<Self, Damage> {
+        let body = unseal(TableTag::State, HEAD_KEY, value)?;
+        let body: &[u8; HEAD_LEN - CHECKSUM_LEN] =
+            body.try_into().map_err(|_| Damage::Short { found: value.len(), expected: HEAD_LEN })?;
+        let version = u64::from(le_u32(body, 0));
+        if version != u64::from(VIEW_VERSION) {
+            return Err(Damage::Field { name: "view version", found: version });
+        }
+        let (active_model, reserved) = (le_u32(body, 44), le_u32(body, 48));
+        if reserved != 0 {
+            return Err(Damage::Field { name: "reserved", found: reserved.into() });
+        }
+        Ok(Self {
+            store_id: *body[4..].first_chunk().expect("the body is longer"),
+            applied_seq: le_u64(body, 20),
+            segment: le_u64(body, 28),
+            offset: le_u64(body, 36),
+            active_model: (active_model != 0).then_some(ModelNumber(active_model)),
+            memories: le_u64(body, 52),
+        })
+    }
+}
+
+/// The value that holds a number: a memory's key under its id, a count, an importance's bits.
+pub(crate) fn encode_number(table: TableTag, key: &[u8], number: u64) -> [u8; NUMBER_LEN] {
+    let mut value = [0; NUMBER_LEN];
+    value[CHECKSUM_LEN..].copy_from_slice(&number.to_le_bytes());
+    seal(table, key, &mut value);
+    value
+}
+
+pub(crate) fn decode_number(table: TableTag, key: &[u8], value: &[u8]) -> Result<u64, Damage> {
+    let body = unseal(table, key, value)?;
+    let body = body.try_into().map_err(|_| Damage::Short { found: value.len(), expected: NUMBER_LEN })?;
+    Ok(u64::from_le_bytes(body))
+}
+
+/// The value that holds where a memory's vectors are.
+pub(crate) fn encode_location(key: u128, location: Location) -> [u8; LOCATION_LEN] {
+    let mut value = [0; LOCATION_LEN];
+    value[4..12].copy_from_slice(&location.segment.to_le_bytes());
+    value[12..20].copy_from_slice(&location.offset.to_le_bytes());
+    value[20..24].copy_from_slice(&location.len.to_le_bytes());
+    seal(TableTag::Vector, &key_bytes(key), &mut value);
+    value
+}
+
+pub(crate) fn decode_location(key: u128, value: &[u8; LOCATION_LEN]) -> Result<Location, Damage> {
+    let body = unseal(TableTag::Vector, &key_bytes(key), value)?;
+    Ok(Location { segment: le_u64(body, 0), offset: le_u64(body, 8), len: le_u32(body, 16) })
+}
+
+/// The value that holds a model's identity: the payload of the record that named it.
+pub(crate) fn encode_model(number: ModelNumber, identity: &ModelIdentity) -> Vec<u8> {
+    let mut value = vec![0; CHECKSUM_LEN];
+    Op::Model { number, identity: identity.clone() }.encode_payload(&mut value);
+    seal(TableTag::State, &model_key(number), &mut value);
+    value
+}
+
+pub(crate) fn decode_model(number: ModelNumber, value: &[u8]) -> Result<ModelIdentity, Damage> {
+    let payload = unseal(TableTag::State, &model_key(number), value)?;
+    match Op::decode_payload(OpKind::Model, false, payload)? {
+        Op::Model { number: stored, identity } if stored == number => Ok(identity),
+        _ => Err(Damage::Field { name: "model number", found: u64::from(number.0) }),
+    }
+}
+
+fn le_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*bytes[at..].first_chunk().expect("the field lies within its fixed layout"))
+}
+
+fn le_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("the field lies within its fixed layout"))
+}

@@ -1,0 +1,111 @@
+//! Doors to single parts of the library, for `benches/` only: no part of the public API, and free to change.
+
+use crate::error::Result;
+use crate::format::op::MemoryKey;
+use crate::memory::Mode;
+use crate::rank;
+use crate::scope::{Deadline, Scope};
+use crate::text::TextIndex;
+use crate::vector::{Kernel, Lane, VectorSet, lanes};
+
+/// Keys with scores.
+pub type Scores = Vec<(u64, f32)>;
+
+/// The words of numbered texts.
+#[derive(Default)]
+pub struct Words(TextIndex);
+
+impl Words {
+    /// Adds a text.
+    pub fn insert(&mut self, key: u64, text: &str) {
+        self.0.insert(MemoryKey(key), text);
+    }
+
+    /// BM25 of every text that shares a word with the query.
+    ///
+    /// # Errors
+    /// None, as there is no deadline.
+    pub fn search(&self, query: &str) -> Result<Scores> {
+        Ok(numbered(self.0.search(query, &Scope::All, Deadline::NEVER)?))
+    }
+}
+
+/// Numbered vectors.
+pub struct Vectors(VectorSet);
+
+impl Vectors {
+    /// A set for vectors of this many dimensions.
+    ///
+    /// # Errors
+    /// For dimensions out of range.
+    pub fn new(dimensions: usize) -> Result<Self> {
+        VectorSet::new(dimensions).map(Self)
+    }
+
+    /// Adds the vectors of one number.
+    ///
+    /// # Errors
+    /// For values of other dimensions.
+    pub fn insert(&mut self, key: u64, values: &[f32]) -> Result<()> {
+        self.0.insert(MemoryKey(key), values)
+    }
+
+    /// The nearest `k`.
+    ///
+    /// # Errors
+    /// For a query of other dimensions.
+    pub fn search(&self, query: &[f32], k: usize) -> Result<Scores> {
+        Ok(numbered(self.0.search(query, &Scope::All, k, Deadline::NEVER)?))
+    }
+
+    /// The cosine of every number.
+    ///
+    /// # Errors
+    /// For a query of other dimensions.
+    pub fn cosines(&self, query: &[f32]) -> Result<Scores> {
+        Ok(numbered(self.0.cosines(query, &Scope::All, Deadline::NEVER)?))
+    }
+}
+
+/// The best `topk` by words and vectors, with their fused scores.
+#[must_use]
+pub fn fuse(texts: &[(u64, f32)], cosines: &[(u64, f32)], topk: usize) -> Vec<(u64, f64)> {
+    let keyed = |scores: &[(u64, f32)]| scores.iter().map(|(key, score)| (MemoryKey(*key), *score)).collect();
+    let ranked = rank::rank(Mode::Hybrid, keyed(texts), keyed(cosines), topk);
+    ranked.into_iter().map(|one| (one.key.0, one.score)).collect()
+}
+
+/// The instruction sets that this processor has a kernel for, the fastest first.
+#[must_use]
+pub fn kernel_names() -> Vec<&'static str> {
+    Kernel::available().into_iter().map(Kernel::name).collect()
+}
+
+/// Rows for one kernel to be measured on.
+pub struct Rows {
+    query: Vec<Lane>,
+    rows: Vec<Lane>,
+    dots: Vec<f32>,
+}
+
+impl Rows {
+    /// Rows of as many dimensions as the query has.
+    #[must_use]
+    pub fn new(query: &[f32], rows: &[f32]) -> Self {
+        Self {
+            query: lanes(query).collect(),
+            rows: rows.chunks(query.len()).flat_map(lanes).collect(),
+            dots: vec![0.0; rows.len() / query.len()],
+        }
+    }
+
+    /// The dot products of the query with all rows, by the kernel at this place of [`kernel_names`].
+    pub fn dots(&mut self, kernel: usize) -> &[f32] {
+        Kernel::available()[kernel].dots(&self.query, &self.rows, &mut self.dots);
+        &self.dots
+    }
+}
+
+fn numbered(scores: Vec<(MemoryKey, f32)>) -> Scores {
+    scores.into_iter().map(|(key, score)| (key.0, score)).collect()
+}

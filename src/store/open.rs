@@ -1,0 +1,307 @@
+//! Opening: lock, folders, recovery of the log, the view brought up to date.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use super::apply::{Applying, spawn_applier};
+use super::embedding::Models;
+use super::recall::{AnswerCache, Search};
+use super::staged::Pending;
+use super::{Background, Inner, Options};
+use crate::catalog::{Applied, CACHE_BYTES_DEFAULT, Catalog, Opened, Position};
+use crate::embed::cache::QueryCache;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::op::{Op, OpKind};
+use crate::format::record::{Location, record_len};
+use crate::format::segment::SEGMENT_HEADER_LEN;
+use crate::fs::{self, Access, Disk, DiskFile, Kind};
+use crate::log::{self, Listing, Log, Place, ScanEnd, Scanner, Segment};
+
+/// Records that are applied in one transaction when the view is brought up to date.
+const REPLAY_BATCH: usize = 65_536;
+/// Bytes of log that are applied in one transaction then.
+const REPLAY_BATCH_LEN: u64 = 64 << 20;
+/// Vectors of queries that are kept, in memory and on disk each.
+const QUERY_CACHE_CAPACITY: usize = 1024;
+const LOCK_POLL: Duration = Duration::from_millis(10);
+const LOCK_LEN_MAX: usize = 4096;
+
+/// The files of a store's folder.
+pub(crate) struct Layout {
+    pub(super) folder: PathBuf,
+    pub(super) lock: PathBuf,
+    pub(super) view: PathBuf,
+    pub(super) quarantine: PathBuf,
+    pub(super) query_cache: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn of(home: &Path) -> Self {
+        let folder = home.join("store");
+        Self {
+            lock: folder.join("LOCK"),
+            view: folder.join("view.redb"),
+            quarantine: folder.join("quarantine"),
+            query_cache: folder.join("query.cache"),
+            folder,
+        }
+    }
+
+    /// Where the log of this store is.
+    pub(crate) fn place(&self, disk: Arc<dyn Disk>) -> Place {
+        Place { disk, segments: self.folder.join("seg"), manifest: self.folder.join("MANIFEST") }
+    }
+}
+
+pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
+    let layout = Layout::of(&options.home);
+    let disk = Arc::clone(&options.disk);
+    make_folders(&options, &layout)?;
+    let lock = take_lock(&*disk, &layout.lock, options.lock_wait)?;
+    let place = layout.place(Arc::clone(&disk));
+    disk.create_folder(&place.segments)?;
+    fs::check_folder(&place.segments)?;
+    remove_leftovers(&*disk, &layout.folder)?;
+    remove_leftovers(&*disk, &place.segments)?;
+
+    let listing = log::list(&place)?;
+    let view_is_there = disk.kind(&layout.view)?.is_some();
+    let store_id = store_id(&place, &listing, view_is_there)?;
+    let catalog = open_view(&*disk, &layout, store_id, &*options.clock)?;
+    let recovered = log::recover(&place, &options.clock, store_id, catalog.position().applied_seq)?;
+    for number in &recovered.missing {
+        tracing::error!(segment = number, "a segment is missing");
+    }
+    for error in &recovered.unusable {
+        tracing::error!(%error, "a segment cannot be read");
+    }
+    let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
+    replay(&place, &segments, &catalog, last_seq)?;
+
+    let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
+    let models = Models::new(&options, &catalog)?;
+    let inner = Arc::new(Inner {
+        home: options.home,
+        folder: layout.folder.clone(),
+        place,
+        clock: options.clock,
+        _lock: lock,
+        log: Log::new(recovered.tail, Pending::default()),
+        catalog: RwLock::new(Some(Arc::new(catalog))),
+        applying: Mutex::new(Applying::new()),
+        search: RwLock::new(Search::default()),
+        models,
+        query_cache: QueryCache::open(cache_path, QUERY_CACHE_CAPACITY),
+        answers: Mutex::new(AnswerCache::default()),
+        last_id: Mutex::new(ulid::Ulid::nil()),
+        background: Background::default(),
+    });
+    spawn_applier(&inner)?;
+    if options.background_embedding {
+        super::embedding::spawn_embedder(&inner)?;
+    }
+    Ok(inner)
+}
+
+fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
+    let home = &options.home;
+    let nothing = home.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if nothing || options.disk.kind(&layout.folder)?.is_none() {
+        if !options.create {
+            return Err(Error::new(ErrorKind::NotFound, "there is no store here")
+                .at(home)
+                .hint("name its home with --home or MEMENTO_HOME; `remember` makes a new store"));
+        }
+        if let Some(parent) = home.parent().filter(|_| nothing) {
+            std::fs::create_dir_all(parent).map_err(|error| Error::io("create folder", parent, error))?;
+        }
+        options.disk.create_folder(home)?;
+    }
+    fs::check_folder(home)?;
+    options.disk.create_folder(&layout.folder)?;
+    fs::check_folder(&layout.folder)
+}
+
+/// Takes the lock of the store and leaves a note of who has it.
+fn take_lock(disk: &dyn Disk, path: &Path, wait: Duration) -> Result<Box<dyn DiskFile>> {
+    let file = disk.open(path, Access::OpenOrCreate)?;
+    let started = Instant::now();
+    while !file.try_lock()? {
+        if started.elapsed() >= wait {
+            let mut note = vec![0; LOCK_LEN_MAX];
+            let len = file.read_at(&mut note, 0)?;
+            let holder = String::from_utf8_lossy(&note[..len]).lines().next().unwrap_or_default().trim().to_owned();
+            let holder = if holder.is_empty() { "another process".to_owned() } else { format!("process {holder}") };
+            return Err(Error::new(ErrorKind::Busy, format!("the store is in use by {holder}"))
+                .at(path)
+                .hint("wait for it to finish, or stop it, then try again"));
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+    // Only a note for people: the lock itself is the operating system's. A full disk must not keep a store shut.
+    let note = format!("{}\nmemento-kv {}\n", std::process::id(), env!("CARGO_PKG_VERSION"));
+    if let Err(error) = file.set_len(0).and_then(|()| file.write_at(note.as_bytes(), 0)) {
+        tracing::warn!(%error, "the lock has no note of its holder");
+    }
+    Ok(file)
+}
+
+/// Removes files that a crash left under temporary names: they never were part of the store.
+fn remove_leftovers(disk: &dyn Disk, folder: &Path) -> Result<()> {
+    for name in disk.list(folder)? {
+        let path = folder.join(&name);
+        if name.ends_with(".tmp") && matches!(disk.kind(&path)?, Some(Kind::File(_))) {
+            disk.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The identity of the store: that of its segments; a new one only where nothing was before.
+fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8; 16]> {
+    if let Some(segment) = listing.segments.first() {
+        return Ok(segment.header.store_id);
+    }
+    if let Some(manifest) = log::read_manifest(place)? {
+        return Ok(manifest.store_id);
+    }
+    if view_is_there || !listing.unusable.is_empty() {
+        return Err(log::segments_gone(place));
+    }
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
+    Ok(id)
+}
+
+/// Opens the view; one that cannot be used is moved to quarantine, and an empty one takes its place.
+fn open_view(disk: &dyn Disk, layout: &Layout, store_id: [u8; 16], clock: &dyn crate::clock::Clock) -> Result<Catalog> {
+    match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+        Opened::Ready(catalog) => return Ok(catalog),
+        Opened::Missing => {}
+        Opened::Unusable(reason) => {
+            tracing::warn!(reason, "the view cannot be used and is rebuilt from the log");
+            quarantine(disk, layout, &layout.view, clock.now_ms())?;
+        }
+    }
+    Catalog::create(&layout.view, store_id, CACHE_BYTES_DEFAULT)
+}
+
+/// Moves a damaged file out of the way; nothing is ever deleted that might be the only copy.
+pub(super) fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Result<()> {
+    disk.create_folder(&layout.quarantine)?;
+    fs::check_folder(&layout.quarantine)?;
+    let name = path.file_name().and_then(|name| name.to_str()).expect("a file of ours has a plain name");
+    let free = (0..)
+        .map(|n| layout.quarantine.join(format!("{name}.{}", now_ms + n)))
+        .find_map(|target| match disk.kind(&target) {
+            Ok(None) => Some(Ok(target)),
+            Ok(Some(_)) => None,
+            Err(error) => Some(Err(error)),
+        })
+        .expect("names do not run out")?;
+    disk.rename(path, &free)?;
+    disk.sync_folder(&layout.quarantine)?;
+    disk.sync_folder(&layout.folder)
+}
+
+/// Applies to the view all records that it does not hold yet.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when such a record is damaged or its segment is missing.
+pub(super) fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<()> {
+    let start = catalog.position();
+    if start.applied_seq >= last_seq {
+        return Ok(());
+    }
+    let first = segments.iter().rposition(|segment| segment.header.base_seq <= start.applied_seq + 1).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("the segment with record {} is missing", start.applied_seq + 1))
+            .at(&place.segments)
+            .hint("put the segment file back, or restore a backup")
+    })?;
+    tracing::info!(from_seq = start.applied_seq + 1, last_seq, "applying the log to the view");
+    let mut batch = Batch { catalog, records: Vec::new(), len: 0, applied_seq: start.applied_seq, since_checkpoint: 0 };
+    for segment in &segments[first..] {
+        if segment.header.base_seq > last_seq {
+            break;
+        }
+        let from = if segment.header.number == start.segment { start.offset } else { SEGMENT_HEADER_LEN as u64 };
+        replay_segment(place, segment, from, last_seq, &mut batch)?;
+    }
+    if batch.next_seq() <= last_seq {
+        return Err(Error::new(ErrorKind::Corrupt, format!("record {} is missing from the log", batch.next_seq()))
+            .at(&place.segments)
+            .hint("put the missing segment file back, or restore a backup"));
+    }
+    batch.apply()?;
+    catalog.checkpoint()
+}
+
+fn replay_segment(place: &Place, segment: &Segment, from: u64, last_seq: u64, batch: &mut Batch<'_>) -> Result<()> {
+    let file = log::open_segment(place, segment)?;
+    let mut scanner = Scanner::new(&*file, segment.header.epoch, from)?;
+    while batch.next_seq() <= last_seq {
+        let end = scanner.offset();
+        match scanner.next()? {
+            Ok((header, ..)) if header.kind == OpKind::Seal => return Ok(()),
+            Ok((header, payload, offset)) => {
+                if header.seq < batch.next_seq() {
+                    continue;
+                }
+                let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
+                if header.seq > batch.next_seq() {
+                    return Err(damaged(format!("record {} is missing", batch.next_seq())));
+                }
+                let op = Op::decode_payload(header.kind, header.has_vectors, payload).map_err(|damage| damaged(damage.to_string()))?;
+                let len = u32::try_from(record_len(payload.len())).expect("payloads are limited");
+                batch.push(header.seq, Location { segment: segment.header.number, offset, len }, op)?;
+            }
+            Err(ScanEnd::Damaged(damage)) => {
+                return Err(Error::corrupt(&segment.path, end, format!("record {}: {damage}", batch.next_seq())));
+            }
+            Err(ScanEnd::File | ScanEnd::Empty) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Records on their way to the view in large transactions.
+struct Batch<'a> {
+    catalog: &'a Catalog,
+    records: Vec<(u64, Location, Op)>,
+    len: u64,
+    applied_seq: u64,
+    since_checkpoint: u64,
+}
+
+impl Batch<'_> {
+    fn next_seq(&self) -> u64 {
+        self.records.last().map_or(self.applied_seq, |(seq, ..)| *seq) + 1
+    }
+
+    fn push(&mut self, seq: u64, location: Location, op: Op) -> Result<()> {
+        self.records.push((seq, location, op));
+        self.len += u64::from(location.len);
+        if self.records.len() >= REPLAY_BATCH || self.len >= REPLAY_BATCH_LEN {
+            self.apply()?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<()> {
+        let Some((seq, location, _)) = self.records.last() else { return Ok(()) };
+        let next = Position { applied_seq: *seq, segment: location.segment, offset: location.offset + u64::from(location.len) };
+        let applied: Vec<_> = self.records.iter().map(|(seq, location, op)| Applied { seq: *seq, location: *location, op }).collect();
+        self.catalog.apply(&applied, next)?;
+        self.applied_seq = next.applied_seq;
+        self.since_checkpoint += self.records.len() as u64;
+        self.records.clear();
+        self.len = 0;
+        if self.since_checkpoint >= 8 * REPLAY_BATCH as u64 {
+            // Pages that transactions without a sync free come back only with one.
+            self.catalog.checkpoint()?;
+            self.since_checkpoint = 0;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,454 @@
+//! Remember, update, forget.
+
+use std::sync::Arc;
+
+use super::staged::{Current, Pending};
+use super::{Inner, Store, lock};
+use crate::catalog::Catalog;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::op::{MemoryKey, Op, Vectors};
+use crate::log::Planned;
+use crate::memory::{
+    Duplicates, Forgotten, Memory, MemoryId, Remember, Remembered, TAGS_MAX, Update, Updated, check_importance, check_label,
+    check_metadata, check_text, check_vector, clean_tags,
+};
+
+/// Above this cosine two texts of one collection count as nearly the same, as in the original.
+const NEAR_DUPLICATE_COSINE: f32 = 0.95;
+/// Near memories that are looked at, to find one of the same collection.
+const NEAR_CANDIDATES: usize = 16;
+/// Most memories of one call of [`Store::remember_many`].
+const GROUP_MEMORIES_MAX: usize = 16_384;
+
+/// A memory that is checked and ready to be planned.
+struct Prepared {
+    item: Remember,
+    vectors: Option<Vectors>,
+    /// A memory of the same collection that says nearly the same.
+    near: Option<MemoryId>,
+}
+
+/// What an import does with an id that the store has with other content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Nothing is imported.
+    #[default]
+    Fail,
+    /// The store's memory stays.
+    Keep,
+    /// The imported memory becomes its new version.
+    Replace,
+}
+
+/// What a write does with one imported memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    New,
+    Unchanged,
+    Replaced,
+    Kept,
+}
+
+impl Store {
+    /// Stores a memory. When this returns `Ok`, the memory survives kill -9 and power loss.
+    ///
+    /// The text is embedded first (some milliseconds), so that the answer can name a near-duplicate; if embedding is
+    /// not possible, the memory is stored without a vector and embedded later.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) and [`TooLarge`](ErrorKind::TooLarge) for what cannot be stored,
+    /// [`Conflict`](ErrorKind::Conflict) when the given id has other content, [`NoSpace`](ErrorKind::NoSpace);
+    /// with [`CommitUnknown`](ErrorKind::CommitUnknown) it is not known whether the memory is stored.
+    pub fn remember(&self, remember: Remember) -> Result<Remembered> {
+        let item = remember.checked()?;
+        let vectors = match &item.vector {
+            Some(vector) => Some(self.inner.given_vectors(vector)?),
+            None => self.inner.vectors_of(&item.text)?,
+        };
+        let near = match &vectors {
+            Some(vectors) if item.duplicates == Duplicates::Merge && item.id.is_none() => self.inner.near_duplicate(&item, vectors)?,
+            _ => None,
+        };
+        let mut done = self.inner.commit_all(&[Prepared { item, vectors, near }])?;
+        Ok(done.pop().expect("one in, one out"))
+    }
+
+    /// Stores several memories as one atomic group: after a crash all of them are there or none. At most 16,384
+    /// memories and 32 MiB at once. Texts are embedded later, behind the calls or by [`Store::embed_pending`]; until
+    /// then they are found by words. Near-duplicates are not looked for, equal texts are.
+    ///
+    /// # Errors
+    /// As [`Store::remember`]; then none of them is stored.
+    pub fn remember_many(&self, all: Vec<Remember>) -> Result<Vec<Remembered>> {
+        if all.len() > GROUP_MEMORIES_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, format!("{} memories at once, the most is {GROUP_MEMORIES_MAX}", all.len()))
+                .hint("give them in several groups"));
+        }
+        let prepare = |remember: Remember| {
+            let item = remember.checked()?;
+            let vectors = item.vector.as_deref().map(|vector| self.inner.given_vectors(vector)).transpose()?;
+            Ok(Prepared { item, vectors, near: None })
+        };
+        let prepared = all.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
+        let done = self.inner.commit_all(&prepared)?;
+        self.inner.wake_embedder();
+        Ok(done)
+    }
+
+    /// Changes a memory. The former version stays in the log.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when no memory has this id; otherwise as [`Store::remember`].
+    pub fn update(&self, id: impl AsRef<str>, update: Update) -> Result<Updated> {
+        let id = MemoryId::new(id.as_ref())?;
+        let inner = &self.inner;
+        check_update(&update)?;
+        let vectors = match (&update.vector, &update.text) {
+            (Some(vector), _) => Some(inner.given_vectors(vector)?),
+            (None, Some(text)) => inner.vectors_of(text)?,
+            (None, None) => None,
+        };
+        let updated = inner.log.commit(|pending, seq| {
+            let current = inner.current(pending, &id)?.ok_or_else(|| not_found(&id))?;
+            let memory = changed(&current.memory, &update)?;
+            let text_changed = memory.text != current.memory.text;
+            if memory == *current.memory && update.vector.is_none() {
+                let outcome = Updated { id: id.clone(), seq: current.seq, changed: false };
+                return Ok(Planned { ops: Vec::new(), after_seq: current.seq, outcome });
+            }
+            let memory = Arc::new(memory);
+            let vectors = vectors.clone().filter(|_| text_changed || update.vector.is_some());
+            let op = Op::Update { key: current.key, previous_seq: current.seq, memory: Memory::clone(&memory), vectors };
+            pending.stage(seq, id.clone(), Some(Current { key: current.key, seq, memory }));
+            Ok(Planned { ops: vec![Arc::new(op)], after_seq: seq, outcome: Updated { id: id.clone(), seq, changed: true } })
+        })?;
+        inner.committed();
+        if update.text.is_some() && vectors.is_none() {
+            inner.wake_embedder();
+        }
+        Ok(updated)
+    }
+
+    /// Forgets memories: they never come back, after any reopen. Ids that no memory has are named in the answer.
+    ///
+    /// Their bytes stay in the log until it is compacted.
+    ///
+    /// # Errors
+    /// As [`Store::remember`]; then none of them is forgotten.
+    pub fn forget<I: AsRef<str>>(&self, ids: impl IntoIterator<Item = I>) -> Result<Forgotten> {
+        let ids = ids.into_iter().map(|id| MemoryId::new(id.as_ref())).collect::<Result<Vec<_>>>()?;
+        let inner = &self.inner;
+        let forgotten = inner.log.commit(|pending, first_seq| {
+            let mut answer = Forgotten::default();
+            let mut ops = Vec::new();
+            for id in ids {
+                if answer.forgotten.contains(&id) {
+                    continue;
+                }
+                let Some(current) = inner.current(pending, &id)? else {
+                    answer.missing.push(id);
+                    continue;
+                };
+                let seq = first_seq + ops.len() as u64;
+                ops.push((seq, current.key, id.clone()));
+                answer.seq = Some(seq);
+                answer.forgotten.push(id);
+            }
+            // Staged only when nothing can fail any more.
+            let ops: Vec<_> = ops
+                .into_iter()
+                .map(|(seq, key, id)| {
+                    pending.stage(seq, id.clone(), None);
+                    Arc::new(Op::Forget { key, id })
+                })
+                .collect();
+            Ok(Planned { after_seq: answer.seq.unwrap_or(0), ops, outcome: answer })
+        })?;
+        inner.committed();
+        Ok(forgotten)
+    }
+
+    /// Stores memories under their own ids, as one atomic group, and says what became of each.
+    pub(crate) fn import_group(&self, all: &[Remember], on_conflict: OnConflict) -> Result<Vec<Outcome>> {
+        let inner = &self.inner;
+        let outcomes = inner.log.commit(|pending, first_seq| {
+            let mut plan = Plan::new(pending, first_seq);
+            let outcomes = all.iter().map(|item| inner.plan_import(&mut plan, item, on_conflict)).collect::<Result<Vec<_>>>();
+            plan.finish(outcomes)
+        })?;
+        inner.committed();
+        inner.wake_embedder();
+        Ok(outcomes)
+    }
+
+    /// What an import would do, without doing it. Conflicts are outcomes here.
+    pub(crate) fn preview_import(&self, item: &Remember, on_conflict: OnConflict) -> Result<Outcome> {
+        let inner = &self.inner;
+        let id = item.id.as_ref().expect("imported memories have ids");
+        let Some(current) = inner.log.with_staged(|pending| inner.current(pending, id))? else { return Ok(Outcome::New) };
+        let unchanged = *current.memory == new_memory(item, id.clone(), current.memory.timestamp);
+        match on_conflict {
+            _ if unchanged => Ok(Outcome::Unchanged),
+            OnConflict::Fail => Err(conflict(id)),
+            OnConflict::Keep => Ok(Outcome::Kept),
+            OnConflict::Replace => Ok(Outcome::Replaced),
+        }
+    }
+}
+
+/// Operations of one atomic group, planned one after the other.
+struct Plan<'a> {
+    pending: &'a mut Pending,
+    first_seq: u64,
+    ops: Vec<Arc<Op>>,
+    /// Sequences that the outcome relies on.
+    after_seq: u64,
+}
+
+impl<'a> Plan<'a> {
+    fn new(pending: &'a mut Pending, first_seq: u64) -> Self {
+        Self { pending, first_seq, ops: Vec::new(), after_seq: 0 }
+    }
+
+    fn next_seq(&self) -> u64 {
+        self.first_seq + self.ops.len() as u64
+    }
+
+    fn remember(&mut self, memory: Memory, vectors: Option<Vectors>) -> u64 {
+        let seq = self.next_seq();
+        let state = Current { key: MemoryKey(seq), seq, memory: Arc::new(memory.clone()) };
+        self.pending.stage(seq, memory.id.clone(), Some(state));
+        self.ops.push(Arc::new(Op::Remember { memory, vectors }));
+        seq
+    }
+
+    fn update(&mut self, current: &Current, memory: Memory, vectors: Option<Vectors>) -> u64 {
+        let seq = self.next_seq();
+        let state = Current { key: current.key, seq, memory: Arc::new(memory.clone()) };
+        self.pending.stage(seq, memory.id.clone(), Some(state));
+        self.ops.push(Arc::new(Op::Update { key: current.key, previous_seq: current.seq, memory, vectors }));
+        seq
+    }
+
+    /// The whole group, or nothing staged.
+    fn finish<T>(self, outcome: Result<T>) -> Result<Planned<T>> {
+        match outcome {
+            Ok(outcome) => Ok(Planned { after_seq: self.after_seq.max(self.next_seq() - 1), ops: self.ops, outcome }),
+            Err(error) => {
+                crate::log::Staged::abandon(self.pending, self.first_seq - 1);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn commit_all(&self, all: &[Prepared]) -> Result<Vec<Remembered>> {
+        let now = self.clock.now_ms().div_euclid(1000);
+        let done = self.log.commit(|pending, first_seq| {
+            let mut plan = Plan::new(pending, first_seq);
+            let done = all.iter().map(|prepared| self.plan_remember(&mut plan, prepared, now)).collect::<Result<Vec<_>>>();
+            plan.finish(done)
+        })?;
+        self.committed();
+        Ok(done)
+    }
+
+    fn plan_remember(&self, plan: &mut Plan<'_>, prepared: &Prepared, now: i64) -> Result<Remembered> {
+        let Prepared { item, vectors, near } = prepared;
+        if let Some(id) = &item.id
+            && let Some(current) = self.current(plan.pending, id)?
+        {
+            // Whoever repeats a call without a time of its own means the time of the first call.
+            if *current.memory != new_memory(item, id.clone(), current.memory.timestamp) {
+                return Err(conflict(id));
+            }
+            plan.after_seq = plan.after_seq.max(current.seq);
+            return Ok(Remembered { id: id.clone(), seq: current.seq, duplicate_of: Some(id.clone()) });
+        }
+        if item.duplicates == Duplicates::Merge && item.id.is_none() {
+            if let Some(current) = self.same_text(plan.pending, &item.collection, &item.text)? {
+                let id = current.memory.id.clone();
+                let merged = merge(Memory::clone(&current.memory), &item.tags, item.importance);
+                let seq = if merged == *current.memory {
+                    plan.after_seq = plan.after_seq.max(current.seq);
+                    current.seq
+                } else {
+                    plan.update(&current, merged, None)
+                };
+                return Ok(Remembered { duplicate_of: Some(id.clone()), id, seq });
+            }
+        }
+        let id = match &item.id {
+            Some(id) => id.clone(),
+            None => self.new_id()?,
+        };
+        let mut memory = new_memory(item, id.clone(), now);
+        let mut duplicate_of = None;
+        if let Some(near) = near
+            && let Some(other) = self.current(plan.pending, near)?.filter(|other| other.memory.collection == memory.collection)
+        {
+            // The text is not the same to the letter, and a letter can be all the difference: it is stored on its own.
+            memory = merge(memory, &other.memory.tags, other.memory.importance);
+            duplicate_of = Some(near.clone());
+        }
+        let seq = plan.remember(memory, vectors.clone());
+        Ok(Remembered { id, seq, duplicate_of })
+    }
+
+    fn plan_import(&self, plan: &mut Plan<'_>, item: &Remember, on_conflict: OnConflict) -> Result<Outcome> {
+        let id = item.id.as_ref().expect("imported memories have ids");
+        let now = self.clock.now_ms().div_euclid(1000);
+        let Some(current) = self.current(plan.pending, id)? else {
+            plan.remember(new_memory(item, id.clone(), now), None);
+            return Ok(Outcome::New);
+        };
+        let memory = new_memory(item, id.clone(), current.memory.timestamp);
+        if memory == *current.memory {
+            plan.after_seq = plan.after_seq.max(current.seq);
+            return Ok(Outcome::Unchanged);
+        }
+        match on_conflict {
+            OnConflict::Fail => Err(conflict(id)),
+            OnConflict::Keep => Ok(Outcome::Kept),
+            OnConflict::Replace => {
+                plan.update(&current, memory, None);
+                Ok(Outcome::Replaced)
+            }
+        }
+    }
+
+    /// The memory's newest state, planned ones included.
+    fn current(&self, pending: &Pending, id: &MemoryId) -> Result<Option<Current>> {
+        match pending.get(id) {
+            Some(state) => Ok(state.cloned()),
+            None => {
+                let row = self.catalog()?.get(id.as_str())?;
+                Ok(row.map(|row| Current { key: row.key, seq: row.seq, memory: Arc::new(row.memory) }))
+            }
+        }
+    }
+
+    /// A memory with exactly this text in this collection, planned ones included.
+    fn same_text(&self, pending: &Pending, collection: &str, text: &str) -> Result<Option<Current>> {
+        if let Some(current) = pending.find_text(collection, text) {
+            return Ok(Some(current.clone()));
+        }
+        let catalog: Arc<Catalog> = self.catalog()?;
+        let view = catalog.view()?;
+        for key in view.keys_by_text_hash(collection, text)? {
+            let Some(row) = view.row(key)? else { continue };
+            // What is planned for it counts, not what the view still shows.
+            if row.memory.text == text && row.memory.collection == collection && pending.get(&row.memory.id).is_none() {
+                return Ok(Some(Current { key: row.key, seq: row.seq, memory: Arc::new(row.memory) }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A memory of the same collection that says nearly the same.
+    fn near_duplicate(&self, item: &Remember, vectors: &Vectors) -> Result<Option<MemoryId>> {
+        let query = &vectors.values[..vectors.dimensions as usize];
+        for (key, cosine) in self.nearest(vectors.model, query, NEAR_CANDIDATES)? {
+            if cosine <= NEAR_DUPLICATE_COSINE {
+                break;
+            }
+            if let Some(row) = self.read(|catalog| catalog.row(key))?
+                && row.memory.collection == item.collection
+            {
+                return Ok(Some(row.memory.id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A new id: later ones sort behind earlier ones, also when the clock goes back.
+    fn new_id(&self) -> Result<MemoryId> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
+        let now_ms = u64::try_from(self.clock.now_ms()).unwrap_or(0);
+        let fresh = ulid::Ulid::from_parts(now_ms, u128::from_le_bytes(random));
+        let mut last = lock(&self.last_id);
+        let next = if fresh > *last { fresh } else { last.increment().unwrap_or(fresh) };
+        *last = next;
+        MemoryId::new(next.to_string())
+    }
+}
+
+/// The memory that an item becomes.
+fn new_memory(item: &Remember, id: MemoryId, now: i64) -> Memory {
+    Memory {
+        id,
+        text: item.text.clone(),
+        timestamp: item.timestamp.unwrap_or(now),
+        source: item.source.clone(),
+        session_id: item.session_id.clone(),
+        importance: item.importance,
+        tags: item.tags.clone(),
+        collection: item.collection.clone(),
+        speaker: item.speaker.clone(),
+        role: item.role.clone(),
+        position: item.position,
+        metadata: item.metadata.clone(),
+    }
+}
+
+/// The memory with these tags, too, as far as there is room, and with the higher importance.
+fn merge(mut memory: Memory, tags: &[String], importance: f64) -> Memory {
+    for tag in tags {
+        if memory.tags.len() < TAGS_MAX && !memory.tags.contains(tag) {
+            memory.tags.push(tag.clone());
+        }
+    }
+    memory.importance = memory.importance.max(importance);
+    memory
+}
+
+fn check_update(update: &Update) -> Result<()> {
+    update.text.as_deref().map_or(Ok(()), check_text)?;
+    update.importance.map_or(Ok(()), check_importance)?;
+    update.vector.as_deref().map_or(Ok(()), check_vector)?;
+    for (name, value) in [("collection", &update.collection), ("source", &update.source), ("session", &update.session_id)] {
+        value.as_deref().map_or(Ok(()), |value| check_label(name, value))?;
+    }
+    Ok(())
+}
+
+/// The memory after the update.
+fn changed(memory: &Memory, update: &Update) -> Result<Memory> {
+    let mut memory = memory.clone();
+    let set = |field: &mut String, value: &Option<String>| {
+        if let Some(value) = value {
+            field.clone_from(value);
+        }
+    };
+    set(&mut memory.text, &update.text);
+    set(&mut memory.source, &update.source);
+    set(&mut memory.session_id, &update.session_id);
+    set(&mut memory.collection, &update.collection);
+    memory.timestamp = update.timestamp.unwrap_or(memory.timestamp);
+    memory.importance = update.importance.unwrap_or(memory.importance);
+    let mut tags = update.tags.clone().unwrap_or(memory.tags);
+    tags.extend(update.add_tags.iter().cloned());
+    let removed: Vec<_> = update.remove_tags.iter().map(|tag| tag.trim()).collect();
+    tags.retain(|tag| !removed.contains(&tag.trim()));
+    memory.tags = clean_tags(tags)?;
+    for (key, value) in &update.metadata {
+        if value.is_null() {
+            memory.metadata.remove(key);
+        } else {
+            memory.metadata.insert(key.clone(), value.clone());
+        }
+    }
+    check_metadata(&memory.metadata)?;
+    Ok(memory)
+}
+
+fn not_found(id: &MemoryId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no memory has the id {id}")).hint("`memento-kv list` shows ids")
+}
+
+fn conflict(id: &MemoryId) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the id {id} belongs to a memory with other content"))
+        .hint("change that memory with `update`, or store this one under another id")
+}
