@@ -21,8 +21,8 @@ mod scope;
 mod store;
 mod text;
 pub mod time;
-mod vector;
 pub mod transfer;
+mod vector;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use home::Home;

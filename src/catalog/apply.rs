@@ -13,7 +13,11 @@ use super::guard::Fault;
 use super::tables::{ID, LABEL, MEMORY, STATE, TIME, VECTOR};
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
 use crate::format::record::Location;
-use crate::format::row::{HEAD_KEY, Head, LOCATION_LEN, NUMBER_LEN, Row, RowHeader, StateKey, TableTag, collection_count_key, decode_number, encode_location, encode_model, encode_number, key_bytes, label_keys, model_key, time_key, vector_count_key, vector_key};
+use crate::format::row::{
+    HEAD_KEY, Head, LOCATION_LEN, NUMBER_LEN, Row, RowHeader, StateKey, TableTag, collection_count_key,
+    decode_number, encode_location, encode_model, encode_number, key_bytes, label_keys, model_key, time_key,
+    vector_count_key, vector_key,
+};
 use crate::memory::Memory;
 
 /// Writes the records into the open transaction and returns the new head. Records that it holds already are left out.

@@ -60,7 +60,8 @@ pub struct CheckReport {
     pub bytes: u64,
 }
 
-const REBUILT: &str = "the view is derived: move store/view.redb away, it is rebuilt from the log at the next open";
+const REBUILT: &str =
+    "the view is derived: move store/view.redb away, it is rebuilt from the log at the next open";
 const RESTORE: &str = "restore a backup, or put back the file from one";
 
 impl Store {
@@ -84,7 +85,9 @@ impl Store {
 pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
     let place = Layout::of(home).place(Arc::new(RealDisk));
     if place.disk.kind(&place.segments)?.is_none() {
-        return Err(Error::new(ErrorKind::NotFound, "there is no store here").at(home).hint("name its home with --home or MEMENTO_HOME"));
+        return Err(Error::new(ErrorKind::NotFound, "there is no store here")
+            .at(home)
+            .hint("name its home with --home or MEMENTO_HOME"));
     }
     let listing = log::list(&place)?;
     let mut check = Check::new(place);
@@ -113,7 +116,13 @@ impl Check {
         let store = self.place.segments.parent().and_then(Path::parent);
         let file = store.and_then(|home| path.strip_prefix(home).ok()).unwrap_or(path).display().to_string();
         self.report.status = CheckStatus::Damaged;
-        self.report.findings.push(Finding { file, offset, kind: kind.to_owned(), detail, repair: repair.to_owned() });
+        self.report.findings.push(Finding {
+            file,
+            offset,
+            kind: kind.to_owned(),
+            detail,
+            repair: repair.to_owned(),
+        });
     }
 
     fn log(&mut self, segments: &[Segment], last_seq: u64, progress: &mut dyn FnMut(Progress)) -> Result<()> {
@@ -136,7 +145,13 @@ impl Check {
                 self.found(&segment.path, Some(flaw.offset), flaw.rule, flaw.detail.clone(), RESTORE);
             }
             if index + 1 < segments.len() && !verified.sealed {
-                self.found(&segment.path, None, "seal", "the segment is not sealed, but others follow it".to_owned(), RESTORE);
+                self.found(
+                    &segment.path,
+                    None,
+                    "seal",
+                    "the segment is not sealed, but others follow it".to_owned(),
+                    RESTORE,
+                );
             }
             self.report.bytes += segment.len;
             before = Some(verified);
@@ -154,10 +169,15 @@ impl Check {
                 self.found(&segment.path, None, "segment-missing", detail, RESTORE);
             }
             Some(before) if before.state.segment != header.prev_number => {
-                let detail = format!("segments {} to {} are missing", before.state.segment + 1, header.number - 1);
+                let detail =
+                    format!("segments {} to {} are missing", before.state.segment + 1, header.number - 1);
                 self.found(&segment.path, None, "segment-missing", detail, RESTORE);
             }
-            Some(before) if before.flaws.is_empty() && (before.state.last_seq, before.state.chain) != (header.prev_last_seq, header.prev_chain) => {
+            Some(before)
+                if before.flaws.is_empty()
+                    && (before.state.last_seq, before.state.chain)
+                        != (header.prev_last_seq, header.prev_chain) =>
+            {
                 let detail = "the segment before it is not the one that this one was made after".to_owned();
                 self.found(&segment.path, Some(64), "segment-chain", detail, RESTORE);
             }
@@ -194,7 +214,13 @@ impl Check {
             let mut missing: Vec<_> = self.live.keys().copied().collect();
             missing.sort_unstable();
             for key in missing {
-                self.found(&path, None, "view-missing", format!("memory {} is in the log, but not in the view", key.0), REBUILT);
+                self.found(
+                    &path,
+                    None,
+                    "view-missing",
+                    format!("memory {} is in the log, but not in the view", key.0),
+                    REBUILT,
+                );
             }
         }
         Ok(())

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
-    completions::CompletionsArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs,
-    list::ListArgs, model::ModelArgs, recall::RecallArgs, reembed::ReembedArgs, remember::RememberArgs,
-    stats::StatsArgs, update::UpdateArgs,
+    completions::CompletionsArgs, demo::DemoArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs,
+    import::ImportArgs, list::ListArgs, model::ModelArgs, recall::RecallArgs, reembed::ReembedArgs,
+    remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -83,7 +83,9 @@ pub(crate) enum Command {
     #[command(visible_alias = "info")]
     Stats(StatsArgs),
     /// Which home, configuration, model and owner are in use, and why
-    #[command(after_help = "Examples:\n  memento-kv where\n  MEMENTO_HOME=/srv/agent memento-kv where --json")]
+    #[command(
+        after_help = "Examples:\n  memento-kv where\n  MEMENTO_HOME=/srv/agent memento-kv where --json"
+    )]
     Where,
     /// Check the integrity of every segment and every row
     #[command(after_help = "\
@@ -102,8 +104,7 @@ Ends with 1 when something is damaged.")]
     /// Embedding models: list them, or fetch one
     Model(ModelArgs),
     /// A guided run with sample memories in a temporary home
-    #[command(after_help = "Examples:\n  memento-kv demo\n  memento-kv demo --json")]
-    Demo,
+    Demo(DemoArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
 }
@@ -287,9 +288,7 @@ mod tests {
 
     #[test]
     fn early_flags_are_seen_before_two_dashes_only() {
-        let scan = |line: &str| {
-            EarlyFlags::scan(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
-        };
+        let scan = |line: &str| EarlyFlags::scan(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         assert_eq!(scan("m remember --json -x"), EarlyFlags { json: true, no_color: false });
         assert_eq!(scan("m --no-color remember -- --json"), EarlyFlags { json: false, no_color: true });
     }

@@ -135,15 +135,13 @@ mod tests {
             error_json("invalid", "a \"bad\" one", Some("try")),
             r#"{"error":{"kind":"invalid","message":"a \"bad\" one","hint":"try"}}"#
         );
-        assert_eq!(
-            error_json("io", "gone", None),
-            r#"{"error":{"kind":"io","message":"gone","hint":null}}"#
-        );
+        assert_eq!(error_json("io", "gone", None), r#"{"error":{"kind":"io","message":"gone","hint":null}}"#);
     }
 
     #[test]
     fn usage_errors_have_json_with_the_tip_as_hint() {
-        let error = Cli::try_parse_from(["memento-kv", "remember", "--json", "--shrug"]).expect_err("unknown");
+        let error =
+            Cli::try_parse_from(["memento-kv", "remember", "--json", "--shrug"]).expect_err("unknown");
         let json: serde_json::Value = serde_json::from_str(&usage_json(&error)).expect("JSON");
         assert_eq!(json["error"]["kind"], "usage");
         assert_eq!(json["error"]["message"], "unexpected argument '--shrug' found");

@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn one_line_end_goes_and_everything_else_stays() {
-        for (input, expected) in [("a\n", "a"), ("a\r\n", "a"), (" a\n\n", " a\n"), ("a\r", "a\r"), ("", "")] {
+        for (input, expected) in [("a\n", "a"), ("a\r\n", "a"), (" a\n\n", " a\n"), ("a\r", "a\r"), ("", "")]
+        {
             assert_eq!(read_text(input.as_bytes()).expect("text"), expected);
         }
     }

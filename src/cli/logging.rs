@@ -31,8 +31,7 @@ fn parse(filter: &str) -> Result<EnvFilter> {
 }
 
 fn start(filter: EnvFilter) {
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).finish();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).finish();
     // A subscriber that is already there was asked for more precisely.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }

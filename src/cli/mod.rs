@@ -65,7 +65,7 @@ fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Command::Export(args) => c::export::run(&args, &context),
         Command::Reembed(args) => c::reembed::run(&args, &context),
         Command::Model(args) => c::model::run(args, &context),
-        Command::Demo => c::demo::run(&context),
+        Command::Demo(args) => c::demo::run(&args, &context),
         Command::Completions(args) => c::completions::run(&args, &context),
     }
 }

@@ -186,7 +186,9 @@ mod tests {
     fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
         let failure = stdout_failure(io::ErrorKind::BrokenPipe.into());
         assert!(matches!(failure, Failure::PipeClosed));
-        let Failure::Error(error) = stdout_failure(io::ErrorKind::StorageFull.into()) else { panic!("an error") };
+        let Failure::Error(error) = stdout_failure(io::ErrorKind::StorageFull.into()) else {
+            panic!("an error")
+        };
         assert_eq!(error.kind(), crate::ErrorKind::NoSpace);
         assert!(error.to_string().starts_with("standard output: "), "{error}");
     }

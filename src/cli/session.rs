@@ -90,7 +90,8 @@ pub(crate) fn no_such_memory(ids: &[&str]) -> Error {
         .hint("`memento-kv list` and `memento-kv recall` show ids; they are used in full")
 }
 
-const NO_STORE_HINT: &str = "`memento-kv where` says why this home is used; `memento-kv remember` makes a store";
+const NO_STORE_HINT: &str =
+    "`memento-kv where` says why this home is used; `memento-kv remember` makes a store";
 
 /// The model that the configuration names for a new store.
 pub(crate) fn configured_model(home: &Home) -> Result<ModelSpec> {

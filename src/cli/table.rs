@@ -2,14 +2,18 @@
 
 use std::fmt::Write;
 
-use anstyle::{AnsiColor, Style};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Row, Table};
+use anstyle::AnsiColor;
+use comfy_table::presets::NOTHING;
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ContentArrangement, LineStyle, Row, Table, TableStyle,
+};
 
 use super::output::Output;
 use super::text;
 use crate::Memory;
 
+/// A line below the header and nothing else: a memory takes two rows, which lines would tear apart.
+const STYLE: TableStyle = NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
 /// Lines of a memory's text that a table shows.
 const TEXT_LINES_MAX: usize = 3;
 /// Lines of ids, tags and the like below it.
@@ -65,15 +69,22 @@ fn details(memory: &Memory) -> String {
 
 /// A table of this header that fits the terminal, without a row.
 pub(crate) fn empty<const N: usize>(out: &Output, header: [&str; N]) -> Table {
+    let mut table = bare(out);
+    table.load_style(STYLE);
+    table.set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+    table
+}
+
+/// A table without header and lines that fits the terminal.
+pub(crate) fn bare(out: &Output) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(NOTHING);
     // Whether standard output is a terminal and how wide was decided once, not by each table.
     table.force_no_tty().set_width(out.width);
     if out.color() {
         table.enforce_styling();
     }
     table.set_content_arrangement(ContentArrangement::Dynamic).set_truncation_indicator("…");
-    table.set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
     table
 }
 
@@ -115,11 +126,6 @@ pub(crate) fn figures<'a>(out: &Output, pairs: impl IntoIterator<Item = (&'a str
     answer
 }
 
-/// What stands over a part of an answer.
-pub(crate) fn heading(out: &Output, heading: &str) -> String {
-    out.paint(Style::new().bold(), heading)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +134,8 @@ mod tests {
     const NOW: i64 = 1_771_329_600;
 
     fn memory_of(text: &str) -> Memory {
-        let mut memory = Memory::new(MemoryId::new("01ARZ3NDEKTSV4RRFFQ69G5FAV").expect("an id"), text, NOW - 7200);
+        let mut memory =
+            Memory::new(MemoryId::new("01ARZ3NDEKTSV4RRFFQ69G5FAV").expect("an id"), text, NOW - 7200);
         memory.tags = vec!["a".to_owned(), "b c".to_owned()];
         memory
     }
@@ -141,7 +148,8 @@ mod tests {
     #[test]
     fn a_table_shows_score_text_age_id_and_tags() {
         let table = table_of(&memory_of("Anna prefers tabs"), 100);
-        for part in ["Score", "0.512", "Anna prefers tabs", "2h ago", "01ARZ3NDEKTSV4RRFFQ69G5FAV  #a  #b c"] {
+        for part in ["Score", "0.512", "Anna prefers tabs", "2h ago", "01ARZ3NDEKTSV4RRFFQ69G5FAV  #a  #b c"]
+        {
             assert!(table.contains(part), "{part} in\n{table}");
         }
         assert!(!table.contains('\u{1b}'), "no colour was asked for");
@@ -149,10 +157,12 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_the_terminal_in_any_script() {
-        for text in ["word ".repeat(100), "漢字".repeat(200), "👨‍👩‍👧".repeat(80), "x".repeat(5000), "é".repeat(300)] {
+        for text in
+            ["word ".repeat(100), "漢字".repeat(200), "👨‍👩‍👧".repeat(80), "x".repeat(5000), "é".repeat(300)]
+        {
             let table = table_of(&memory_of(&text), 80);
             for line in table.lines() {
-                let width = indicatif::style_width(line);
+                let width = unicode_width::UnicodeWidthStr::width(line);
                 assert!(width <= 80, "{width} columns: {line}");
             }
             assert!(table.contains('…'), "a long text is cut visibly\n{table}");
@@ -176,7 +186,9 @@ mod tests {
         memory.metadata.insert("k".to_owned(), serde_json::json!({"deep": 1}));
         let shown = super::memory(&Output::pipe(), &memory, NOW);
         assert!(shown.ends_with("\n\nfirst\nsecond\n"), "{shown}");
-        for part in ["importance  0.5", "tags        a, b c", "speaker     Ann", "metadata    k: {\"deep\":1}"] {
+        for part in
+            ["importance  0.5", "tags        a, b c", "speaker     Ann", "metadata    k: {\"deep\":1}"]
+        {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn every_script_is_shown_as_it_is() {
-        for text in ["Grüße", "日本語", "👨‍👩‍👧", "שלום", "می‌خواهم", "a\u{a0}b"] {
+        for text in ["Grüße", "日本語", "👨‍👩‍👧", "שלום", "می‌خواهم", "a\u{a0}b"]
+        {
             assert_eq!(block(text), text);
             assert_eq!(line(text), text);
         }

@@ -6,8 +6,8 @@ pub(crate) mod codec;
 pub(crate) mod manifest;
 pub(crate) mod op;
 pub(crate) mod record;
-pub(crate) mod segment;
 pub(crate) mod row;
+pub(crate) mod segment;
 
 use std::fmt;
 

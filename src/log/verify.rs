@@ -32,7 +32,12 @@ pub(crate) struct Verified {
 ///
 /// # Errors
 /// When the file cannot be read. What is read and wrong is a flaw.
-pub(crate) fn verify(place: &Place, segment: &Segment, last_seq: u64, mut visit: impl FnMut(u64, Op)) -> Result<Verified> {
+pub(crate) fn verify(
+    place: &Place,
+    segment: &Segment,
+    last_seq: u64,
+    mut visit: impl FnMut(u64, Op),
+) -> Result<Verified> {
     let file = open_segment(place, segment)?;
     let mut flaws = Vec::new();
     let mut flaw = |offset, rule, detail| flaws.push(Flaw { offset, rule, detail });
@@ -40,7 +45,11 @@ pub(crate) fn verify(place: &Place, segment: &Segment, last_seq: u64, mut visit:
     let mut header = [0; SEGMENT_HEADER_LEN];
     read_exact_at(&*file, &mut header, 0)?;
     if !SegmentHeader::is_pristine(&header) {
-        flaw(0, "segment-header", "one of the header's two copies, or the space around them, is damaged".to_owned());
+        flaw(
+            0,
+            "segment-header",
+            "one of the header's two copies, or the space around them, is damaged".to_owned(),
+        );
     }
     let seal_at_end = read_seal(&*file, segment.header.epoch)?;
     let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
@@ -76,7 +85,8 @@ pub(crate) fn verify(place: &Place, segment: &Segment, last_seq: u64, mut visit:
                 let expected = state.last_seq + 1;
                 let offset = scanner.offset();
                 // Behind a hole the next whole record of this segment is looked for.
-                let next = scanner.find_later(|header| header.seq >= expected || header.kind == OpKind::Seal)?;
+                let next =
+                    scanner.find_later(|header| header.seq >= expected || header.kind == OpKind::Seal)?;
                 let what = match &stop {
                     ScanEnd::File => "the file ends here".to_owned(),
                     ScanEnd::Empty => "zeros stand here".to_owned(),
@@ -85,16 +95,28 @@ pub(crate) fn verify(place: &Place, segment: &Segment, last_seq: u64, mut visit:
                 holes = true;
                 match next {
                     Some((header, next)) if header.kind == OpKind::Seal => {
-                        flaw(offset, "record", format!("records from {expected} to the seal are damaged: {what}"));
+                        flaw(
+                            offset,
+                            "record",
+                            format!("records from {expected} to the seal are damaged: {what}"),
+                        );
                         scanner.skip_to(next);
                     }
                     Some((header, next)) => {
-                        flaw(offset, "record", format!("records {expected} to {} are damaged: {what}", header.seq - 1));
+                        flaw(
+                            offset,
+                            "record",
+                            format!("records {expected} to {} are damaged: {what}", header.seq - 1),
+                        );
                         state.last_seq = header.seq - 1;
                         scanner.skip_to(next);
                     }
                     None => {
-                        flaw(offset, "record", format!("record {expected} and what follows is damaged: {what}"));
+                        flaw(
+                            offset,
+                            "record",
+                            format!("record {expected} and what follows is damaged: {what}"),
+                        );
                         break;
                     }
                 }
@@ -103,7 +125,8 @@ pub(crate) fn verify(place: &Place, segment: &Segment, last_seq: u64, mut visit:
     }
     if let Some(seal) = &seal
         && !holes
-        && (seal.records, seal.last_seq, seal.len, seal.chain) != (state.records, state.last_seq, state.len, state.chain)
+        && (seal.records, seal.last_seq, seal.len, seal.chain)
+            != (state.records, state.last_seq, state.len, state.chain)
     {
         flaw(state.len, "seal", "the seal does not say what the records are".to_owned());
     }

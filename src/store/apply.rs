@@ -62,7 +62,10 @@ impl Inner {
             let records = self.log.take_committed();
             let Some(last) = records.last() else { break };
             let (last_seq, next) = (last.seq, position_after(last));
-            let applied: Vec<_> = records.iter().map(|record| Applied { seq: record.seq, location: record.location, op: &record.op }).collect();
+            let applied: Vec<_> = records
+                .iter()
+                .map(|record| Applied { seq: record.seq, location: record.location, op: &record.op })
+                .collect();
             if let Err(error) = catalog.apply(&applied, next) {
                 tracing::error!(%error, "the view cannot take what the log has");
                 catalog = self.rebuild(applying)?;
@@ -104,7 +107,8 @@ impl Inner {
                 let mut applying = self.applying();
                 let present = self.catalog()?;
                 // Somebody else may have rebuilt it while this thread waited.
-                let whole = if Arc::ptr_eq(&present, &catalog) { self.rebuild(&mut applying)? } else { present };
+                let whole =
+                    if Arc::ptr_eq(&present, &catalog) { self.rebuild(&mut applying)? } else { present };
                 read(&whole)
             }
             result => result,
@@ -128,7 +132,9 @@ impl Inner {
 
     fn place_store_id(&self) -> Result<[u8; 16]> {
         let first = self.log.segments().all().first().map(|segment| segment.header.store_id);
-        first.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the store has no segments").at(&self.place.segments))
+        first.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the store has no segments").at(&self.place.segments)
+        })
     }
 
     /// Tells the applying thread that there is work, or does the work when too much of it waits.
@@ -171,7 +177,8 @@ impl Inner {
             if self.is_stopping() {
                 return;
             }
-            let (mut state, timeout) = self.background.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            let (mut state, timeout) =
+                self.background.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
             state.idle = false;
             drop(state);
             if self.is_stopping() {

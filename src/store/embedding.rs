@@ -57,7 +57,9 @@ impl Models {
         let models_dir = options
             .models_dir
             .clone()
-            .or_else(|| std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from))
+            .or_else(|| {
+                std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+            })
             .unwrap_or_else(|| options.home.join("models"));
         let numbers = catalog.view()?.models()?.into_iter().collect();
         let known = Known { numbers, active: catalog.active_model() };
@@ -113,8 +115,11 @@ impl Models {
             Err(error) => error.to_string(),
             Ok(_) => "the model that was asked for is another one".to_owned(),
         };
-        Err(Error::new(ErrorKind::Model, format!("the store's vectors were made by {}, which cannot be loaded: {why}", identity.name))
-            .hint("provide that model again, or convert the store with `memento-kv reembed --model NAME`"))
+        Err(Error::new(
+            ErrorKind::Model,
+            format!("the store's vectors were made by {}, which cannot be loaded: {why}", identity.name),
+        )
+        .hint("provide that model again, or convert the store with `memento-kv reembed --model NAME`"))
     }
 
     /// The embedder that was asked for.
@@ -174,13 +179,20 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::embed_pending`].
-    pub fn reembed_with(&self, embedder: &Arc<dyn Embedder>, progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
+    pub fn reembed_with(
+        &self,
+        embedder: &Arc<dyn Embedder>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Embedded> {
         let inner = &self.inner;
         let number = inner.register(embedder.identity(), false)?;
         let embedded = inner.embed_missing(&**embedder, number, progress, &|| false)?;
         if embedded.failed > 0 {
-            return Err(Error::new(ErrorKind::Model, format!("{} memories could not be embedded; recall keeps the former model", embedded.failed))
-                .hint("run it again: what is done is kept"));
+            return Err(Error::new(
+                ErrorKind::Model,
+                format!("{} memories could not be embedded; recall keeps the former model", embedded.failed),
+            )
+            .hint("run it again: what is done is kept"));
         }
         inner.activate(number)?;
         inner.models.forget_loaded();
@@ -221,11 +233,18 @@ impl Inner {
                     _ => caller_identity(dimensions),
                 };
                 // A wrong vector must not decide what a new store is.
-                if identity.dimensions == dimensions { (self.register(&identity, true)?, dimensions) } else { (ModelNumber(0), identity.dimensions) }
+                if identity.dimensions == dimensions {
+                    (self.register(&identity, true)?, dimensions)
+                } else {
+                    (ModelNumber(0), identity.dimensions)
+                }
             }
         };
         if dimensions != expected {
-            return Err(Error::new(ErrorKind::Invalid, format!("the vector has {dimensions} dimensions, the store's model has {expected}")));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("the vector has {dimensions} dimensions, the store's model has {expected}"),
+            ));
         }
         let mut values = vector.to_vec();
         normalize(&mut values);
@@ -245,7 +264,8 @@ impl Inner {
         let number = self.log.commit(|_, next_seq| {
             let mut known = self.models.known.write().unwrap_or_else(PoisonError::into_inner);
             let have = known.numbers.iter().find(|(_, other)| *other == identity).map(|(number, _)| *number);
-            let number = have.unwrap_or(ModelNumber(known.numbers.keys().last().map_or(1, |last| last.0 + 1)));
+            let number =
+                have.unwrap_or(ModelNumber(known.numbers.keys().last().map_or(1, |last| last.0 + 1)));
             let mut ops = Vec::new();
             if have.is_none() {
                 ops.push(Arc::new(Op::Model { number, identity: identity.clone() }));
@@ -268,7 +288,9 @@ impl Inner {
 
     /// Recall uses this model from here on.
     fn activate(&self, number: ModelNumber) -> Result<()> {
-        self.log.commit(|_, seq| Ok(Planned { ops: vec![Arc::new(Op::UseModel { number })], after_seq: seq, outcome: () }))?;
+        self.log.commit(|_, seq| {
+            Ok(Planned { ops: vec![Arc::new(Op::UseModel { number })], after_seq: seq, outcome: () })
+        })?;
         self.models.known.write().unwrap_or_else(PoisonError::into_inner).active = Some(number);
         self.committed();
         Ok(())
@@ -278,7 +300,8 @@ impl Inner {
     fn reload_known(&self) -> Result<()> {
         let catalog = self.catalog()?;
         let numbers = catalog.view()?.models()?.into_iter().collect();
-        *self.models.known.write().unwrap_or_else(PoisonError::into_inner) = Known { numbers, active: catalog.active_model() };
+        *self.models.known.write().unwrap_or_else(PoisonError::into_inner) =
+            Known { numbers, active: catalog.active_model() };
         Ok(())
     }
 
@@ -300,11 +323,15 @@ impl Inner {
             after = *last;
             let texts = self.read(|catalog| {
                 let view = catalog.view()?;
-                due.iter().map(|(key, text_seq)| Ok((*key, *text_seq, view.row(*key)?))).collect::<Result<Vec<_>>>()
+                due.iter()
+                    .map(|(key, text_seq)| Ok((*key, *text_seq, view.row(*key)?)))
+                    .collect::<Result<Vec<_>>>()
             })?;
             let jobs: Vec<_> = texts
                 .into_iter()
-                .filter_map(|(key, text_seq, row)| row.filter(|row| row.text_seq == text_seq).map(|row| (key, text_seq, row.memory.text)))
+                .filter_map(|(key, text_seq, row)| {
+                    row.filter(|row| row.text_seq == text_seq).map(|row| (key, text_seq, row.memory.text))
+                })
                 .collect();
             let made = embed_jobs(embedder, number, &jobs);
             let mut ops = Vec::with_capacity(made.len());
@@ -318,7 +345,8 @@ impl Inner {
                 }
             }
             embedded.embedded += ops.len() as u64;
-            self.log.commit(|_, seq| Ok(Planned { after_seq: (seq + ops.len() as u64) - 1, ops, outcome: () }))?;
+            self.log
+                .commit(|_, seq| Ok(Planned { after_seq: (seq + ops.len() as u64) - 1, ops, outcome: () }))?;
             self.committed();
             if stop() {
                 return Ok(embedded);
@@ -351,7 +379,11 @@ impl Inner {
             };
             let mut state = lock(&self.background.state);
             while !state.embed && !self.is_stopping() {
-                let (next, timeout) = self.background.wake.wait_timeout(state, RETRY_INTERVAL).unwrap_or_else(PoisonError::into_inner);
+                let (next, timeout) = self
+                    .background
+                    .wake
+                    .wait_timeout(state, RETRY_INTERVAL)
+                    .unwrap_or_else(PoisonError::into_inner);
                 state = next;
                 if timeout.timed_out() && failed {
                     break;
@@ -381,13 +413,20 @@ pub(super) fn spawn_embedder(inner: &Arc<Inner>) -> Result<()> {
 }
 
 /// Embeds texts on all cores, in order.
-fn embed_jobs(embedder: &dyn Embedder, number: ModelNumber, jobs: &[(MemoryKey, u64, String)]) -> Vec<Result<Vectors>> {
+fn embed_jobs(
+    embedder: &dyn Embedder,
+    number: ModelNumber,
+    jobs: &[(MemoryKey, u64, String)],
+) -> Vec<Result<Vectors>> {
     static CORES: OnceLock<usize> = OnceLock::new();
     let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let share = jobs.len().div_ceil(cores).max(1);
-    let embed_share = |jobs: &[(MemoryKey, u64, String)]| jobs.iter().map(|(_, _, text)| embed(embedder, number, text)).collect::<Vec<_>>();
+    let embed_share = |jobs: &[(MemoryKey, u64, String)]| {
+        jobs.iter().map(|(_, _, text)| embed(embedder, number, text)).collect::<Vec<_>>()
+    };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = jobs.chunks(share).map(|share| scope.spawn(move || embed_share(share))).collect();
+        let threads: Vec<_> =
+            jobs.chunks(share).map(|share| scope.spawn(move || embed_share(share))).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<Result<Vectors>>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
@@ -400,7 +439,10 @@ fn embed(embedder: &dyn Embedder, model: ModelNumber, text: &str) -> Result<Vect
     let dimensions = embedder.identity().dimensions;
     let windows = embedder.embed_document(text)?;
     if windows.is_empty() || windows.len() > WINDOWS_MAX {
-        return Err(Error::new(ErrorKind::Model, format!("the embedder gave {} vectors for a text", windows.len())));
+        return Err(Error::new(
+            ErrorKind::Model,
+            format!("the embedder gave {} vectors for a text", windows.len()),
+        ));
     }
     let mut values = Vec::with_capacity(windows.len() * dimensions as usize);
     for mut window in windows {
@@ -413,8 +455,14 @@ fn embed(embedder: &dyn Embedder, model: ModelNumber, text: &str) -> Result<Vect
 
 /// Refuses a vector that an embedder must not make.
 pub(super) fn check_made(vector: &[f32], dimensions: u32) -> Result<()> {
-    if vector.len() != dimensions as usize || vector.iter().any(|value| !value.is_finite()) || vector.iter().all(|value| *value == 0.0) {
-        return Err(Error::new(ErrorKind::Model, format!("the embedder gave a vector that is not {dimensions} finite numbers with a direction")));
+    if vector.len() != dimensions as usize
+        || vector.iter().any(|value| !value.is_finite())
+        || vector.iter().all(|value| *value == 0.0)
+    {
+        return Err(Error::new(
+            ErrorKind::Model,
+            format!("the embedder gave a vector that is not {dimensions} finite numbers with a direction"),
+        ));
     }
     Ok(())
 }

@@ -34,8 +34,8 @@ pub(crate) use write::Outcome;
 
 use apply::Applying;
 use embedding::Models;
-use recall::{AnswerCache, Search};
 pub(crate) use open::Layout;
+use recall::{AnswerCache, Search};
 use staged::Pending;
 
 /// How a store is opened.
@@ -311,7 +311,9 @@ impl Inner {
 
     /// Leaves files so that the next open need not recover. Does nothing the second time.
     fn shut(&mut self) -> Result<()> {
-        let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else {
+            return Ok(());
+        };
         self.stop_threads();
         let caught_up = self.catch_up();
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();

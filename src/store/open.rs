@@ -131,8 +131,10 @@ fn take_lock(disk: &dyn Disk, path: &Path, wait: Duration) -> Result<Box<dyn Dis
         if started.elapsed() >= wait {
             let mut note = vec![0; LOCK_LEN_MAX];
             let len = file.read_at(&mut note, 0)?;
-            let holder = String::from_utf8_lossy(&note[..len]).lines().next().unwrap_or_default().trim().to_owned();
-            let holder = if holder.is_empty() { "another process".to_owned() } else { format!("process {holder}") };
+            let holder =
+                String::from_utf8_lossy(&note[..len]).lines().next().unwrap_or_default().trim().to_owned();
+            let holder =
+                if holder.is_empty() { "another process".to_owned() } else { format!("process {holder}") };
             return Err(Error::new(ErrorKind::Busy, format!("the store is in use by {holder}"))
                 .at(path)
                 .hint("wait for it to finish, or stop it, then try again"));
@@ -170,12 +172,18 @@ fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8
         return Err(log::segments_gone(place));
     }
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
+    getrandom::fill(&mut id)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
     Ok(id)
 }
 
 /// Opens the view; one that cannot be used is moved to quarantine, and an empty one takes its place.
-fn open_view(disk: &dyn Disk, layout: &Layout, store_id: [u8; 16], clock: &dyn crate::clock::Clock) -> Result<Catalog> {
+fn open_view(
+    disk: &dyn Disk,
+    layout: &Layout,
+    store_id: [u8; 16],
+    clock: &dyn crate::clock::Clock,
+) -> Result<Catalog> {
     match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
         Opened::Ready(catalog) => return Ok(catalog),
         Opened::Missing => {}
@@ -214,30 +222,47 @@ pub(super) fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, las
     if start.applied_seq >= last_seq {
         return Ok(());
     }
-    let first = segments.iter().rposition(|segment| segment.header.base_seq <= start.applied_seq + 1).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("the segment with record {} is missing", start.applied_seq + 1))
+    let first = segments
+        .iter()
+        .rposition(|segment| segment.header.base_seq <= start.applied_seq + 1)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("the segment with record {} is missing", start.applied_seq + 1),
+            )
             .at(&place.segments)
             .hint("put the segment file back, or restore a backup")
-    })?;
+        })?;
     tracing::info!(from_seq = start.applied_seq + 1, last_seq, "applying the log to the view");
-    let mut batch = Batch { catalog, records: Vec::new(), len: 0, applied_seq: start.applied_seq, since_checkpoint: 0 };
+    let mut batch =
+        Batch { catalog, records: Vec::new(), len: 0, applied_seq: start.applied_seq, since_checkpoint: 0 };
     for segment in &segments[first..] {
         if segment.header.base_seq > last_seq {
             break;
         }
-        let from = if segment.header.number == start.segment { start.offset } else { SEGMENT_HEADER_LEN as u64 };
+        let from =
+            if segment.header.number == start.segment { start.offset } else { SEGMENT_HEADER_LEN as u64 };
         replay_segment(place, segment, from, last_seq, &mut batch)?;
     }
     if batch.next_seq() <= last_seq {
-        return Err(Error::new(ErrorKind::Corrupt, format!("record {} is missing from the log", batch.next_seq()))
-            .at(&place.segments)
-            .hint("put the missing segment file back, or restore a backup"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("record {} is missing from the log", batch.next_seq()),
+        )
+        .at(&place.segments)
+        .hint("put the missing segment file back, or restore a backup"));
     }
     batch.apply()?;
     catalog.checkpoint()
 }
 
-fn replay_segment(place: &Place, segment: &Segment, from: u64, last_seq: u64, batch: &mut Batch<'_>) -> Result<()> {
+fn replay_segment(
+    place: &Place,
+    segment: &Segment,
+    from: u64,
+    last_seq: u64,
+    batch: &mut Batch<'_>,
+) -> Result<()> {
     let file = log::open_segment(place, segment)?;
     let mut scanner = Scanner::new(&*file, segment.header.epoch, from)?;
     while batch.next_seq() <= last_seq {
@@ -252,12 +277,17 @@ fn replay_segment(place: &Place, segment: &Segment, from: u64, last_seq: u64, ba
                 if header.seq > batch.next_seq() {
                     return Err(damaged(format!("record {} is missing", batch.next_seq())));
                 }
-                let op = Op::decode_payload(header.kind, header.has_vectors, payload).map_err(|damage| damaged(damage.to_string()))?;
+                let op = Op::decode_payload(header.kind, header.has_vectors, payload)
+                    .map_err(|damage| damaged(damage.to_string()))?;
                 let len = u32::try_from(record_len(payload.len())).expect("payloads are limited");
                 batch.push(header.seq, Location { segment: segment.header.number, offset, len }, op)?;
             }
             Err(ScanEnd::Damaged(damage)) => {
-                return Err(Error::corrupt(&segment.path, end, format!("record {}: {damage}", batch.next_seq())));
+                return Err(Error::corrupt(
+                    &segment.path,
+                    end,
+                    format!("record {}: {damage}", batch.next_seq()),
+                ));
             }
             Err(ScanEnd::File | ScanEnd::Empty) => return Ok(()),
         }
@@ -290,8 +320,16 @@ impl Batch<'_> {
 
     fn apply(&mut self) -> Result<()> {
         let Some((seq, location, _)) = self.records.last() else { return Ok(()) };
-        let next = Position { applied_seq: *seq, segment: location.segment, offset: location.offset + u64::from(location.len) };
-        let applied: Vec<_> = self.records.iter().map(|(seq, location, op)| Applied { seq: *seq, location: *location, op }).collect();
+        let next = Position {
+            applied_seq: *seq,
+            segment: location.segment,
+            offset: location.offset + u64::from(location.len),
+        };
+        let applied: Vec<_> = self
+            .records
+            .iter()
+            .map(|(seq, location, op)| Applied { seq: *seq, location: *location, op })
+            .collect();
         self.catalog.apply(&applied, next)?;
         self.applied_seq = next.applied_seq;
         self.since_checkpoint += self.records.len() as u64;

@@ -126,7 +126,9 @@ impl Search {
 
     fn put_vectors(&mut self, key: MemoryKey, vectors: Option<&Vectors>) -> Result<()> {
         match (self.vectors.at(key), vectors) {
-            (Some(index), Some(vectors)) if vectors.model == index.model => index.set.insert(key, &vectors.values),
+            (Some(index), Some(vectors)) if vectors.model == index.model => {
+                index.set.insert(key, &vectors.values)
+            }
             _ => Ok(()),
         }
     }
@@ -160,7 +162,8 @@ struct Question {
 
 impl Question {
     fn of(recall: &Recall) -> Self {
-        let Filter { tags_any, tags_all, collection, source, session, since, before, min_importance } = recall.filter.clone();
+        let Filter { tags_any, tags_all, collection, source, session, since, before, min_importance } =
+            recall.filter.clone();
         Self {
             query: recall.query.clone(),
             topk: recall.topk,
@@ -236,7 +239,12 @@ impl Inner {
                     degraded.push(Degraded::VectorsUnread(index.unread));
                 }
                 if vector.len() != index.set.dimensions() {
-                    let what = format!("the vector has {} dimensions, the store's model {} has {}", vector.len(), identity.name, index.set.dimensions());
+                    let what = format!(
+                        "the vector has {} dimensions, the store's model {} has {}",
+                        vector.len(),
+                        identity.name,
+                        index.set.dimensions()
+                    );
                     return Err(Error::new(ErrorKind::Invalid, what));
                 }
                 index.set.cosines(vector, &scope, deadline)?
@@ -264,7 +272,11 @@ impl Inner {
                 if let Some(row) = view.row(one.key)?
                     && recall.filter.matches(&row.memory)
                 {
-                    results.push(Match { memory: row.memory, score: one.score, explain: recall.explain.then_some(one.explain) });
+                    results.push(Match {
+                        memory: row.memory,
+                        score: one.score,
+                        explain: recall.explain.then_some(one.explain),
+                    });
                 }
             }
             Ok(results)
@@ -277,7 +289,11 @@ impl Inner {
     }
 
     /// The vector of the question under the store's model; `None` when words alone rank.
-    fn query_vector(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn query_vector(
+        &self,
+        recall: &Recall,
+        degraded: &mut Vec<Degraded>,
+    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
         let Some((number, identity)) = self.models.active() else {
             // Without a model there are no vectors, and without memories nothing is missing.
             return self.without_model(recall, degraded);
@@ -312,7 +328,11 @@ impl Inner {
         }
     }
 
-    fn without_model(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn without_model(
+        &self,
+        recall: &Recall,
+        degraded: &mut Vec<Degraded>,
+    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
         if self.read(|catalog| catalog.view()?.count())? == 0 {
             return Ok(None);
         }
@@ -322,14 +342,20 @@ impl Inner {
             Ok(None) => "the store has none".to_owned(),
         };
         if recall.mode == Mode::Vector {
-            return Err(Error::new(ErrorKind::Model, format!("recall by meaning needs a model: {why}")).hint("use mode text, or run `memento-kv reembed`"));
+            return Err(Error::new(ErrorKind::Model, format!("recall by meaning needs a model: {why}"))
+                .hint("use mode text, or run `memento-kv reembed`"));
         }
         degraded.push(Degraded::NoModel(why));
         Ok(None)
     }
 
     /// The nearest memories to a vector of this model.
-    pub(super) fn nearest(&self, model: ModelNumber, query: &[f32], k: usize) -> Result<Vec<(MemoryKey, f32)>> {
+    pub(super) fn nearest(
+        &self,
+        model: ModelNumber,
+        query: &[f32],
+        k: usize,
+    ) -> Result<Vec<(MemoryKey, f32)>> {
         let search = self.loaded(false, Some(model), Deadline::NEVER)?;
         match &search.vectors.index {
             Some(index) => index.set.search(query, &Scope::All, k, Deadline::NEVER),
@@ -338,10 +364,18 @@ impl Inner {
     }
 
     /// The search indexes, with what is asked for loaded as far as the log is durable.
-    fn loaded(&self, text: bool, model: Option<ModelNumber>, deadline: Deadline) -> Result<RwLockReadGuard<'_, Search>> {
+    fn loaded(
+        &self,
+        text: bool,
+        model: Option<ModelNumber>,
+        deadline: Deadline,
+    ) -> Result<RwLockReadGuard<'_, Search>> {
         let is_loaded = |search: &Search| {
             (!text || search.text.is_complete())
-                && model.is_none_or(|model| search.vectors.is_complete() && search.vectors.index.as_ref().is_some_and(|index| index.model == model))
+                && model.is_none_or(|model| {
+                    search.vectors.is_complete()
+                        && search.vectors.index.as_ref().is_some_and(|index| index.model == model)
+                })
         };
         self.catch_up()?;
         loop {
@@ -359,7 +393,14 @@ impl Inner {
             }
             if let Some(model) = model {
                 let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
-                search.vectors.load(model, dimensions, &catalog, self.log.segments(), &self.place, deadline)?;
+                search.vectors.load(
+                    model,
+                    dimensions,
+                    &catalog,
+                    self.log.segments(),
+                    &self.place,
+                    deadline,
+                )?;
             }
         }
     }
@@ -437,7 +478,9 @@ impl Loading<VectorIndex> {
             })?;
             for (key, location) in &located {
                 match reader.read(*location) {
-                    Ok(vectors) if vectors.model == model && vectors.dimensions == dimensions => index.set.insert(*key, &vectors.values)?,
+                    Ok(vectors) if vectors.model == model && vectors.dimensions == dimensions => {
+                        index.set.insert(*key, &vectors.values)?
+                    }
                     Ok(_) => index.unread += 1,
                     Err(error) => {
                         tracing::error!(%error, key = key.0, "a vector cannot be read");
@@ -466,9 +509,11 @@ impl VectorReader<'_> {
     fn read(&mut self, location: Location) -> Result<Vectors> {
         if self.open.as_ref().is_none_or(|(number, ..)| *number != location.segment) {
             let segment = self.segments.find(location.segment).ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, format!("segment {} is missing", location.segment)).at(&self.place.segments)
+                Error::new(ErrorKind::Corrupt, format!("segment {} is missing", location.segment))
+                    .at(&self.place.segments)
             })?;
-            self.open = Some((location.segment, segment.header.epoch, log::open_segment(self.place, &segment)?));
+            self.open =
+                Some((location.segment, segment.header.epoch, log::open_segment(self.place, &segment)?));
         }
         let (_, epoch, file) = self.open.as_ref().expect("just opened");
         let (_, op) = log::read_record(&**file, *epoch, location)?;

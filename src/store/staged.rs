@@ -45,7 +45,13 @@ impl Pending {
     pub(super) fn find_text(&self, collection: &str, text: &str) -> Option<&Current> {
         let ids = self.by_text.get(&(collection.to_owned(), text.to_owned()))?;
         ids.iter().find_map(|id| {
-            self.get(id)??.memory.text.eq(text).then(|| self.get(id).flatten()).flatten().filter(|c| c.memory.collection == collection)
+            self.get(id)??
+                .memory
+                .text
+                .eq(text)
+                .then(|| self.get(id).flatten())
+                .flatten()
+                .filter(|c| c.memory.collection == collection)
         })
     }
 
@@ -76,7 +82,8 @@ impl Pending {
         let change = changes.remove(index);
         let text_is_gone = |current: &Current| {
             !changes.iter().filter_map(|change| change.state.as_ref()).any(|other| {
-                other.memory.text == current.memory.text && other.memory.collection == current.memory.collection
+                other.memory.text == current.memory.text
+                    && other.memory.collection == current.memory.collection
             })
         };
         if let Some(current) = change.state.filter(text_is_gone) {

@@ -9,8 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, Vectors};
 use crate::log::Planned;
 use crate::memory::{
-    Duplicates, Forgotten, Memory, MemoryId, Remember, Remembered, TAGS_MAX, Update, Updated, check_importance, check_label,
-    check_metadata, check_text, check_vector, clean_tags,
+    Duplicates, Forgotten, Memory, MemoryId, Remember, Remembered, TAGS_MAX, Update, Updated,
+    check_importance, check_label, check_metadata, check_text, check_vector, clean_tags,
 };
 
 /// Above this cosine two texts of one collection count as nearly the same, as in the original.
@@ -66,7 +66,9 @@ impl Store {
             None => self.inner.vectors_of(&item.text)?,
         };
         let near = match &vectors {
-            Some(vectors) if item.duplicates == Duplicates::Merge && item.id.is_none() => self.inner.near_duplicate(&item, vectors)?,
+            Some(vectors) if item.duplicates == Duplicates::Merge && item.id.is_none() => {
+                self.inner.near_duplicate(&item, vectors)?
+            }
             _ => None,
         };
         let mut done = self.inner.commit_all(&[Prepared { item, vectors, near }])?;
@@ -81,12 +83,16 @@ impl Store {
     /// As [`Store::remember`]; then none of them is stored.
     pub fn remember_many(&self, all: Vec<Remember>) -> Result<Vec<Remembered>> {
         if all.len() > GROUP_MEMORIES_MAX {
-            return Err(Error::new(ErrorKind::TooLarge, format!("{} memories at once, the most is {GROUP_MEMORIES_MAX}", all.len()))
-                .hint("give them in several groups"));
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("{} memories at once, the most is {GROUP_MEMORIES_MAX}", all.len()),
+            )
+            .hint("give them in several groups"));
         }
         let prepare = |remember: Remember| {
             let item = remember.checked()?;
-            let vectors = item.vector.as_deref().map(|vector| self.inner.given_vectors(vector)).transpose()?;
+            let vectors =
+                item.vector.as_deref().map(|vector| self.inner.given_vectors(vector)).transpose()?;
             Ok(Prepared { item, vectors, near: None })
         };
         let prepared = all.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
@@ -118,9 +124,18 @@ impl Store {
             }
             let memory = Arc::new(memory);
             let vectors = vectors.clone().filter(|_| text_changed || update.vector.is_some());
-            let op = Op::Update { key: current.key, previous_seq: current.seq, memory: Memory::clone(&memory), vectors };
+            let op = Op::Update {
+                key: current.key,
+                previous_seq: current.seq,
+                memory: Memory::clone(&memory),
+                vectors,
+            };
             pending.stage(seq, id.clone(), Some(Current { key: current.key, seq, memory }));
-            Ok(Planned { ops: vec![Arc::new(op)], after_seq: seq, outcome: Updated { id: id.clone(), seq, changed: true } })
+            Ok(Planned {
+                ops: vec![Arc::new(op)],
+                after_seq: seq,
+                outcome: Updated { id: id.clone(), seq, changed: true },
+            })
         })?;
         inner.committed();
         if update.text.is_some() && vectors.is_none() {
@@ -173,7 +188,10 @@ impl Store {
         let inner = &self.inner;
         let outcomes = inner.log.commit(|pending, first_seq| {
             let mut plan = Plan::new(pending, first_seq);
-            let outcomes = all.iter().map(|item| inner.plan_import(&mut plan, item, on_conflict)).collect::<Result<Vec<_>>>();
+            let outcomes = all
+                .iter()
+                .map(|item| inner.plan_import(&mut plan, item, on_conflict))
+                .collect::<Result<Vec<_>>>();
             plan.finish(outcomes)
         })?;
         inner.committed();
@@ -185,7 +203,9 @@ impl Store {
     pub(crate) fn preview_import(&self, item: &Remember, on_conflict: OnConflict) -> Result<Outcome> {
         let inner = &self.inner;
         let id = item.id.as_ref().expect("imported memories have ids");
-        let Some(current) = inner.log.with_staged(|pending| inner.current(pending, id))? else { return Ok(Outcome::New) };
+        let Some(current) = inner.log.with_staged(|pending| inner.current(pending, id))? else {
+            return Ok(Outcome::New);
+        };
         let unchanged = *current.memory == new_memory(item, id.clone(), current.memory.timestamp);
         match on_conflict {
             _ if unchanged => Ok(Outcome::Unchanged),
@@ -233,7 +253,9 @@ impl<'a> Plan<'a> {
     /// The whole group, or nothing staged.
     fn finish<T>(self, outcome: Result<T>) -> Result<Planned<T>> {
         match outcome {
-            Ok(outcome) => Ok(Planned { after_seq: self.after_seq.max(self.next_seq() - 1), ops: self.ops, outcome }),
+            Ok(outcome) => {
+                Ok(Planned { after_seq: self.after_seq.max(self.next_seq() - 1), ops: self.ops, outcome })
+            }
             Err(error) => {
                 crate::log::Staged::abandon(self.pending, self.first_seq - 1);
                 Err(error)
@@ -247,7 +269,10 @@ impl Inner {
         let now = self.clock.now_ms().div_euclid(1000);
         let done = self.log.commit(|pending, first_seq| {
             let mut plan = Plan::new(pending, first_seq);
-            let done = all.iter().map(|prepared| self.plan_remember(&mut plan, prepared, now)).collect::<Result<Vec<_>>>();
+            let done = all
+                .iter()
+                .map(|prepared| self.plan_remember(&mut plan, prepared, now))
+                .collect::<Result<Vec<_>>>();
             plan.finish(done)
         })?;
         self.committed();
@@ -286,7 +311,8 @@ impl Inner {
         let mut memory = new_memory(item, id.clone(), now);
         let mut duplicate_of = None;
         if let Some(near) = near
-            && let Some(other) = self.current(plan.pending, near)?.filter(|other| other.memory.collection == memory.collection)
+            && let Some(other) =
+                self.current(plan.pending, near)?.filter(|other| other.memory.collection == memory.collection)
         {
             // The text is not the same to the letter, and a letter can be all the difference: it is stored on its own.
             memory = merge(memory, &other.memory.tags, other.memory.importance);
@@ -339,7 +365,10 @@ impl Inner {
         for key in view.keys_by_text_hash(collection, text)? {
             let Some(row) = view.row(key)? else { continue };
             // What is planned for it counts, not what the view still shows.
-            if row.memory.text == text && row.memory.collection == collection && pending.get(&row.memory.id).is_none() {
+            if row.memory.text == text
+                && row.memory.collection == collection
+                && pending.get(&row.memory.id).is_none()
+            {
                 return Ok(Some(Current { key: row.key, seq: row.seq, memory: Arc::new(row.memory) }));
             }
         }
@@ -365,7 +394,9 @@ impl Inner {
     /// A new id: later ones sort behind earlier ones, also when the clock goes back.
     fn new_id(&self) -> Result<MemoryId> {
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
+        getrandom::fill(&mut random).map_err(|error| {
+            Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}"))
+        })?;
         let now_ms = u64::try_from(self.clock.now_ms()).unwrap_or(0);
         let fresh = ulid::Ulid::from_parts(now_ms, u128::from_le_bytes(random));
         let mut last = lock(&self.last_id);
@@ -408,7 +439,9 @@ fn check_update(update: &Update) -> Result<()> {
     update.text.as_deref().map_or(Ok(()), check_text)?;
     update.importance.map_or(Ok(()), check_importance)?;
     update.vector.as_deref().map_or(Ok(()), check_vector)?;
-    for (name, value) in [("collection", &update.collection), ("source", &update.source), ("session", &update.session_id)] {
+    for (name, value) in
+        [("collection", &update.collection), ("source", &update.source), ("session", &update.session_id)]
+    {
         value.as_deref().map_or(Ok(()), |value| check_label(name, value))?;
     }
     Ok(())

@@ -61,7 +61,10 @@ impl Store {
         })?;
         preview.notes.extend(summary.notes.iter().map(ToString::to_string));
         preview.notes.extend(summary.unknown_keys.iter().map(|(name, key)| {
-            format!("key {name:?} is not known and was left out, first in memory {}, {} times", key.first, key.count)
+            format!(
+                "key {name:?} is not known and was left out, first in memory {}, {} times",
+                key.first, key.count
+            )
         }));
         if dry_run {
             return Ok(preview);

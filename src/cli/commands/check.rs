@@ -5,18 +5,22 @@ use std::fmt::Write;
 use anstyle::AnsiColor;
 use comfy_table::Cell;
 
+use crate::check::{CheckReport, CheckStatus, Finding, check_files};
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, table, text};
-use crate::check::{CheckReport, CheckStatus, Finding, check_files};
 use crate::{ErrorKind, Result};
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     let report = report(context)?;
     let out = context.out;
-    if out.json { out.print_json(&report)? } else { out.print(&pretty(&report, out))? }
+    if out.json {
+        out.print_json(&report)?
+    } else {
+        out.print(&pretty(&report, out))?
+    }
     match report.status {
         CheckStatus::Ok => Ok(()),
         CheckStatus::Damaged => Err(Failure::Damaged),
@@ -76,7 +80,13 @@ fn as_lines(report: &CheckReport) -> String {
     let mut lines = String::new();
     for Finding { file, offset, kind, detail, repair } in &report.findings {
         let at = offset.map_or(String::new(), |offset| format!(" at offset {offset}"));
-        let _ = writeln!(lines, "{}{at}: {kind}: {} ({})", text::line(file), text::line(detail), text::line(repair));
+        let _ = writeln!(
+            lines,
+            "{}{at}: {kind}: {} ({})",
+            text::line(file),
+            text::line(detail),
+            text::line(repair)
+        );
     }
     lines
 }
@@ -93,7 +103,13 @@ mod tests {
             detail: "record checksum is 7be20114, expected 1f3a99c0".to_owned(),
             repair: "none: restore from a backup".to_owned(),
         };
-        CheckReport { status: CheckStatus::Damaged, findings: vec![finding], records: 12, rows: 1, bytes: 2048 }
+        CheckReport {
+            status: CheckStatus::Damaged,
+            findings: vec![finding],
+            records: 12,
+            rows: 1,
+            bytes: 2048,
+        }
     }
 
     #[test]

@@ -71,7 +71,10 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
         write(&mut stdout, Path::new(STDOUT_NAME)).map_err(closed_pipe)?;
         // The original's form has no line end at its end, which a terminal needs.
         let end: &[u8] = if out.terminal && args.format == ExportFormat::Json { b"\n" } else { b"" };
-        return stdout.write_all(end).and_then(|()| stdout.flush()).map_err(crate::cli::output::stdout_failure);
+        return stdout
+            .write_all(end)
+            .and_then(|()| stdout.flush())
+            .map_err(crate::cli::output::stdout_failure);
     };
     to_file(target, &mut write)?;
     drop(bar);
@@ -197,7 +200,12 @@ mod tests {
 
     /// Answers a list as a store does.
     fn fetch(all: &[Memory], list: &List) -> Vec<Memory> {
-        all.iter().filter(|memory| list.filter.matches(memory)).skip(list.offset).take(list.limit).cloned().collect()
+        all.iter()
+            .filter(|memory| list.filter.matches(memory))
+            .skip(list.offset)
+            .take(list.limit)
+            .cloned()
+            .collect()
     }
 
     #[test]
@@ -260,7 +268,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_device_is_written_to_and_a_folder_is_refused() {
-        to_file(Path::new("/dev/null"), &mut |to, _| to.write_all(b"x").map_err(|_| unreachable!())).expect("written");
+        to_file(Path::new("/dev/null"), &mut |to, _| to.write_all(b"x").map_err(|_| unreachable!()))
+            .expect("written");
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert!(to_file(folder.path(), &mut |_, _| Ok(())).is_err());
         assert!(to_file(&folder.path().join("no/such"), &mut |_, _| Ok(())).is_err());

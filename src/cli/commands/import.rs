@@ -117,7 +117,12 @@ fn run_jsonl(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
     finish(&imported, store, args, context)
 }
 
-fn finish(imported: &Imported, store: Store, args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
+fn finish(
+    imported: &Imported,
+    store: Store,
+    args: &ImportArgs,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
     if !args.dry_run && !args.no_embed {
         load::embed(&store, imported.imported + imported.replaced, context.out);
     }
@@ -153,9 +158,11 @@ fn tell(imported: &Imported, dry_run: bool, out: &Output) -> Result<(), Failure>
 fn summary(imported: &Imported, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
     let mut summary = format!("{} {would}imported", text::count(imported.imported, "memory", "memories"));
-    for (count, what) in
-        [(imported.unchanged, "there already"), (imported.replaced, "replaced"), (imported.kept, "kept as they are")]
-    {
+    for (count, what) in [
+        (imported.unchanged, "there already"),
+        (imported.replaced, "replaced"),
+        (imported.kept, "kept as they are"),
+    ] {
         if count > 0 {
             let _ = write!(summary, ", {} {what}", text::number(count));
         }

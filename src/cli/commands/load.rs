@@ -147,7 +147,8 @@ pub(super) fn embed(store: &Store, stored: u64, out: &Output) {
 
 /// Standard input, or a pipe, in an unnamed file that is gone when the program ends.
 pub(super) fn spool(from: &mut dyn io::Read, name: &Path, out: &Output) -> Result<File> {
-    let mut file = tempfile::tempfile().map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
+    let mut file = tempfile::tempfile()
+        .map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
     let _bar = Bar::new(out, "reading", Unit::Bytes);
     io::copy(from, &mut file).map_err(|error| Error::io("read", name, error))?;
     Ok(file)
@@ -159,7 +160,10 @@ fn warn_unknown(unknown: &UnknownKeys, out: &Output) {
         out.warn(&format!("key `{name}` has no effect ({places}, first in line {})", key.first));
     }
     if unknown.more() > 0 {
-        out.warn(&format!("and {} with other keys that have no effect", text::count(unknown.more(), "time", "times")));
+        out.warn(&format!(
+            "and {} with other keys that have no effect",
+            text::count(unknown.more(), "time", "times")
+        ));
     }
 }
 
@@ -214,7 +218,8 @@ mod tests {
     fn source(text: &str) -> (tempfile::NamedTempFile, Result<u64>) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("write");
-        let checked = Source::open(file.path(), &Output::pipe()).and_then(|mut source| source.check(&Output::pipe()));
+        let checked =
+            Source::open(file.path(), &Output::pipe()).and_then(|mut source| source.check(&Output::pipe()));
         (file, checked)
     }
 

@@ -125,7 +125,9 @@ fn pull(name: &str, home: &Home, out: &Output) -> Result<(), Failure> {
     let name = name.strip_prefix("fastembed:").unwrap_or(name);
     let folder = {
         let bar = Bar::new(out, "fetching", Unit::Bytes);
-        embed::pull(name, &models_dir(home), &mut |progress| bar.set(progress.done_bytes, progress.total_bytes))?
+        embed::pull(name, &models_dir(home), &mut |progress| {
+            bar.set(progress.done_bytes, progress.total_bytes)
+        })?
     };
     let name = folder.file_name().map_or_else(|| name.into(), |name| name.to_string_lossy());
     let spec = format!("fastembed:{name}");
@@ -155,7 +157,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("BGESmallENV15")).expect("a model's folder");
         let models = models(folder.path(), "builtin:minilm-l6");
-        let here: Vec<_> = models.iter().filter(|model| model.present).map(|model| model.spec.as_str()).collect();
+        let here: Vec<_> =
+            models.iter().filter(|model| model.present).map(|model| model.spec.as_str()).collect();
         assert_eq!(here, ["builtin:minilm-l6", "builtin:none", "fastembed:BGESmallENV15"]);
     }
 }

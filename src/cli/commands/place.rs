@@ -40,7 +40,11 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     // Not `session::home`: remarks on the configuration are a part of this answer, not warnings.
     let home = locate(&HomeInputs::of_process(context.global.home.clone()))?;
     let place = place(&home)?;
-    if context.out.json { context.out.print_json(&place) } else { context.out.print(&pretty(&place, context.out)) }
+    if context.out.json {
+        context.out.print_json(&place)
+    } else {
+        context.out.print(&pretty(&place, context.out))
+    }
 }
 
 fn place(home: &Home) -> Result<Place> {

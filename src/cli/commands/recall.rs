@@ -98,7 +98,9 @@ fn tell(answer: &Answer, format: Option<Format>, context: &Context<'_>) -> Resul
     }
     match format.unwrap_or(if out.terminal { Format::Table } else { Format::Json }) {
         Format::Json => out.print_indented(&answer.results),
-        Format::Text => out.print(&answer.results.iter().map(|found| text_line(found, context)).collect::<String>()),
+        Format::Text => {
+            out.print(&answer.results.iter().map(|found| text_line(found, context)).collect::<String>())
+        }
         Format::Table if answer.results.is_empty() => out.print_line("No memories found."),
         Format::Table => {
             let lines = answer.results.iter().map(|found| Line {
@@ -120,7 +122,8 @@ fn text_line(found: &Match, context: &Context<'_>) -> String {
 }
 
 fn explained(explain: &Explain) -> String {
-    let part = |name: &str, value: Option<f32>| value.map_or(String::new(), |value| format!(" ({name} {value:.3})"));
+    let part =
+        |name: &str, value: Option<f32>| value.map_or(String::new(), |value| format!(" ({name} {value:.3})"));
     format!(
         "words {:.3}{}, meaning {:.3}{}",
         explain.text,

@@ -52,9 +52,12 @@ pub(crate) fn run(args: &StatsArgs, context: &Context<'_>) -> Result<(), Failure
 
 fn pretty(home: &str, stats: &Stats, out: &Output) -> String {
     let mut pairs = vec![("home", home.to_owned()), ("memories", text::number(stats.memories))];
-    pairs.extend(stats.collections.iter().map(|(name, count)| {
-        ("collections", format!("{} ({})", text::line(name), text::number(*count)))
-    }));
+    pairs.extend(
+        stats
+            .collections
+            .iter()
+            .map(|(name, count)| ("collections", format!("{} ({})", text::line(name), text::number(*count)))),
+    );
     pairs.push(("with a vector", text::number(stats.embedded)));
     pairs.push(("waiting for one", text::number(stats.pending)));
     if let Some(model) = &stats.model {
@@ -63,12 +66,16 @@ fn pretty(home: &str, stats: &Stats, out: &Output) -> String {
     if let Some(problem) = &stats.model_problem {
         pairs.push(("model problem", problem.clone()));
     }
-    pairs.push(("segments", format!("{} ({})", text::number(stats.segments), text::bytes(stats.segment_bytes))));
+    pairs.push((
+        "segments",
+        format!("{} ({})", text::number(stats.segments), text::bytes(stats.segment_bytes)),
+    ));
     pairs.push(("view", text::bytes(stats.view_bytes)));
     pairs.push(("last sequence", text::number(stats.last_seq)));
     let mut answer = table::figures(out, pairs);
     if stats.pending > 0 {
-        answer.push_str("\nMemories that wait are found by words. `memento-kv reembed` makes their vectors.\n");
+        answer
+            .push_str("\nMemories that wait are found by words. `memento-kv reembed` makes their vectors.\n");
     }
     answer
 }
@@ -88,7 +95,10 @@ mod tests {
     fn pending_vectors_come_with_what_to_do() {
         let stats = Stats { memories: 1234, pending: 2, ..Stats::default() };
         let shown = pretty("/h", &stats, &Output::pipe());
-        assert!(shown.contains("memories         1,234\n") && shown.contains("memento-kv reembed"), "{shown}");
+        assert!(
+            shown.contains("memories         1,234\n") && shown.contains("memento-kv reembed"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -143,8 +143,30 @@ mod tests {
     #[test]
     fn every_change_reaches_the_store() {
         let args = parse(&[
-            "m", "update", "x", "--text", "- new", "-i", "0.25", "-t", "a, b", "--add-tags", "c", "--remove-tags",
-            "d", "-c", "col", "--source", "so", "--session", "se", "--meta", "k:=1", "--unset-meta", "gone", "--at",
+            "m",
+            "update",
+            "x",
+            "--text",
+            "- new",
+            "-i",
+            "0.25",
+            "-t",
+            "a, b",
+            "--add-tags",
+            "c",
+            "--remove-tags",
+            "d",
+            "-c",
+            "col",
+            "--source",
+            "so",
+            "--session",
+            "se",
+            "--meta",
+            "k:=1",
+            "--unset-meta",
+            "gone",
+            "--at",
             "@5",
         ])
         .expect("all options");
