@@ -26,6 +26,9 @@
 
 mod catalog;
 pub mod check;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod embed;
