@@ -5,10 +5,12 @@
 //! Nothing is ever read from it whose checksum does not hold.
 
 mod apply;
+mod check;
 mod database;
 mod delta;
 mod guard;
 mod list;
+mod pages;
 mod scope;
 mod snapshot;
 mod tables;
@@ -21,8 +23,10 @@ use std::time::Instant;
 
 use redb::{Database, Durability};
 
+pub(crate) use self::check::ViewDamage;
 use self::database::Found;
-use self::guard::{Guard, drop_guarded};
+use self::guard::{Fault, Guard, drop_guarded};
+use self::pages::Pages;
 use self::snapshot::{Base, Snapshot};
 pub(crate) use self::view::View;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,6 +84,8 @@ struct Live {
     /// wants both locks takes this one first.
     writing: Mutex<bool>,
     database: Database,
+    /// What the database reads and writes, for whoever reads the file beside it.
+    pages: Pages,
 }
 
 impl Catalog {
@@ -95,7 +101,7 @@ impl Catalog {
         let file = database::create_file(&temporary)?;
         // redb makes a database in several steps, so a crash among them must not leave the file under its name.
         Guard::new(&temporary).run(|| {
-            let database = database::build(file, cache_bytes)?;
+            let (database, _) = database::build(database::storage(file)?, cache_bytes)?;
             database::initialize(&database, store_id)?;
             Ok(database.close()?)
         })?;
@@ -118,23 +124,32 @@ impl Catalog {
             Found::Nothing => return Ok(Opened::Missing),
             Found::Unusable(reason) => return Ok(Opened::Unusable(reason)),
         };
+        Self::open_with(path, store_id, || database::build(database::storage(file)?, cache_bytes))
+    }
+
+    fn open_with(
+        path: &Path,
+        store_id: [u8; 16],
+        build: impl FnOnce() -> Result<(Database, Pages), Fault>,
+    ) -> Result<Opened> {
         let guard = Guard::new(path);
         let opened = guard.run(|| {
-            let database = database::build(file, cache_bytes)?;
+            let (database, pages) = build()?;
             let snapshot = Snapshot::read(&database)?;
-            Ok((database, snapshot))
+            Ok((database, pages, snapshot))
         });
         match opened {
-            Ok((database, snapshot)) if snapshot.delta.head.store_id == store_id => {
+            Ok((database, pages, snapshot)) if snapshot.delta.head.store_id == store_id => {
                 let live = Live {
                     snapshot: Mutex::new(Arc::new(snapshot)),
                     applying: Mutex::new(()),
                     writing: Mutex::new(true),
                     database,
+                    pages,
                 };
                 Ok(Opened::Ready(Self { guard, live: Some(live) }))
             }
-            Ok((database, snapshot)) => {
+            Ok((database, _, snapshot)) => {
                 drop(snapshot);
                 drop_guarded(database);
                 Ok(Opened::Unusable("it belongs to another store".to_owned()))
@@ -192,13 +207,7 @@ impl Catalog {
     /// # Errors
     /// Those of the operating system; the view then counts as damaged.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        let mut is_durable = locked(&self.live().writing);
-        if *is_durable && self.snapshot().delta.is_empty() {
-            return self.guard.run(|| Ok(()));
-        }
-        self.write(Durability::Immediate)?;
-        *is_durable = true;
-        Ok(())
+        self.write_durably(&mut locked(&self.live().writing))
     }
 
     /// Checkpoints and closes.
@@ -210,6 +219,16 @@ impl Catalog {
         let Live { snapshot, database, .. } = self.live.take().expect("only this method and drop take it");
         drop(snapshot);
         self.guard.run(|| Ok(database.close()?))
+    }
+
+    /// Puts everything that was applied on stable storage, unless it is there already.
+    fn write_durably(&self, is_durable: &mut bool) -> Result<()> {
+        if *is_durable && self.snapshot().delta.is_empty() {
+            return self.guard.run(|| Ok(()));
+        }
+        self.write(Durability::Immediate)?;
+        *is_durable = true;
+        Ok(())
     }
 
     /// Moves what was applied so far into redb's tables. Its caller holds the lock for writing.

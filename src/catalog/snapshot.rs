@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase};
+use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 
 use super::delta::Delta;
 use super::guard::{Fault, drop_guarded};
@@ -51,6 +51,24 @@ impl Base {
 
     fn open(&self) -> &Open {
         self.open.as_ref().expect("only drop takes it")
+    }
+
+    /// How many entries all tables have.
+    pub(super) fn entries(&self) -> Result<u64, Fault> {
+        let Open { state, memory, ids, labels, times, vectors, .. } = self.open();
+        let lens = [state.len(), memory.len(), ids.len(), labels.len(), times.len(), vectors.len()];
+        Ok(lens.into_iter().sum::<Result<u64, _>>()?)
+    }
+
+    /// Entries of the table of ids.
+    pub(super) fn ids(&self) -> Result<impl Iterator<Item = Entry<String, u64>> + use<>, Fault> {
+        Ok(self.open().ids.range::<&[u8]>(..)?.map(|entry| {
+            let (id, value) = entry?;
+            let id = String::from_utf8_lossy(id.value()).into_owned();
+            let key = decode_number(TableTag::Id, id.as_bytes(), value.value())
+                .map_err(|damage| Fault::row(TableTag::Id, &id, damage))?;
+            Ok((id, key))
+        }))
     }
 
     /// The head that the transaction wrote.

@@ -4,6 +4,7 @@
 
 pub(crate) mod codec;
 pub(crate) mod op;
+pub(crate) mod pages;
 pub(crate) mod row;
 
 use std::fmt;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::embed::ModelIdentity;
 use crate::format::op::Vectors;
+use crate::format::row::Label;
 use crate::memory::{Memory, MemoryId};
 
 const STORE: [u8; 16] = *b"store of a test!";
