@@ -187,8 +187,24 @@ impl Check {
 
     fn view(&mut self, catalog: &Catalog) -> Result<()> {
         let path = catalog.path().to_owned();
+        let damages = match catalog.check(&mut |_, _| {}) {
+            Ok(damages) => damages,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.found(&path, error.offset(), "view", error.message().to_owned(), REBUILT);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for damage in damages {
+            let place = match (damage.table, &damage.key) {
+                (Some(table), Some(key)) => format!("table {table}, key {key}: "),
+                (Some(table), None) => format!("table {table}: "),
+                (None, _) => String::new(),
+            };
+            self.found(&path, damage.offset, "view-row", format!("{place}{}", damage.what), REBUILT);
+        }
         let mut rows = Vec::new();
-        match catalog.view()?.for_each_row(MemoryKey(0), |row| {
+        match catalog.view().for_each_row(MemoryKey(0), |row| {
             rows.push((row.key, row.seq));
             ControlFlow::Continue(())
         }) {
