@@ -16,6 +16,7 @@ pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
     if home.config.debug {
         logging::start_debug();
     }
+    tracing::debug!(home = %home, "found the home");
     for remark in home.config.remarks() {
         // What the original had and nobody needs here is no reason to bother at every call; `where` tells it.
         if !matches!(remark.kind, RemarkKind::Ignored(_)) {

@@ -130,7 +130,7 @@ fn the_export_of_the_original_comes_in_with_ids_and_times() {
 #[test]
 fn an_export_comes_back_as_it_was() {
     let user = User::new();
-    user.remember(["first", "-t", "a", "--meta", "k:={\"deep\":[1]}", "--speaker", "Ann"]);
+    user.remember(["first", "--at", "@7", "-t", "a", "--meta", "k:={\"deep\":[1]}", "--speaker", "Ann"]);
     user.remember(["zweite Ω 👍\n\u{1b}[31m"]);
     for format in ["json", "jsonl"] {
         let name = format!("out.{format}");

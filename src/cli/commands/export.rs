@@ -1,4 +1,4 @@
-//! `export`: all memories, newest first.
+//! `export`: all memories, as JSON newest first like the original, as JSONL in the order in which they came.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -13,7 +13,7 @@ use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
 use crate::home::Home;
 use crate::transfer::{ExportHead, write_json, write_jsonl};
-use crate::{Error, Filter, List, Memory, Result, Store};
+use crate::{Error, Filter, List, Memory, Order, Result, Store};
 
 /// Memories that are read at once.
 const PAGE_COUNT: usize = 5000;
@@ -26,7 +26,8 @@ Examples:
   memento-kv export > memories.json
   memento-kv export --format jsonl -o memories.jsonl
 
-json has the form of the original's export; jsonl is one memory a line. Vectors are not exported.")]
+json has the form of the original's export, the newest first; jsonl is one memory a line, the oldest first.
+Vectors are not exported.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]
@@ -60,7 +61,12 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
     let out = context.out;
     let total = store.stats()?.memories;
     let bar = Bar::new(out, "exporting", Unit::Count);
-    let mut pages = Pages::new(|list| store.list(&list)).inspect_count(|done| bar.set(done, total));
+    let order = match args.format {
+        ExportFormat::Json => Order::Newest,
+        // So that reading it back stores memories of one second in their order.
+        ExportFormat::Jsonl => Order::Oldest,
+    };
+    let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| bar.set(done, total));
     let head = ExportHead { exported_at_ms: context.now_ms, total_memories: total, db_path: &home.db_path };
     let mut write = |to: &mut dyn Write, target: &Path| match args.format {
         ExportFormat::Json => write_json(to, target, &head, &mut pages),
@@ -133,27 +139,29 @@ fn to_device(real: &Path, target: &Path, write: &mut WriteTo<'_>) -> Result<()> 
     buffered.flush().map_err(|error| Error::io("write", target, error))
 }
 
-/// All memories of a store, newest first, read page by page.
+/// All memories of a store by time, read page by page.
 ///
 /// The next page starts at the time of the last memory, past those of that time that came already: so the cost of a
 /// page does not grow with the number of pages before it.
 struct Pages<F, C> {
+    order: Order,
     fetch: F,
     each: C,
     page: std::vec::IntoIter<Memory>,
-    before: Option<i64>,
+    last: Option<i64>,
     same_time: usize,
     done: u64,
     over: bool,
 }
 
 impl<F: FnMut(List) -> Result<Vec<Memory>>> Pages<F, fn(u64)> {
-    fn new(fetch: F) -> Self {
+    fn new(order: Order, fetch: F) -> Self {
         Self {
+            order,
             fetch,
             each: |_| {},
             page: Vec::new().into_iter(),
-            before: None,
+            last: None,
             same_time: 0,
             done: 0,
             over: false,
@@ -162,8 +170,8 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>> Pages<F, fn(u64)> {
 
     /// Tells how many memories have been given out, after each.
     fn inspect_count<C: FnMut(u64)>(self, each: C) -> Pages<F, C> {
-        let Self { fetch, page, before, same_time, done, over, .. } = self;
-        Pages { fetch, each, page, before, same_time, done, over }
+        let Self { order, fetch, page, last, same_time, done, over, .. } = self;
+        Pages { order, fetch, each, page, last, same_time, done, over }
     }
 }
 
@@ -172,8 +180,12 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>, C: FnMut(u64)> Iterator for Pages<F,
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.as_slice().is_empty() && !self.over {
-            let filter = Filter { before: self.before, ..Filter::default() };
-            match (self.fetch)(List::new().filter(filter).offset(self.same_time).limit(PAGE_COUNT)) {
+            let filter = match self.order {
+                Order::Newest => Filter { before: self.last, ..Filter::default() },
+                Order::Oldest => Filter { since: self.last, ..Filter::default() },
+            };
+            let list = List::new().filter(filter).order(self.order).offset(self.same_time).limit(PAGE_COUNT);
+            match (self.fetch)(list) {
                 Ok(page) => {
                     self.over = page.len() < PAGE_COUNT;
                     self.page = page.into_iter();
@@ -185,8 +197,8 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>, C: FnMut(u64)> Iterator for Pages<F,
             }
         }
         let memory = self.page.next()?;
-        self.same_time = if self.before == Some(memory.timestamp) { self.same_time + 1 } else { 1 };
-        self.before = Some(memory.timestamp);
+        self.same_time = if self.last == Some(memory.timestamp) { self.same_time + 1 } else { 1 };
+        self.last = Some(memory.timestamp);
         self.done += 1;
         (self.each)(self.done);
         Some(Ok(memory))
@@ -198,41 +210,50 @@ mod tests {
     use super::*;
     use crate::{ErrorKind, MemoryId};
 
+    /// Memories with so many of one time each, in this order.
+    fn memories(order: Order, same_time: i64) -> Vec<Memory> {
+        let count = (PAGE_COUNT as i64) * 2 + 17;
+        let mut all: Vec<Memory> = (0..count)
+            .map(|i| Memory::new(MemoryId::new(format!("m{i}")).expect("an id"), "x", i / same_time))
+            .collect();
+        if order == Order::Newest {
+            all.reverse();
+        }
+        all
+    }
+
     /// Answers a list as a store does.
     fn fetch(all: &[Memory], list: &List) -> Vec<Memory> {
-        all.iter()
-            .filter(|memory| list.filter.matches(memory))
-            .skip(list.offset)
-            .take(list.limit)
-            .cloned()
-            .collect()
+        let found = all.iter().filter(|memory| list.filter.matches(memory));
+        found.skip(list.offset).take(list.limit).cloned().collect()
     }
 
     #[test]
     fn every_memory_comes_once_in_order_whatever_times_they_share() {
-        for seconds_apart in [0, 1, 3, 7_000] {
-            let all: Vec<Memory> = (0..(PAGE_COUNT as i64) * 2 + 17)
-                .map(|i| {
-                    let timestamp = if seconds_apart == 0 { 5 } else { -(i / seconds_apart) };
-                    Memory::new(MemoryId::new(format!("m{i}")).expect("an id"), "x", timestamp)
+        for order in [Order::Newest, Order::Oldest] {
+            for same_time in [1, 3, 7_000, i64::MAX] {
+                let all = memories(order, same_time);
+                let mut seen = 0;
+                let mut requests = 0;
+                let pages = Pages::new(order, |list| {
+                    requests += 1;
+                    assert_eq!(list.order, order);
+                    Ok(fetch(&all, &list))
                 })
-                .collect();
-            let mut seen = 0;
-            let mut requests = 0;
-            let pages = Pages::new(|list| {
-                requests += 1;
-                Ok(fetch(&all, &list))
-            })
-            .inspect_count(|done| seen = done);
-            let ids: Vec<_> = pages.map(|memory| memory.expect("no error").id).collect();
-            assert!(ids.iter().eq(all.iter().map(|memory| &memory.id)), "{seconds_apart} seconds apart");
-            assert_eq!((seen, requests), (all.len() as u64, 3));
+                .inspect_count(|done| seen = done);
+                let ids: Vec<_> = pages.map(|memory| memory.expect("no error").id).collect();
+                assert!(
+                    ids.iter().eq(all.iter().map(|memory| &memory.id)),
+                    "{order:?}, {same_time} of one time"
+                );
+                assert_eq!((seen, requests), (all.len() as u64, 3));
+            }
         }
     }
 
     #[test]
     fn an_error_ends_the_pages() {
-        let mut pages = Pages::new(|_| Err(Error::new(ErrorKind::Corrupt, "bad row")));
+        let mut pages = Pages::new(Order::Newest, |_| Err(Error::new(ErrorKind::Corrupt, "bad row")));
         assert!(pages.next().is_some_and(|item| item.is_err()));
         assert!(pages.next().is_none());
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::load::{self, Source};
+use super::load::{self, STDIN_NAME, Source};
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
@@ -84,16 +84,17 @@ fn run_json(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
     if args.file == Path::new("-") {
         let spooled = spooled_stdin(out)?;
-        return import_json(spooled.path(), args, context);
+        return import_json(spooled.path(), Path::new(STDIN_NAME), args, context);
     }
-    import_json(&args.file, args, context)
+    import_json(&args.file, &args.file, args, context)
 }
 
-fn import_json(file: &Path, args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
+fn import_json(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
     let (_, store) = session::open(context)?;
     let imported = {
         let bar = Bar::new(context.out, "importing", Unit::Count);
-        store.import_json(file, args.on_conflict.into(), args.dry_run, &mut bar.listener())?
+        let imported = store.import_json(file, args.on_conflict.into(), args.dry_run, &mut bar.listener());
+        imported.map_err(|error| error.at(name))?
     };
     finish(&imported, store, args, context)
 }
@@ -138,7 +139,7 @@ fn spooled_stdin(out: &Output) -> Result<tempfile::NamedTempFile> {
         tempfile::NamedTempFile::new().map_err(|error| Error::io("make a temporary file", &folder, error))?;
     let _bar = Bar::new(out, "reading", Unit::Bytes);
     io::copy(&mut io::stdin().lock(), file.as_file_mut())
-        .map_err(|error| Error::io("read", Path::new("standard input"), error))?;
+        .map_err(|error| Error::io("read", Path::new(STDIN_NAME), error))?;
     Ok(file)
 }
 

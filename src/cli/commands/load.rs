@@ -21,7 +21,7 @@ use crate::{Duplicates, Error, Result, Store};
 /// Memories of one batch, which is stored as a whole or not at all.
 const BATCH_COUNT_MAX: usize = 500;
 /// What errors call standard input.
-const STDIN_NAME: &str = "standard input";
+pub(super) const STDIN_NAME: &str = "standard input";
 
 /// What is to be loaded, and how.
 pub(super) struct Load<'a> {
