@@ -12,7 +12,10 @@ use super::snapshot::Snapshot;
 use super::{Applied, Position};
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
 use crate::format::record::Location;
-use crate::format::row::{Head, Row, RowHeader, StateKey, TableTag, collection_count_key, encode_model, encode_number, label_keys, memory_key, model_key, time_key, vector_count_key, vector_key};
+use crate::format::row::{
+    Head, Row, RowHeader, StateKey, TableTag, collection_count_key, encode_model, encode_number, label_keys,
+    memory_key, model_key, time_key, vector_count_key, vector_key,
+};
 use crate::memory::Memory;
 
 /// About what a change takes in memory beside its row.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::guard::Fault;
 use crate::format::record::Location;
-use crate::format::row::{Head};
+use crate::format::row::Head;
 
 /// A key with its new value, or with none when the key is gone.
 pub(super) type Change<K, V> = (K, Option<V>);

@@ -10,7 +10,10 @@ use super::guard::{Fault, drop_guarded};
 use super::tables::{ID, LABEL, MEMORY, STATE, TIME, VECTOR};
 use crate::format::op::MemoryKey;
 use crate::format::record::Location;
-use crate::format::row::{HEAD_KEY, Head, LOCATION_LEN, NUMBER_LEN, Row, RowHeader, TableTag, decode_location, decode_number, encode_location, encode_number, key_bytes, memory_key};
+use crate::format::row::{
+    HEAD_KEY, Head, LOCATION_LEN, NUMBER_LEN, Row, RowHeader, TableTag, decode_location, decode_number,
+    encode_location, encode_number, key_bytes, memory_key,
+};
 
 /// An entry of a table, or why it could not be read.
 pub(super) type Entry<K, V> = Result<(K, V), Fault>;

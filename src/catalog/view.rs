@@ -10,7 +10,10 @@ use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
-use crate::format::row::{Head, Label, Row, RowHeader, StateKey, TableTag, collection_count_key, decode_model, decode_number, label_key, memory_key, vector_count_key, vector_key};
+use crate::format::row::{
+    Head, Label, Row, RowHeader, StateKey, TableTag, collection_count_key, decode_model, decode_number,
+    label_key, memory_key, vector_count_key, vector_key,
+};
 
 /// Rows and entries that are read in one go, between calls of a caller's function.
 const CHUNK_LEN: usize = 256;

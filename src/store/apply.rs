@@ -113,7 +113,8 @@ impl Inner {
                 let mut applying = self.applying();
                 let present = self.catalog()?;
                 // Somebody else may have renewed it while this thread waited.
-                let whole = if Arc::ptr_eq(&present, &catalog) { self.renew(&mut applying)? } else { present };
+                let whole =
+                    if Arc::ptr_eq(&present, &catalog) { self.renew(&mut applying)? } else { present };
                 read(&whole)
             }
             result => result,
