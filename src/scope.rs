@@ -25,6 +25,15 @@ impl Scope {
         keys.dedup();
         Self::Keys(keys.into())
     }
+
+    /// Whether this memory may be returned.
+    #[cfg(test)]
+    pub(crate) fn contains(&self, key: MemoryKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Keys(keys) => keys.binary_search(&key).is_ok(),
+        }
+    }
 }
 
 /// When a search has to give up.
