@@ -48,6 +48,11 @@ pub mod time;
 pub mod transfer;
 mod vector;
 
+/// Compiles and runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
+
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
 pub use store::*;

@@ -15,6 +15,7 @@ mod scope;
 mod snapshot;
 mod tables;
 mod view;
+mod write;
 
 use std::fmt;
 use std::path::Path;
@@ -245,7 +246,7 @@ impl Catalog {
             self.publish(Snapshot { base: Arc::clone(&current.base), delta: current.delta.clone().frozen() })
         };
         let base = self.guard.run(|| {
-            frozen.write(&live.database, durability)?;
+            write::write(&frozen.delta, &live.database, durability)?;
             Base::read(&live.database)
         })?;
         let _applying = locked(&live.applying);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::catalog::Catalog;
+use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op};
 use crate::fs::RealDisk;
@@ -74,6 +75,7 @@ impl Store {
         let mut check = Check::new(place);
         check.log(&segments, last_seq, progress)?;
         check.view(&catalog)?;
+        check.model();
         Ok(check.report)
     }
 }
@@ -182,6 +184,14 @@ impl Check {
                 self.found(&segment.path, Some(64), "segment-chain", detail, RESTORE);
             }
             _ => {}
+        }
+    }
+
+    /// Whether the built-in model is what was built in: a program file can be damaged, too.
+    fn model(&mut self) {
+        if let Err(error) = MiniLm::builtin().and_then(MiniLm::verify) {
+            let detail = format!("the built-in model: {}", error.message());
+            self.found(Path::new("memento-kv"), error.offset(), "model", detail, "install the program again");
         }
     }
 

@@ -3,12 +3,8 @@
 use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
-use crate::embed::ModelSpec;
 use crate::home::{Home, HomeInputs, locate};
 use crate::{Error, ErrorKind, Options, Result, Store};
-
-/// Names by which the original and its documents call the model that is built in.
-const BUILTIN_NAMES: [&str; 2] = ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"];
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
@@ -26,16 +22,10 @@ pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
     Ok(home)
 }
 
-/// How the store of this home is opened.
-///
-/// # Errors
-/// [`ErrorKind::Config`] when the configuration names no model.
+/// How the store of this home is opened. A program that ends soon makes vectors when it is asked to, not behind the
+/// calls.
 pub(crate) fn options(home: &Home) -> Result<Options> {
-    let options = Options::at(&home.path).model(configured_model(home)?).background_embedding(false);
-    Ok(match &home.config.embed.cache_dir {
-        Some(folder) => options.models_dir(folder),
-        None => options,
-    })
+    Ok(Options::of(home)?.background_embedding(false))
 }
 
 /// Opens the store, which is made when it is not there.
@@ -94,31 +84,9 @@ pub(crate) fn no_such_memory(ids: &[&str]) -> Error {
 const NO_STORE_HINT: &str =
     "`memento-kv where` says why this home is used; `memento-kv remember` makes a store";
 
-/// The model that the configuration names for a new store.
-pub(crate) fn configured_model(home: &Home) -> Result<ModelSpec> {
-    model_spec(&home.config.embed.model).map_err(|error| {
-        let origin = home.config.origin("embed.model");
-        let config = Error::new(ErrorKind::Config, format!("embed.model, set by {origin}: {error}"));
-        config.hint(error.hint_text().unwrap_or_default().to_owned())
-    })
-}
-
-/// A model as it is written, also under the names of the original.
-pub(crate) fn model_spec(written: &str) -> Result<ModelSpec> {
-    if BUILTIN_NAMES.contains(&written) { Ok(ModelSpec::BuiltinMiniLm) } else { written.parse() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_name_of_the_original_model_is_the_built_in_one() {
-        for name in ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2", "builtin:minilm-l6"] {
-            assert_eq!(model_spec(name).expect(name), ModelSpec::BuiltinMiniLm);
-        }
-        assert_eq!(model_spec("nonsense").expect_err("no such model").kind(), ErrorKind::Invalid);
-    }
 
     #[test]
     fn a_bad_model_in_the_configuration_is_an_error_of_the_configuration() {

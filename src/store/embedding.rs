@@ -102,11 +102,12 @@ impl Models {
         {
             return Ok(Some(Arc::new(builtin)));
         }
-        if let Ok(spec) = identity.name.parse::<ModelSpec>()
-            && let Ok(Some(embedder)) = load_model(&spec, &self.models_dir)
-            && *embedder.identity() == identity
-        {
-            return Ok(Some(embedder));
+        for spec in specs_of(&identity) {
+            if let Ok(Some(embedder)) = load_model(&spec, &self.models_dir)
+                && *embedder.identity() == identity
+            {
+                return Ok(Some(embedder));
+            }
         }
         if identity.engine == CALLER_MODEL {
             return Ok(None);
@@ -133,6 +134,13 @@ impl Models {
     fn forget_loaded(&self) {
         *lock(&self.loaded) = None;
     }
+}
+
+/// Where the model of this identity may be: in a folder of its name, or under the name it is fetched by.
+fn specs_of(identity: &ModelIdentity) -> impl Iterator<Item = ModelSpec> {
+    let fetched = embed::list().into_iter().filter(|model| model.repository == identity.name);
+    let folder = ModelSpec::Dir(PathBuf::from(&identity.name));
+    fetched.map(|model| ModelSpec::Named(model.name)).chain([folder])
 }
 
 /// The embedder of a spec; `None` for words only.

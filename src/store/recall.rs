@@ -228,8 +228,10 @@ impl Inner {
         deadline.check(format_args!("the query was embedded"))?;
 
         let words = recall.mode != Mode::Vector && !recall.query.trim().is_empty();
-        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
+        // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
+        // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
+        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
         let texts = match &search.text.index {
             Some(index) if words => index.search(&recall.query, &scope, deadline)?,
             _ => Vec::new(),

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use redb::ReadableTable;
 
 use super::*;
+use crate::catalog::check::ViewDamage;
 
 fn unusable(path: &Path) -> String {
     match Catalog::open(path, STORE, CACHE).expect("the operating system lets it be opened") {

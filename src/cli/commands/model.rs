@@ -1,6 +1,6 @@
 //! `model`: which embedding models there are, and fetching one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
@@ -63,13 +63,8 @@ pub(crate) fn run(args: ModelArgs, context: &Context<'_>) -> Result<(), Failure>
     }
 }
 
-/// Where model files are.
-pub(super) fn models_dir(home: &Home) -> PathBuf {
-    home.config.embed.cache_dir.clone().unwrap_or_else(|| home.path.join("models"))
-}
-
 fn list(home: &Home, out: &Output) -> Result<(), Failure> {
-    let models = models(&models_dir(home), &session::configured_model(home)?.to_string());
+    let models = models(&home.models_dir(), &home.model()?.to_string());
     if out.json {
         return out.print_json(&models);
     }
@@ -125,7 +120,7 @@ fn pull(name: &str, home: &Home, out: &Output) -> Result<(), Failure> {
     let name = name.strip_prefix("fastembed:").unwrap_or(name);
     let folder = {
         let bar = Bar::new(out, "fetching", Unit::Bytes);
-        embed::pull(name, &models_dir(home), &mut |progress| {
+        embed::pull(name, &home.models_dir(), &mut |progress| {
             bar.set(progress.done_bytes, progress.total_bytes)
         })?
     };

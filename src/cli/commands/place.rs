@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::model::models_dir;
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
@@ -54,9 +53,9 @@ fn place(home: &Home) -> Result<Place> {
         why: home.rule.to_string(),
         store: "none",
         problem: None,
-        model: session::configured_model(home)?.to_string(),
+        model: home.model()?.to_string(),
         model_problem: None,
-        models_dir: shown(&models_dir(home)),
+        models_dir: shown(&home.models_dir()),
         db_path: shown(&home.db_path),
         config_files: home.config.files().iter().map(|path| shown(path)).collect(),
         remarks: home.config.remarks().iter().map(ToString::to_string).collect(),

@@ -22,7 +22,7 @@ pub(crate) struct ReembedArgs {
 }
 
 pub(crate) fn run(args: &ReembedArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let model = args.model.as_deref().map(session::model_spec).transpose()?;
+    let model = args.model.as_deref().map(str::parse).transpose()?;
     let (_, store) = session::open_existing(context)?;
     let embedded = {
         let bar = Bar::new(context.out, "making vectors", Unit::Count);
