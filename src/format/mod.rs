@@ -9,6 +9,8 @@ pub(crate) mod pages;
 pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;
+#[cfg(test)]
+mod view_tests;
 
 use std::fmt;
 

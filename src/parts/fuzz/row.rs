@@ -11,14 +11,8 @@ use crate::format::row::{
     label_keys, model_key, vector_count_key,
 };
 
-const TABLES: [TableTag; 6] = [
-    TableTag::State,
-    TableTag::Memory,
-    TableTag::Id,
-    TableTag::Label,
-    TableTag::Time,
-    TableTag::Vector,
-];
+const TABLES: [TableTag; 6] =
+    [TableTag::State, TableTag::Memory, TableTag::Id, TableTag::Label, TableTag::Time, TableTag::Vector];
 /// First byte: the value gets the checksum that it should have.
 const MENDED: u8 = 0x80;
 

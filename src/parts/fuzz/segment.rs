@@ -18,7 +18,9 @@ use crate::format::op::{MemoryKey, Op, OpKind, SealV1};
 use crate::format::record::chain;
 use crate::format::segment::{SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::Access;
-use crate::log::{Log, Place, Planned, Scanner, Staged, last_acknowledged, list, open_segment, recover, verify};
+use crate::log::{
+    Log, Place, Planned, Scanner, Staged, last_acknowledged, list, open_segment, recover, verify,
+};
 
 pub(super) const STORE: [u8; 16] = [9; 16];
 const EPOCH: u64 = 0x0123_4567_89AB_CDEF;
@@ -80,7 +82,8 @@ pub(super) fn place() -> Place {
 
 /// Puts a segment under the name that its header asks for.
 pub(super) fn put(place: &Place, file: Vec<u8>) {
-    let number = |at: usize| file.get(at..).and_then(|rest| rest.first_chunk()).map_or(1, |b| u64::from_le_bytes(*b));
+    let number =
+        |at: usize| file.get(at..).and_then(|rest| rest.first_chunk()).map_or(1, |b| u64::from_le_bytes(*b));
     let name = format!("{:016x}-{:016x}.mseg", number(32), number(48));
     put_file(place, &place.segments.join(name), file);
 }
@@ -222,9 +225,8 @@ impl Sample {
 pub(super) fn seeds() -> Seeds {
     let (open, sealed) = (sample(1, 1, None, false), sample(1, 1, None, true));
     let after_open = sample(2, open.last_seq + 1, Some(&open), false);
-    let one = |first: u8, sample: &Sample, zeros: usize| {
-        [&[first, 0], &sample.short[..], &vec![0; zeros]].concat()
-    };
+    let one =
+        |first: u8, sample: &Sample, zeros: usize| [&[first, 0], &sample.short[..], &vec![0; zeros]].concat();
     let two = |first: &Sample, second: &Sample| {
         let len = u16::try_from(first.short.len()).expect("a short sample").to_le_bytes();
         [&[TWO | HEADER_MENDED | RECORDS_MENDED, 0], &len[..], &first.short, &second.short].concat()
