@@ -8,6 +8,8 @@ pub(crate) mod op;
 pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;
+#[cfg(test)]
+pub(crate) mod spec_tests;
 
 use std::fmt;
 
