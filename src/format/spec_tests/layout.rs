@@ -1,6 +1,6 @@
 //! Segment headers, records and manifests, byte by byte.
 
-use super::structs::{ManifestMirror, Sample};
+use super::structs::{ManifestMirror, Mirror, Sample};
 use super::{MANIFEST, RECORD, SEGMENT, assert_fields, fixed_value, to_hex};
 use crate::format::manifest::{ManifestProblem, ManifestV1, TailV1};
 use crate::format::op::{MemoryKey, OP_VERSION, Op, OpKind};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::structs::{
-    ForgetV1, ManifestMirror, MemoryV1, ModelV1, Sample, SealMirror, TailMirror, UpdateV1, UseModelV1,
-    VectorV1,
+    ForgetV1, ManifestMirror, MemoryV1, Mirror, ModelV1, Sample, SealMirror, TailMirror, UpdateV1,
+    UseModelV1, VectorV1,
 };
 use super::{MANIFEST, OP, Page, assert_fields, plain, to_hex};
 use crate::format::op::{

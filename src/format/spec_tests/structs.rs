@@ -82,7 +82,7 @@ impl Sample for bool {
 
 impl Sample for String {
     fn sample(n: u64) -> Self {
-        ["ü", "text", "日本", "e\u{301}"][n as usize % 4].repeat(1 + n as usize * 40)
+        ["ü", "text", "日本", "e\u{301}"][n as usize % 4].repeat(if n % 7 == 3 { 100 } else { 1 })
     }
 }
 
@@ -104,7 +104,14 @@ impl<const N: usize> Sample for [u8; N] {
     }
 }
 
-/// A struct of the pages, for the other implementation of the codec.
+/// A struct of the pages.
+pub(super) trait Mirror {
+    /// As the other implementation of the codec encodes it.
+    fn encode(&self) -> Vec<u8>;
+    /// Fields and types as the page lists them.
+    fn rows() -> Vec<(&'static str, String)>;
+}
+
 macro_rules! mirror {
     ($name:ident, $spec:literal { $($field:ident: $type:ty,)* }) => {
         #[derive(Clone, Debug, PartialEq, SchemaWrite)]
@@ -112,15 +119,13 @@ macro_rules! mirror {
             $(pub(super) $field: $type,)*
         }
 
-        impl $name {
-            /// As the other implementation encodes it.
-            pub(super) fn encode(&self) -> Vec<u8> {
+        impl Mirror for $name {
+            fn encode(&self) -> Vec<u8> {
                 wincode::config::serialize(self, Configuration::default().with_varint_encoding())
                     .expect("a vector takes every value")
             }
 
-            /// Fields and types as the page lists them.
-            pub(super) fn rows() -> Vec<(&'static str, String)> {
+            fn rows() -> Vec<(&'static str, String)> {
                 vec![$((stringify!($field), <$type>::name())),*]
             }
         }
