@@ -11,6 +11,8 @@ pub(crate) mod row;
 pub(crate) mod segment;
 #[cfg(test)]
 mod view_tests;
+#[cfg(test)]
+pub(crate) mod spec_tests;
 
 use std::fmt;
 

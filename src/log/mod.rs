@@ -193,4 +193,6 @@ pub(crate) fn open_segment(place: &Place, segment: &Segment) -> Result<Box<dyn D
 }
 
 #[cfg(test)]
+mod spec_tests;
+#[cfg(test)]
 mod tests;

@@ -196,7 +196,7 @@ fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8
 /// The view with all records of the log; `None` when it turns out to be damaged.
 fn brought_up(view: Catalog, place: &Place, segments: &[Segment], last_seq: u64) -> Result<Option<Catalog>> {
     // The models are needed in a moment; a store must not stay shut because their rows are damaged.
-    match replay(place, segments, &view, last_seq).and_then(|()| view.view()?.models().map(drop)) {
+    match replay(place, segments, &view, last_seq).and_then(|()| view.view().models().map(drop)) {
         Ok(()) => Ok(Some(view)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::warn!(%error, "the view cannot be brought up to date and is rebuilt from the log");
