@@ -1,4 +1,7 @@
-//! Doors to single parts of the library, for `benches/` only: no part of the public API, and free to change.
+//! Doors to single parts of the library, for `benches/` and `fuzz/` only: no part of the public API, and free to
+//! change.
+
+pub mod fuzz;
 
 use std::path::Path;
 use std::sync::Arc;

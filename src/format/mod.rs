@@ -5,6 +5,7 @@
 pub(crate) mod codec;
 pub(crate) mod manifest;
 pub(crate) mod op;
+pub(crate) mod pages;
 pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;

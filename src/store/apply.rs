@@ -58,6 +58,8 @@ impl Inner {
     /// Applies what is durable and hands the view over.
     pub(super) fn apply_committed(&self, applying: &mut Applying) -> Result<Arc<Catalog>> {
         let mut catalog = self.catalog()?;
+        // Before the records are taken: all up to here are either taken now or were taken before.
+        let durable_seq = self.log.durable_seq();
         loop {
             let records = self.log.take_committed();
             let Some(last) = records.last() else { break };
@@ -68,7 +70,7 @@ impl Inner {
                 .collect();
             if let Err(error) = catalog.apply(&applied, next) {
                 tracing::error!(%error, "the view cannot take what the log has");
-                catalog = self.rebuild(applying)?;
+                catalog = self.renew(applying)?;
             } else {
                 let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
                 search.apply(&records, &catalog)?;
@@ -78,6 +80,10 @@ impl Inner {
             applying.records += records.len() as u64;
             applying.len += records.iter().map(|record| u64::from(record.location.len)).sum::<u64>();
             applying.since.get_or_insert_with(Instant::now);
+        }
+        if catalog.position().applied_seq < durable_seq {
+            // Records were taken, but the view could not be renewed then, on a full disk for example.
+            catalog = self.renew(applying)?;
         }
         if applying.checkpoint_is_due() {
             catalog.checkpoint()?;
@@ -97,34 +103,39 @@ impl Inner {
         Ok(())
     }
 
-    /// Reads from the view. When what is read is damaged, the view is rebuilt from the log and read once more.
+    /// Reads from the view. When it is damaged, it is renewed from the log and read once more.
     pub(super) fn read<T>(&self, read: impl Fn(&Catalog) -> Result<T>) -> Result<T> {
         self.catch_up()?;
         let catalog = self.catalog()?;
         match read(&catalog) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if error.kind() == ErrorKind::Corrupt || catalog.damaged().is_some() => {
                 tracing::error!(%error, "the view is damaged");
                 let mut applying = self.applying();
                 let present = self.catalog()?;
-                // Somebody else may have rebuilt it while this thread waited.
+                // Somebody else may have renewed it while this thread waited.
                 let whole =
-                    if Arc::ptr_eq(&present, &catalog) { self.rebuild(&mut applying)? } else { present };
+                    if Arc::ptr_eq(&present, &catalog) { self.renew(&mut applying)? } else { present };
                 read(&whole)
             }
             result => result,
         }
     }
 
-    /// Moves the view to quarantine and builds a new one from the log.
-    fn rebuild(&self, applying: &mut Applying) -> Result<Arc<Catalog>> {
+    /// Moves the view to quarantine and makes a new one from the log. On an error the former one stays in use, and
+    /// the next call tries again.
+    fn renew(&self, applying: &mut Applying) -> Result<Arc<Catalog>> {
         let layout = Layout::of(&self.home);
         let store_id = self.place_store_id()?;
-        quarantine(&*self.place.disk, &layout, &layout.view, self.clock.now_ms())?;
+        if self.place.disk.kind(&layout.view)?.is_some() {
+            quarantine(&*self.place.disk, &layout, &layout.view, self.clock.now_ms())?;
+        }
         let whole = Catalog::create(&layout.view, store_id, CACHE_BYTES_DEFAULT)?;
-        replay(&self.place, &self.log.segments().all(), &whole, self.log.durable_seq())?;
+        let durable_seq = self.log.durable_seq();
+        replay(&self.place, &self.log.segments().all(), &whole, durable_seq)?;
         let whole = Arc::new(whole);
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&whole));
         self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.log.with_staged(|pending| pending.applied(durable_seq));
         *applying = Applying::new();
         tracing::warn!("the view was rebuilt from the log");
         Ok(whole)

@@ -91,7 +91,7 @@ impl Search {
                         self.put_vectors(*key, vectors.as_ref())?;
                     } else if let Some(index) = self.vectors.at(*key) {
                         // The view knows whether the former vectors still stand for the text.
-                        if catalog.view()?.vector_location(*key, index.model)?.is_none() {
+                        if catalog.view().vector_location(*key, index.model)?.is_none() {
                             index.set.remove(*key);
                         }
                     }
@@ -107,7 +107,7 @@ impl Search {
                 Op::Vector { key, vectors, .. } => {
                     // The view took it only if the text is still the one that was embedded.
                     if self.vectors.at(*key).is_some()
-                        && catalog.view()?.vector_location(*key, vectors.model)? == Some(record.location)
+                        && catalog.view().vector_location(*key, vectors.model)? == Some(record.location)
                     {
                         self.put_vectors(*key, Some(vectors))?;
                     }
@@ -228,8 +228,10 @@ impl Inner {
         deadline.check(format_args!("the query was embedded"))?;
 
         let words = recall.mode != Mode::Vector && !recall.query.trim().is_empty();
-        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
+        // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
+        // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
+        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
         let texts = match &search.text.index {
             Some(index) if words => index.search(&recall.query, &scope, deadline)?,
             _ => Vec::new(),
@@ -266,7 +268,7 @@ impl Inner {
     /// The memories behind ranked keys.
     fn matches(&self, ranked: Vec<Ranked>, recall: &Recall) -> Result<Vec<Match>> {
         self.read(|catalog| {
-            let view = catalog.view()?;
+            let view = catalog.view();
             let mut results = Vec::with_capacity(ranked.len());
             for one in &ranked {
                 // It may have been forgotten or changed while the indexes were searched.
@@ -285,7 +287,7 @@ impl Inner {
     }
 
     fn scope(&self, filter: &Filter, deadline: Deadline) -> Result<Scope> {
-        let keys = self.read(|catalog| catalog.view()?.scope(filter, deadline.instant()))?;
+        let keys = self.read(|catalog| catalog.view().scope(filter, deadline.instant()))?;
         Ok(keys.map_or(Scope::All, Scope::of))
     }
 
@@ -334,7 +336,7 @@ impl Inner {
         recall: &Recall,
         degraded: &mut Vec<Degraded>,
     ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
-        if self.read(|catalog| catalog.view()?.count())? == 0 {
+        if self.read(|catalog| Ok(catalog.count()))? == 0 {
             return Ok(None);
         }
         let why = match self.models.embedder() {
@@ -420,8 +422,8 @@ impl Loading<TextIndex> {
         }
         let index = self.index.get_or_insert_with(TextIndex::new);
         let mut from = self.next.unwrap_or(MemoryKey(0));
-        let view = catalog.view()?;
-        let total = view.count()?;
+        let view = catalog.view();
+        let total = view.count();
         loop {
             self.next = Some(from);
             deadline.check(format_args!("loading the words of {} of {total} memories", index.len()))?;
@@ -465,7 +467,7 @@ impl Loading<VectorIndex> {
             self.index = Some(VectorIndex { model, set, unread: 0 });
         }
         let index = self.index.as_mut().expect("just made");
-        let view = catalog.view()?;
+        let view = catalog.view();
         let total = view.count_with_vectors(model)?;
         let mut reader = VectorReader { segments, place, open: None };
         let mut from = self.next.unwrap_or(MemoryKey(0));

@@ -361,7 +361,7 @@ impl Inner {
             return Ok(Some(current.clone()));
         }
         let catalog: Arc<Catalog> = self.catalog()?;
-        let view = catalog.view()?;
+        let view = catalog.view();
         for key in view.keys_by_text_hash(collection, text)? {
             let Some(row) = view.row(key)? else { continue };
             // What is planned for it counts, not what the view still shows.

@@ -142,14 +142,23 @@ impl Kernel for Scalar {
 
     #[inline(always)]
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
+        /// Bytes of a step whose sums fit the registers of any machine.
+        const PART: usize = 32;
         for (row, sums) in rows.iter().zip(&mut sums[..rows.len()]) {
-            *sums = [0; PANEL];
-            for (step, inputs) in panel.iter().zip(&row[..panel.len()]) {
-                let inputs = inputs.map(i32::from);
-                for (sum, weights) in sums.iter_mut().zip(step.as_chunks::<STEP_INPUTS>().0) {
-                    for (weight, input) in weights.iter().zip(inputs) {
-                        *sum += i32::from(weight.cast_signed()) * input;
+            let row = &row[..panel.len()];
+            for (part, sums) in sums.as_chunks_mut::<{ PART / STEP_INPUTS }>().0.iter_mut().enumerate() {
+                // One sum for each byte, added up at the end: that is what compilers turn into vectors.
+                let mut byte_sums = [0; PART];
+                for (step, inputs) in panel.iter().zip(row) {
+                    let weights = &step.as_chunks::<PART>().0[part];
+                    for byte in 0..PART {
+                        let weight = i16::from(weights[byte].cast_signed());
+                        let input = i16::from(inputs[byte % STEP_INPUTS]);
+                        byte_sums[byte] += i32::from(weight) * i32::from(input);
                     }
+                }
+                for (sum, byte_sums) in sums.iter_mut().zip(byte_sums.as_chunks::<STEP_INPUTS>().0) {
+                    *sum = byte_sums.iter().sum();
                 }
             }
         }

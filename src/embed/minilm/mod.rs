@@ -6,7 +6,7 @@
 
 mod forward;
 mod kernels;
-mod layout;
+pub(crate) mod layout;
 mod model;
 mod tokenizer;
 
@@ -97,7 +97,7 @@ impl MiniLm {
     }
 
     /// The tokens of a text, without start and end tokens.
-    fn tokens(&self, text: &str, tokens_max: usize) -> Vec<TokenId> {
+    pub(crate) fn tokens(&self, text: &str, tokens_max: usize) -> Vec<TokenId> {
         self.model.vocabulary().encode(self.model.specials(), text, tokens_max)
     }
 
