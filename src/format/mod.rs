@@ -10,9 +10,9 @@ pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;
 #[cfg(test)]
-mod view_tests;
-#[cfg(test)]
 pub(crate) mod spec_tests;
+#[cfg(test)]
+mod view_tests;
 
 use std::fmt;
 

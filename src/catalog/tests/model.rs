@@ -94,7 +94,6 @@ impl Model {
         let models = view.models().expect("models");
         let expected: Vec<_> = self.models.iter().map(|(n, id)| (ModelNumber(*n), id.clone())).collect();
         assert_eq!(models, expected);
-        assert_eq!(view.active_model(), self.active);
         for model in 1..=3 {
             let mut found = Vec::new();
             view.for_each_vector(ModelNumber(model), MemoryKey(0), |key, location| {
