@@ -5,9 +5,14 @@
 pub(crate) mod codec;
 pub(crate) mod manifest;
 pub(crate) mod op;
+pub(crate) mod pages;
 pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;
+#[cfg(test)]
+mod view_tests;
+#[cfg(test)]
+pub(crate) mod spec_tests;
 
 use std::fmt;
 

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::format::op::MemoryKey;
 use crate::scope::{Deadline, Scope};
-use terms::each_term;
+pub(crate) use terms::each_term;
 
 /// How soon repeats of a word in a text stop to count. BM25's `k1`, from Robertson and Zaragoza, "The
 /// Probabilistic Relevance Framework: BM25 and Beyond" (2009), section 3.2, where 1.2 to 2 is called a good

@@ -6,7 +6,7 @@
 
 mod forward;
 mod kernels;
-mod layout;
+pub(crate) mod layout;
 mod model;
 mod tokenizer;
 
@@ -49,7 +49,7 @@ pub(crate) struct MiniLm {
     identity: ModelIdentity,
     instructions: InstructionSet,
     /// One for each thread that was at work at the same time.
-    scratches: Mutex<Vec<Box<Scratch>>>,
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 impl MiniLm {
@@ -97,7 +97,7 @@ impl MiniLm {
     }
 
     /// The tokens of a text, without start and end tokens.
-    fn tokens(&self, text: &str, tokens_max: usize) -> Vec<TokenId> {
+    pub(crate) fn tokens(&self, text: &str, tokens_max: usize) -> Vec<TokenId> {
         self.model.vocabulary().encode(self.model.specials(), text, tokens_max)
     }
 

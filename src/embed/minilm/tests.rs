@@ -68,7 +68,6 @@ fn vectors_agree_with_those_of_the_original() {
         .collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
     let least = cosines.iter().copied().fold(1.0, f64::min);
-    println!("{} texts: mean cosine {mean:.5}, least {least:.5}", cosines.len());
     assert_eq!(cosines.len(), 244);
     assert!(mean >= 0.997, "mean cosine {mean}");
     assert!(least >= 0.98, "least cosine {least}");

@@ -1,0 +1,53 @@
+//! Any text as a configuration.
+
+use std::path::Path;
+
+use super::Seeds;
+use crate::config::Config;
+use crate::error::ErrorKind;
+
+pub(super) fn run(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let file = Path::new("/h/.memento/config.yaml");
+    let mut config = Config::default();
+    let before = format!("{config:?}");
+    match config.merge_yaml(file, text, Some(Path::new("/h"))) {
+        Ok(()) => {
+            assert!((0.0..=1.0).contains(&config.search.hybrid_alpha.unwrap_or(0.5)));
+            for path in [&config.storage.db_path, &config.embed.cache_dir].into_iter().flatten() {
+                assert!(path.is_absolute(), "{}", path.display());
+            }
+            for remark in config.remarks() {
+                assert!(!remark.to_string().contains(char::is_control), "{remark}");
+            }
+            // The same text once more changes nothing but the remarks.
+            let once =
+                (config.storage.clone(), config.embed.clone(), config.search.clone(), config.health.clone());
+            config.merge_yaml(file, text, Some(Path::new("/h"))).expect("it was good just now");
+            assert_eq!(once, (config.storage, config.embed, config.search, config.health));
+        }
+        Err(error) => {
+            assert_eq!((error.kind(), error.path()), (ErrorKind::Config, Some(file)));
+            assert_eq!(format!("{config:?}"), before, "a bad file changes nothing");
+        }
+    }
+}
+
+pub(super) fn seeds() -> Seeds {
+    let seeds: [(&str, &str); 4] = [
+        (
+            "all-options",
+            "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\nembed:\n  model: some/model\n  cache_size: 10\n  cache_dir: models\nsearch:\n  default_topk: 8\n  timeout_ms: 0\n  hybrid_alpha: 0.25\nhealth:\n  check_interval_hours: 24\n  auto_rollback: false\ndebug: true\n",
+        ),
+        (
+            "other-names",
+            "embedding: {model: a, use_onnx: true}\ncache:\n  lru_size: 0x10\nunknown: [1, {a: b}]\n",
+        ),
+        ("aliases", "a: &a [x, x]\nb: &b [*a, *a]\nsearch: &s\n  default_topk: 7\nhealth:\n  <<: *s\n"),
+        (
+            "scalars",
+            "--- # text\ndebug: !!bool \"true\"\n? x\n: |\n  block\n'q': .nan\n\"\\x1b\": 99999999999999999999\n",
+        ),
+    ];
+    seeds.map(|(name, text)| (name, text.as_bytes().to_vec())).into()
+}

@@ -1,0 +1,54 @@
+//! The bodies of the fuzz targets: whatever reads bytes that somebody else may have written, with what must hold.
+//!
+//! Each takes any bytes and panics only for a defect. They live here, and not in `fuzz/`, so that `cargo test` runs
+//! them over the committed corpus (`tests/fuzz_corpus.rs`) with no other tool than the stable one. None touches
+//! the network or the disk, and none takes more memory than some dozen times its input and a fixed amount.
+
+mod config;
+mod input;
+mod json;
+mod jsonl;
+mod manifest;
+mod memory_disk;
+mod model;
+mod query;
+mod record;
+mod row;
+mod segment;
+mod stored;
+
+/// Inputs that a target starts from, by name.
+pub type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// One fuzz target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name: that of its file in `fuzz/fuzz_targets` and of its folder in `fuzz/corpus`.
+    pub name: &'static str,
+    /// Its body.
+    pub run: fn(&[u8]),
+    /// Makes its seeds, the same ones every time.
+    pub seeds: fn() -> Seeds,
+}
+
+/// All fuzz targets.
+pub const TARGETS: [Target; 9] = [
+    Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "json", run: json::run, seeds: json::seeds },
+    Target { name: "jsonl", run: jsonl::run, seeds: jsonl::seeds },
+    Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
+    Target { name: "model", run: model::run, seeds: model::seeds },
+    Target { name: "query", run: query::run, seeds: query::seeds },
+    Target { name: "record", run: record::run, seeds: record::seeds },
+    Target { name: "row", run: row::run, seeds: row::seeds },
+    Target { name: "segment", run: segment::run, seeds: segment::seeds },
+];
+
+/// Runs the target of this name.
+///
+/// # Panics
+/// When there is no such target, and for a defect.
+pub fn run(name: &str, input: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("the name of a target");
+    (target.run)(input);
+}
