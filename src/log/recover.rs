@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_segment};
+use super::tail::{Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_of, seal_segment};
 use super::{Listing, Place, Segment, list, read_manifest};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -193,8 +193,23 @@ fn find_end(place: &Place, segment: &Segment, applied_seq: u64) -> Result<End> {
     let mut proof = Proof { durable_seq: applied_seq, proven_len: state.len, waiting: VecDeque::new() };
     let stop = loop {
         match scanner.next()? {
-            Ok((header, _, _)) if header.kind == OpKind::Seal => {
-                return Ok(End { state, proven_len: state.len, sealed: true, torn: None });
+            Ok((header, payload, offset)) if header.kind == OpKind::Seal => {
+                let what = match Op::decode_payload(header.kind, header.has_vectors, payload) {
+                    Ok(Op::Seal(seal)) if seal == seal_of(&state) => None,
+                    Ok(_) => Some("the seal does not say what the records are".to_owned()),
+                    Err(damage) => Some(format!("seal: {damage}")),
+                };
+                if let Some(what) = what {
+                    return Err(Error::corrupt(&segment.path, offset, what));
+                }
+                let sealed = scanner.offset() == segment.len;
+                if !sealed && !scanner.rest_is_empty()? {
+                    return Err(Error::corrupt(&segment.path, scanner.offset(), "bytes follow the seal"));
+                }
+                // A crash between writing the seal and cutting the zero-filled space behind it leaves zeros there:
+                // then it is sealed once more, with the same bytes.
+                let proven_len = proof.proven_len.min(state.len);
+                return Ok(End { state, proven_len, sealed, torn: None });
             }
             Ok((header, payload, offset)) => {
                 if header.seq != state.last_seq + 1 {
@@ -270,6 +285,10 @@ impl Proof {
 fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let state = &end.state;
     let file = place.disk.open(&segment.path, Access::Write)?;
+    if end.torn.is_some() {
+        // Gone for good before the seal is written: a crash in between must not leave a seal with bytes behind it.
+        file.set_len(state.len)?;
+    }
     rewrite(&*file, end.proven_len, state.len)?;
     if state.records > 0 {
         seal_segment(&*file, segment.header.epoch, state)
@@ -300,9 +319,6 @@ fn finish_roll(place: &Place, before: &Segment, last: &Segment) -> Result<()> {
         return Ok(());
     }
     let end = find_end(place, before, last.header.prev_last_seq)?;
-    if end.sealed {
-        return Err(Error::corrupt(&before.path, end.state.len, "bytes follow the seal"));
-    }
     if end.state.chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {
         return Err(Error::corrupt(
             &before.path,
@@ -310,5 +326,5 @@ fn finish_roll(place: &Place, before: &Segment, last: &Segment) -> Result<()> {
             "the segment ends otherwise than its successor says",
         ));
     }
-    settle_tail(place, before, &end)
+    if end.sealed { Ok(()) } else { settle_tail(place, before, &end) }
 }
