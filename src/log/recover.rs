@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::scan::{ScanEnd, Scanner, read_seal};
 use super::tail::{
-    Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_says, seal_segment,
+    Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_of, seal_segment,
 };
 use super::{Listing, Place, Segment, list, parse_segment_name, read_manifest};
 use crate::clock::Clock;
@@ -250,7 +250,7 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64) -> Result<End> {
             Ok((header, payload, offset)) if header.kind == OpKind::Seal => {
                 let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
                 match Op::decode_payload(header.kind, header.has_vectors, payload) {
-                    Ok(Op::Seal(seal)) if seal_says(&seal, &state) && whole.len == state.len => {}
+                    Ok(Op::Seal(seal)) if seal == seal_of(&state) && whole.len == state.len => {}
                     Ok(_) => return Err(damaged("the seal does not say what the records are".to_owned())),
                     Err(damage) => return Err(damaged(damage.to_string())),
                 }

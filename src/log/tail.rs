@@ -100,12 +100,6 @@ pub(crate) fn memory_time(op: &Op) -> Option<i64> {
     }
 }
 
-/// Whether a seal says of the records before it what they are.
-pub(crate) fn seal_says(seal: &SealV1, state: &TailV1) -> bool {
-    (seal.records, seal.last_seq, seal.len, seal.chain)
-        == (state.records, state.last_seq, state.len, state.chain)
-}
-
 /// Makes a new segment file, durable with its name.
 ///
 /// # Errors
@@ -149,18 +143,22 @@ fn withdraw(place: &Place, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Seals a segment: cuts it after its records, adds the seal, makes both durable.
-pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> Result<()> {
-    let seal = SealV1 {
+/// The seal of a segment whose records end so.
+pub(crate) fn seal_of(state: &TailV1) -> SealV1 {
+    SealV1 {
         records: state.records,
         last_seq: state.last_seq,
         len: state.len,
         chain: state.chain,
         time_min: state.time_min,
         time_max: state.time_max,
-    };
+    }
+}
+
+/// Seals a segment: cuts it after its records, adds the seal, makes both durable.
+pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> Result<()> {
     let (mut payload, mut record) = (Vec::new(), Vec::new());
-    Op::Seal(seal).encode_payload(&mut payload);
+    Op::Seal(seal_of(state)).encode_payload(&mut payload);
     let header = RecordHeader {
         kind: OpKind::Seal,
         payload_len: 0,

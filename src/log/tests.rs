@@ -1,6 +1,7 @@
 //! The log against crashes, failing disks and damage.
 
 use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,7 +94,6 @@ fn write(log: &Log<Seen>, names: &[&str]) -> Result<u64> {
 }
 
 fn flip(path: &Path, offset: u64) {
-    use std::os::unix::fs::{FileExt, PermissionsExt};
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("chmod");
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("open");
     let mut byte = [0];
@@ -303,7 +303,6 @@ fn rolling_seals_and_a_crash_in_between_is_finished() {
     let seal = read_seal(&*file, first.header.epoch).expect("read").expect("sealed");
     assert_eq!((seal.records, seal.last_seq), (1, 1));
     // As if the crash had come before the seal.
-    use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
     std::fs::OpenOptions::new().write(true).open(&first.path).expect("open").set_len(seal.len).expect("cut");
     let (_, recovered) = bench.open(0).expect("open");
@@ -311,6 +310,97 @@ fn rolling_seals_and_a_crash_in_between_is_finished() {
     let again =
         read_seal(&*open_segment(&bench.place, first).expect("open"), first.header.epoch).expect("read");
     assert_eq!(again, Some(seal));
+}
+
+#[test]
+fn a_crash_between_the_seal_and_the_cut_behind_it_is_finished() {
+    // Sealed by rolling, with a successor, and sealed by a recovery that came no further.
+    for rolled in [true, false] {
+        let bench = Bench::new();
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        assert!(log.lock_tail().roll().is_ok());
+        if rolled {
+            write(&log, &["b"]).expect("write");
+        }
+        drop(log);
+        let listing = list(&bench.place).expect("list");
+        let [first, second] = &listing.segments[..] else { panic!("two segments") };
+        if !rolled {
+            std::fs::remove_file(&second.path).expect("remove");
+            std::fs::remove_file(&bench.place.manifest).expect("remove");
+        }
+        // The zero-filled space behind the seal, which the crash left there.
+        let extend = |len| {
+            std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+            let file = std::fs::OpenOptions::new().write(true).open(&first.path).expect("open");
+            file.set_len(len).expect("zeros");
+        };
+        let sealed_len = std::fs::metadata(&first.path).expect("stat").len();
+        extend(sealed_len + 5000);
+        let (log, recovered) = bench.open(1).expect("a crash is not corruption");
+        assert_eq!(recovered.torn, None);
+        write(&log, &["c"]).expect("write");
+        drop(log);
+        assert_eq!(std::fs::metadata(&first.path).expect("stat").len(), sealed_len);
+        bench.open(2).expect("and again");
+        let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, if rolled { "abc" } else { "ac" });
+    }
+}
+
+#[test]
+fn recovery_that_a_crash_cuts_short_is_finished_by_the_next() {
+    for call in [Call::Write, Call::Sync, Call::SetLen, Call::Rename, Call::SyncFolder] {
+        for step in 1.. {
+            let (disk, plan) = FaultyDisk::new(call, io::ErrorKind::Other);
+            let bench = Bench::on(Arc::new(disk));
+            let (log, _) = bench.open(0).expect("open");
+            write(&log, &["a"]).expect("write");
+            let end = log.lock_tail().state().len;
+            drop(log);
+            let file = std::fs::OpenOptions::new().write(true).open(bench.last_path()).expect("open");
+            file.write_all_at(&[b'x'; 300], end).expect("a torn tail that is longer than a seal");
+            // Everything before this call is done, and nothing after it: as a kill leaves it.
+            plan.arm(step, i64::MAX);
+            let whole = bench.open(1).is_ok();
+            plan.arm(0, 0);
+            let (log, _) = bench.open(1).unwrap_or_else(|error| panic!("{call:?} {step}: {error}"));
+            write(&log, &["b"]).expect("write");
+            drop(log);
+            bench.open(2).unwrap_or_else(|error| panic!("{call:?} {step}: {error}"));
+            let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+            assert_eq!(names, "ab", "{call:?} {step}");
+            if whole {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_seal_that_says_something_else_or_is_not_the_end_is_damage() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    assert!(log.lock_tail().roll().is_ok());
+    drop(log);
+    let listing = list(&bench.place).expect("list");
+    let [first, second] = &listing.segments[..] else { panic!("two segments") };
+    std::fs::remove_file(&second.path).expect("remove");
+    std::fs::remove_file(&bench.place.manifest).expect("remove");
+    std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    let sound = std::fs::read(&first.path).expect("read");
+
+    std::fs::write(&first.path, [&sound[..], b"12345678"].concat()).expect("write");
+    let error = bench.open(0).expect_err("bytes follow the seal");
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(sound.len() as u64)), "{error}");
+
+    // The record is taken out, and the seal moves into its place.
+    let seal_at = sound.windows(4).rposition(|bytes| bytes == b"MRC1").expect("a seal");
+    std::fs::write(&first.path, [&sound[..4096], &sound[seal_at..]].concat()).expect("write");
+    let error = bench.open(0).expect_err("the seal counts one record");
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(4096)), "{error}");
 }
 
 #[test]
