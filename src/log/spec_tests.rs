@@ -25,7 +25,7 @@ fn constants_are_those_of_the_page() {
 #[test]
 fn names_are_of_the_form_that_the_page_says() {
     let name = segment_name(2, 14);
-    assert!(SEGMENT.0.contains(&format!("`{name}`")), "segment.md does not name {name}");
+    assert!(SEGMENT.text().contains(&format!("`{name}`")), "segment.md does not name {name}");
     assert_eq!(parse_segment_name(&name), Some((2, 14)));
     for other in [
         name.to_uppercase(),

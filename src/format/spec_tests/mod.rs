@@ -33,11 +33,15 @@ const MANIFEST: Page = Page(include_str!("../../../format-spec/manifest.md"));
 pub(crate) type Table = Vec<Vec<&'static str>>;
 
 impl Page {
+    pub(crate) fn text(self) -> &'static str {
+        self.0
+    }
+
     /// The tables under a heading, without their rules; `""` is what stands before the second heading.
     pub(crate) fn tables(self, heading: &str) -> Vec<Table> {
         let mut tables: Vec<Table> = Vec::new();
         let (mut here, mut in_table) = (String::new(), false);
-        for line in self.0.lines() {
+        for line in self.text().lines() {
             if let Some(name) = line.strip_prefix("## ") {
                 here = name.to_owned();
             }
@@ -63,7 +67,7 @@ impl Page {
 
     /// The tables of constants of the whole page, in the form of `expected`.
     pub(crate) fn constants(self) -> Vec<(String, u64)> {
-        let headings = self.0.lines().filter_map(|line| line.strip_prefix("## "));
+        let headings = self.text().lines().filter_map(|line| line.strip_prefix("## "));
         std::iter::once("")
             .chain(headings)
             .flat_map(|heading| self.tables(heading))
@@ -75,7 +79,7 @@ impl Page {
 
     /// The bytes of the indented block under a heading.
     fn example(self, heading: &str) -> Vec<u8> {
-        let section = self.0.split("\n## ").find(|section| section.starts_with(heading)).expect("a section");
+        let section = self.text().split("\n## ").find(|section| section.starts_with(heading)).expect("a section");
         let lines = section.lines().filter_map(|line| line.strip_prefix("    "));
         from_hex(&lines.collect::<String>())
     }
@@ -139,7 +143,7 @@ fn versions_and_the_checksum_are_those_of_the_code() {
         ("OP_VERSION", OP_VERSION.to_string()),
     ];
     assert_eq!(versions, expected);
-    assert!(README.0.contains(&format!("is 0x{:08X}.", crc32fast::hash(b"123456789"))));
+    assert!(README.text().contains(&format!("is 0x{:08X}.", crc32fast::hash(b"123456789"))));
 }
 
 #[test]

@@ -173,6 +173,6 @@ fn structs_have_the_fields_of_their_tables() {
         assert_eq!(rows, expected, "{name}");
     }
     let sections =
-        |page: Page| page.0.lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count();
+        |page: Page| page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count();
     assert_eq!(sections(OP) + sections(MANIFEST), 9);
 }
