@@ -255,7 +255,7 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64) -> Result<End> {
                     Err(damage) => return Err(damaged(damage.to_string())),
                 }
                 if !scanner.rest_is_empty()? {
-                    return Err(damaged("bytes follow the seal".to_owned()));
+                    return Err(Error::corrupt(&segment.path, scanner.offset(), "bytes follow the seal"));
                 }
                 let sealed_len = Some(scanner.offset());
                 return Ok(End { state, proven_len: state.len, sealed_len, torn: None });
@@ -341,6 +341,10 @@ fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
         file.set_len(sealed_len)?;
         file.sync()?;
         return file.make_read_only();
+    }
+    if end.torn.is_some() {
+        // Gone for good before the seal is written: a crash in between must not leave a seal with bytes behind it.
+        file.set_len(state.len)?;
     }
     rewrite(&*file, end.proven_len, state.len)?;
     if state.records > 0 {
