@@ -128,7 +128,7 @@ impl Script {
                 let count = 2 + self.rng.below(many / 3);
                 self.remember(count)
             }
-            0..=4 | 5 => {
+            0..=5 => {
                 let mut gone = vec![self.rng.pick(&names).clone()];
                 if self.rng.one_in(2) {
                     gone.push(self.rng.pick(&names).clone());

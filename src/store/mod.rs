@@ -280,7 +280,8 @@ impl std::fmt::Debug for Store {
 /// # Errors
 /// Those of [`Store::open`].
 pub fn get_store() -> Result<Store> {
-    static STORES: OnceLock<Mutex<HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>>> = OnceLock::new();
+    type Opened = HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>;
+    static STORES: OnceLock<Mutex<Opened>> = OnceLock::new();
     let home = locate(&HomeInputs::of_process(None))?;
     let mut stores = lock(STORES.get_or_init(Mutex::default));
     if let Some((inner, alive)) = stores.get(&home.path)
