@@ -361,7 +361,7 @@ struct Victim {
 impl Victim {
     fn new(seed: u64, size: Size) -> Self {
         // What a kill leaves does not depend on the disk: on a quick one more happens before it comes.
-        let home = if seed % 3 == 0 { common::folder() } else { common::quick_folder() };
+        let home = if seed.is_multiple_of(3) { common::folder() } else { common::quick_folder() };
         Self { home, seed, size, acknowledged: vec![0; WRITERS] }
     }
 
