@@ -35,7 +35,7 @@ struct Figures {
 
 fn main() -> Result<()> {
     let args = Args::parse(HELP);
-    let queries = args.number("--queries", 400, 1);
+    let queries: usize = args.number("--queries", 400, 1);
     let onnx = std::env::var_os("MEMENTO_TEST_ONNX_DIR").map(PathBuf::from);
     find_runtime(onnx.as_deref());
 
