@@ -49,7 +49,7 @@ fn kinds_of_ops_are_those_of_the_table() {
             (false, false) => panic!("{kind:?} cannot be read"),
         };
         assert_eq!(row[3], vectors, "{kind:?}");
-        listed.insert(byte, kind);
+        assert_eq!(listed.insert(byte, kind), None, "{byte} is listed twice");
     }
     for byte in 0..=u8::MAX {
         assert_eq!(OpKind::from_byte(byte), listed.get(&byte).copied(), "byte {byte}");
@@ -172,7 +172,8 @@ fn structs_have_the_fields_of_their_tables() {
         let rows: Vec<_> = rows.iter().map(|row| (row[0], plain(row[1]).to_owned())).collect();
         assert_eq!(rows, expected, "{name}");
     }
-    let sections =
-        |page: Page| page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count();
+    let sections = |page: Page| {
+        page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count()
+    };
     assert_eq!(sections(OP) + sections(MANIFEST), 9);
 }
