@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use commit::{Committed, Log, Planned, Staged};
-pub(crate) use recover::{last_acknowledged, recover, segments_gone};
+pub(crate) use recover::{last_acknowledged, missing_numbers, recover, segments_gone};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
 pub(crate) use verify::{Verified, verify};
 
@@ -27,6 +27,9 @@ use crate::fs::{self, Access, Disk, DiskFile, Kind};
 pub(crate) const SEGMENT_LEN_MAX: u64 = 64 << 20;
 /// Most bytes of one atomic group.
 pub(crate) const GROUP_LEN_MAX: usize = 32 << 20;
+
+/// Sequences and numbers of segments stay below this, so that they can be counted up without a thought.
+const NUMBER_END: u64 = 1 << 62;
 
 const SEGMENT_SUFFIX: &str = ".mseg";
 
@@ -132,7 +135,22 @@ fn read_header(disk: &dyn Disk, path: &Path) -> Result<(SegmentHeader, u64)> {
             newer_format(path, &format!("segment format {major}, features {features:#x}"))
         }
     })?;
+    check_header(&header).map_err(|what| Error::corrupt(path, 0, format!("segment header: {what}")))?;
     Ok((header, file.len()?))
+}
+
+/// Numbers that were never written, although the checksum holds: nothing is computed from them.
+fn check_header(header: &SegmentHeader) -> Result<(), String> {
+    let SegmentHeader { number, base_seq, prev_number, prev_last_seq, .. } = *header;
+    if !(1..NUMBER_END).contains(&number) || !(1..NUMBER_END).contains(&base_seq) {
+        return Err(format!("segment {number} begins at sequence {base_seq}"));
+    }
+    if prev_number >= number || prev_last_seq != base_seq - 1 {
+        return Err(format!(
+            "segment {number} at sequence {base_seq} follows segment {prev_number}, which ends at {prev_last_seq}"
+        ));
+    }
+    Ok(())
 }
 
 fn newer_format(path: &Path, what: &str) -> Error {

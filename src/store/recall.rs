@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::apply::is_healed_by_rebuild;
 use super::embedding::{check_made, normalize};
 use super::{Inner, Store, lock};
 use crate::catalog::Catalog;
@@ -22,6 +23,9 @@ use crate::rank::{Ranked, rank};
 use crate::scope::{Deadline, Scope};
 use crate::text::TextIndex;
 use crate::vector::VectorSet;
+
+/// The vector of a question, and the model it belongs to.
+type QueryVector = (ModelNumber, ModelIdentity, Arc<[f32]>);
 
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -292,11 +296,7 @@ impl Inner {
     }
 
     /// The vector of the question under the store's model; `None` when words alone rank.
-    fn query_vector(
-        &self,
-        recall: &Recall,
-        degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn query_vector(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
         let Some((number, identity)) = self.models.active() else {
             // Without a model there are no vectors, and without memories nothing is missing.
             return self.without_model(recall, degraded);
@@ -331,11 +331,7 @@ impl Inner {
         }
     }
 
-    fn without_model(
-        &self,
-        recall: &Recall,
-        degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn without_model(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
         if self.read(|catalog| Ok(catalog.count()))? == 0 {
             return Ok(None);
         }
@@ -381,6 +377,7 @@ impl Inner {
                 })
         };
         self.catch_up()?;
+        let mut healed = false;
         loop {
             let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
             if is_loaded(&search) {
@@ -390,22 +387,33 @@ impl Inner {
             // Nothing is applied while an index is loaded, so that it misses nothing.
             let mut applying = self.applying();
             let catalog = self.apply_committed(&mut applying)?;
-            let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-            if text {
-                search.text.load(&catalog, deadline)?;
-            }
-            if let Some(model) = model {
-                let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
-                search.vectors.load(
-                    model,
-                    dimensions,
-                    &catalog,
-                    self.log.segments(),
-                    &self.place,
-                    deadline,
-                )?;
+            match self.load_search(text, model, &catalog, deadline) {
+                Err(error) if !healed && is_healed_by_rebuild(&error, &catalog) => {
+                    tracing::error!(%error, "the view is damaged");
+                    self.rebuild(&mut applying, 0)?;
+                    healed = true;
+                }
+                loaded => loaded?,
             }
         }
+    }
+
+    fn load_search(
+        &self,
+        text: bool,
+        model: Option<ModelNumber>,
+        catalog: &Catalog,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
+        if text {
+            search.text.load(catalog, deadline)?;
+        }
+        if let Some(model) = model {
+            let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
+            search.vectors.load(model, dimensions, catalog, self.log.segments(), &self.place, deadline)?;
+        }
+        Ok(())
     }
 
     /// Uses of the caches in this process: answers, then query vectors.

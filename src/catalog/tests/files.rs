@@ -330,7 +330,7 @@ fn check_finds_missing_and_stray_entries() {
         txn.open_table(tables::ID).expect("the table").remove(&b"id-9"[..]).expect("a write");
         txn.open_table(tables::STATE).expect("the table").remove(&b"cknowledge"[..]).expect("a write");
     });
-    let found: Vec<_> = findings(&catalog).into_iter().map(|(table, key, what)| (table, key, what)).collect();
+    let found: Vec<_> = findings(&catalog).into_iter().collect();
     let expected = [
         ("id", "id-9".to_owned(), "missing or wrong: memory 10 should have it".to_owned()),
         ("label", shown(label), "missing or wrong: memory 1 should have it".to_owned()),

@@ -3,6 +3,7 @@
 mod files;
 mod model;
 mod ops;
+mod power;
 mod reads;
 mod speed;
 
@@ -49,6 +50,13 @@ impl Script {
             catalog.apply(batch, position_after(batch[batch.len() - 1].seq)).expect("a script is in order");
         }
     }
+}
+
+/// Moves what was applied into redb's tables without a sync, as happens when there is much of it.
+fn write_undurably(catalog: &Catalog) -> Result<()> {
+    let mut is_durable = locked(&catalog.live().writing);
+    *is_durable = false;
+    catalog.write(Durability::None)
 }
 
 fn location_of(seq: u64) -> Location {

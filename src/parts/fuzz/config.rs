@@ -21,7 +21,8 @@ pub(super) fn run(input: &[u8]) {
                 assert!(!remark.to_string().contains(char::is_control), "{remark}");
             }
             // The same text once more changes nothing but the remarks.
-            let once = (config.storage.clone(), config.embed.clone(), config.search.clone(), config.health.clone());
+            let once =
+                (config.storage.clone(), config.embed.clone(), config.search.clone(), config.health.clone());
             config.merge_yaml(file, text, Some(Path::new("/h"))).expect("it was good just now");
             assert_eq!(once, (config.storage, config.embed, config.search, config.health));
         }
@@ -38,9 +39,15 @@ pub(super) fn seeds() -> Seeds {
             "all-options",
             "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\nembed:\n  model: some/model\n  cache_size: 10\n  cache_dir: models\nsearch:\n  default_topk: 8\n  timeout_ms: 0\n  hybrid_alpha: 0.25\nhealth:\n  check_interval_hours: 24\n  auto_rollback: false\ndebug: true\n",
         ),
-        ("other-names", "embedding: {model: a, use_onnx: true}\ncache:\n  lru_size: 0x10\nunknown: [1, {a: b}]\n"),
+        (
+            "other-names",
+            "embedding: {model: a, use_onnx: true}\ncache:\n  lru_size: 0x10\nunknown: [1, {a: b}]\n",
+        ),
         ("aliases", "a: &a [x, x]\nb: &b [*a, *a]\nsearch: &s\n  default_topk: 7\nhealth:\n  <<: *s\n"),
-        ("scalars", "--- # text\ndebug: !!bool \"true\"\n? x\n: |\n  block\n'q': .nan\n\"\\x1b\": 99999999999999999999\n"),
+        (
+            "scalars",
+            "--- # text\ndebug: !!bool \"true\"\n? x\n: |\n  block\n'q': .nan\n\"\\x1b\": 99999999999999999999\n",
+        ),
     ];
     seeds.map(|(name, text)| (name, text.as_bytes().to_vec())).into()
 }

@@ -27,14 +27,12 @@ const CUT: u8 = 8;
 /// Most tokens of a text that are asked for.
 const TOKENS_MAX: usize = 254;
 const VOCABULARY: [&str; 16] = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "tea", "##a", "##s", "##ea", "e", "茶", "!", "0", "##茶",
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "tea", "##a", "##s", "##ea", "e", "茶", "!", "0",
+    "##茶",
 ];
 /// First character, how many, class.
-const CLASSES: [(u32, u16, u16); 3] = [
-    (0, 9, layout::CLASS_REMOVED),
-    (0x21, 15, layout::CLASS_PUNCTUATION),
-    (0x300, 112, layout::CLASS_MARK),
-];
+const CLASSES: [(u32, u16, u16); 3] =
+    [(0, 9, layout::CLASS_REMOVED), (0x21, 15, layout::CLASS_PUNCTUATION), (0x300, 112, layout::CLASS_MARK)];
 
 /// The smallest sound model file up to its weights, which are zeros.
 static START: LazyLock<Vec<u8>> = LazyLock::new(start);
@@ -53,7 +51,9 @@ pub(super) fn run(input: &[u8]) {
     let tokens = model.tokens(&text, TOKENS_MAX);
     assert!(tokens.len() <= TOKENS_MAX);
     assert!(tokens.iter().all(|id| (*id as usize) < VOCABULARY.len()), "a token that is not there");
-    if first & EMBEDDED != 0 && let Ok(vector) = model.embed_query(&text) {
+    if first & EMBEDDED != 0
+        && let Ok(vector) = model.embed_query(&text)
+    {
         assert!(vector.len() == layout::DIMENSIONS && vector.iter().all(|value| value.is_finite()));
     }
 }
@@ -189,4 +189,22 @@ pub(super) fn seeds() -> Seeds {
         ("length", [text(MENDED, "tea"), change(0, table, &[0xff; 8])].concat()),
         ("cut", [text(MENDED | CUT, "tea"), vec![1, 0]].concat()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_changed_is_a_sound_model() {
+        for first in [0, MENDED] {
+            let model = MiniLm::parse(Cow::Owned(changed(first, Input(&[])))).expect("a sound file");
+            let tokens = model.tokens("teas aa! 茶 [SEP] xé\u{301}\u{8}0", TOKENS_MAX);
+            let named: Vec<&str> = tokens.iter().map(|id| VOCABULARY[*id as usize]).collect();
+            assert_eq!(named, ["tea", "##s", "a", "##a", "!", "茶", "[SEP]", "[UNK]"]);
+        }
+        let change = [1, 0, 0, 0, b'{'];
+        assert!(MiniLm::parse(Cow::Owned(changed(0, Input(&change)))).is_err(), "the checksum tells");
+        assert!(MiniLm::parse(Cow::Owned(changed(MENDED, Input(&change)))).is_err(), "[PAD] is gone");
+    }
 }

@@ -52,9 +52,18 @@ fn search(index: &TextIndex, query: &str, scope: &Scope) -> Vec<(MemoryKey, f32)
 pub(super) fn seeds() -> Seeds {
     let seeds: [(&str, &str); 5] = [
         ("words", "Melanie's Painting, the paintings\u{1e}what did Melanie paint?\u{1e}the of and"),
-        ("identifiers", "https://docs.rs/redb?x=1 src/main.rs\u{1e}HTTPServerError open_store()\u{1e}C++, C# 10,000 RFC-001"),
-        ("scripts", "Ｒｕｓｔ ﬁle İstanbul Café\u{1e}iPhone手机 カフェ 안녕하세요\u{1e}كِتَاب हिन्दी สวัสดี\u{1e}👩\u{200d}💻 ❤️ 👍🏽"),
-        ("times", "2026-02-17T07:00:00-05:00[America/New_York]\u{1e}5m\u{1e}@2026\u{1e}2026-03-29T02:30\u{1e}1771329603"),
+        (
+            "identifiers",
+            "https://docs.rs/redb?x=1 src/main.rs\u{1e}HTTPServerError open_store()\u{1e}C++, C# 10,000 RFC-001",
+        ),
+        (
+            "scripts",
+            "Ｒｕｓｔ ﬁle İstanbul Café\u{1e}iPhone手机 カフェ 안녕하세요\u{1e}كِتَاب हिन्दी สวัสดี\u{1e}👩\u{200d}💻 ❤️ 👍🏽",
+        ),
+        (
+            "times",
+            "2026-02-17T07:00:00-05:00[America/New_York]\u{1e}5m\u{1e}@2026\u{1e}2026-03-29T02:30\u{1e}1771329603",
+        ),
         ("blanks", "\u{1e} \n\t\u{1e}?!...--'s\u{1e}\0"),
     ];
     let now_ms = 1_771_329_600_999_i64.to_le_bytes();

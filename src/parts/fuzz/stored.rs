@@ -33,7 +33,8 @@ pub(super) fn assert_keeps(remember: &Remember) {
     assert_eq!(Op::decode_payload(op.kind(), false, &payload), Ok(op), "a memory changes in the log");
 
     let mut lines = Vec::new();
-    write_jsonl(&mut lines, Path::new("out"), &mut [Ok(memory.clone())].into_iter()).expect("memory takes it");
+    write_jsonl(&mut lines, Path::new("out"), &mut [Ok(memory.clone())].into_iter())
+        .expect("memory takes it");
     let again = JsonlReader::new(&lines[..]).next_memory().expect("an export is good").expect("a memory");
     assert_eq!(as_memory(&again.remember), memory, "a memory changes in an export");
     assert_eq!(again.remember.duplicates, Duplicates::Merge);
