@@ -409,6 +409,25 @@ fn bad_values_are_refused_and_nothing_is_stored() {
 }
 
 #[test]
+fn metadata_that_could_not_be_read_back_is_refused() {
+    let nested =
+        |levels: usize| (1..levels).fold(serde_json::json!({}), |inner, _| serde_json::json!({ "k": inner }));
+    let home = home();
+    let store = open(home.path());
+    for levels in [65, 128, 1000] {
+        let deep = nested(levels).as_object().expect("an object").clone();
+        let error = store.remember(Remember::new("deep").metadata(deep)).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{levels} levels: {error}");
+    }
+    let deepest = nested(64).as_object().expect("an object").clone();
+    let id = store.remember(Remember::new("deep").metadata(deepest.clone())).expect("remember").id;
+    let update = Update::new().meta("k", nested(64));
+    assert_eq!(store.update(&id, update).expect_err("refused").kind(), ErrorKind::TooLarge);
+    drop(store); // As after a crash: the next open reads the record again.
+    assert_eq!(open(home.path()).get(&id).expect("get").expect("there").metadata, deepest);
+}
+
+#[test]
 fn a_time_limit_names_what_took_long() {
     let home = home();
     let store = open(home.path());

@@ -2,7 +2,7 @@
 
 use super::scan::SEAL_RESERVE_LEN;
 use super::tail::empty_state;
-use super::{SEGMENT_LEN_MAX, parse_segment_name, segment_name};
+use super::{NUMBER_END, SEGMENT_LEN_MAX, parse_segment_name, segment_name};
 use crate::format::op::{Op, OpKind, SealV1};
 use crate::format::record::{RecordHeader, frame};
 use crate::format::segment::{SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
@@ -18,6 +18,7 @@ fn constants_are_those_of_the_page() {
         ("SEGMENT_FIELDS_LEN", SEGMENT_FIELDS_LEN as u64),
         ("SEGMENT_LEN_MAX", SEGMENT_LEN_MAX),
         ("SEAL_RESERVE_LEN", SEAL_RESERVE_LEN),
+        ("NUMBER_END", NUMBER_END),
     ];
     assert_eq!(SEGMENT.constants(), constants(&expected));
 }

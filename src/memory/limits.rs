@@ -18,6 +18,9 @@ pub const TAG_LEN_MAX: usize = 256;
 pub const LABEL_LEN_MAX: usize = 1024;
 /// Longest metadata, as JSON text, in bytes.
 pub const METADATA_LEN_MAX: usize = 64 << 10;
+/// Deepest nesting of metadata, the object itself included. Readers of JSON give up at 128 levels, and what cannot be
+/// read back must not be stored.
+pub const METADATA_DEPTH_MAX: usize = 64;
 /// Most dimensions of a vector.
 pub const DIMENSIONS_MAX: usize = 4096;
 /// Most memories that one recall or list returns.
@@ -101,6 +104,13 @@ pub(crate) fn clean_tags(tags: Vec<String>) -> Result<Vec<String>> {
 }
 
 pub(crate) fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
+    if !metadata.values().all(|value| is_within(value, METADATA_DEPTH_MAX - 1)) {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the metadata is nested more than {METADATA_DEPTH_MAX} levels deep"),
+        )
+        .hint("store flatter metadata, or the deep part as text"));
+    }
     let len = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
     if len > METADATA_LEN_MAX {
         return Err(Error::new(
@@ -109,6 +119,15 @@ pub(crate) fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether a value nests lists and objects at most so many levels deep.
+fn is_within(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(|item| is_within(item, levels - 1)),
+        Value::Object(members) => levels > 0 && members.values().all(|member| is_within(member, levels - 1)),
+        _ => true,
+    }
 }
 
 pub(crate) fn check_vector(vector: &[f32]) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The codec's examples, and what it refuses.
 
+use std::collections::BTreeSet;
+
 use super::{CODEC, from_hex, plain, to_hex};
 use crate::format::{Damage, codec};
 
@@ -15,6 +17,7 @@ fn encode_written(kind: &str, value: &str) -> Vec<u8> {
         "string" => codec::encode_into(&value, &mut bytes),
         "option<i64>" => {
             let some = value.strip_prefix("some ").map(|value| value.parse::<i64>().expect("a number"));
+            assert!(some.is_some() || value == "none", "{value}");
             codec::encode_into(&some, &mut bytes);
         }
         "list<string>" => codec::encode_into(&value.split(", ").collect::<Vec<_>>(), &mut bytes),
@@ -26,7 +29,8 @@ fn encode_written(kind: &str, value: &str) -> Vec<u8> {
 #[test]
 fn values_are_encoded_as_in_the_examples() {
     let rows = CODEC.rows("Examples");
-    assert!(rows.len() > 15);
+    assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), 19, "each example stands there once");
+    assert_eq!(rows.len(), 19);
     for row in rows {
         assert_eq!(to_hex(&encode_written(plain(row[0]), row[1])), plain(row[2]), "{row:?}");
     }
@@ -55,7 +59,10 @@ fn integers_are_as_long_as_in_the_table() {
                 assert_eq!(from, first.to_string());
                 to.parse().expect("a number")
             }
-            None => u64::MAX,
+            None => {
+                assert_eq!(row[0], "above");
+                u64::MAX
+            }
         };
         let (head, len) = match row[1].split_once(", then ") {
             Some((head, rest)) => {
@@ -63,7 +70,10 @@ fn integers_are_as_long_as_in_the_table() {
                     rest.strip_suffix(" bytes").expect("so many bytes").parse().expect("a number");
                 (vec![head.parse::<u8>().expect("a byte")], len)
             }
-            None => (Vec::new(), 1),
+            None => {
+                assert_eq!(row[1], "the value in 1 byte");
+                (Vec::new(), 1)
+            }
         };
         for value in [first, last] {
             let mut bytes = Vec::new();

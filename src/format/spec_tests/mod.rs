@@ -15,7 +15,8 @@ use super::op::{OP_VERSION, PAYLOAD_PREFIX_LEN, VECTOR_PREFIX_LEN, WINDOWS_MAX};
 use super::record::{PAYLOAD_LEN_MAX, RECORD_ALIGN, RECORD_HEADER_LEN};
 use super::segment::{FORMAT_MAJOR, FORMAT_MINOR};
 use crate::memory::{
-    DIMENSIONS_MAX, ID_LEN_MAX, LABEL_LEN_MAX, METADATA_LEN_MAX, TAG_LEN_MAX, TAGS_MAX, TEXT_LEN_MAX,
+    DIMENSIONS_MAX, ID_LEN_MAX, LABEL_LEN_MAX, METADATA_DEPTH_MAX, METADATA_LEN_MAX, TAG_LEN_MAX, TAGS_MAX,
+    TEXT_LEN_MAX,
 };
 
 /// A page of the specification.
@@ -168,6 +169,7 @@ fn constants_are_those_of_the_code() {
         ("TAGS_MAX", TAGS_MAX as u64),
         ("TAG_LEN_MAX", TAG_LEN_MAX as u64),
         ("METADATA_LEN_MAX", METADATA_LEN_MAX as u64),
+        ("METADATA_DEPTH_MAX", METADATA_DEPTH_MAX as u64),
     ];
     assert_eq!(OP.constants(), constants(&op));
     assert_eq!(CODEC.constants(), constants(&[("DECODE_LEN_MAX", DECODE_LEN_MAX as u64)]));

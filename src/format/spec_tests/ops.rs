@@ -49,7 +49,7 @@ fn kinds_of_ops_are_those_of_the_table() {
             (false, false) => panic!("{kind:?} cannot be read"),
         };
         assert_eq!(row[3], vectors, "{kind:?}");
-        listed.insert(byte, kind);
+        assert_eq!(listed.insert(byte, kind), None, "{byte} is listed twice");
     }
     for byte in 0..=u8::MAX {
         assert_eq!(OpKind::from_byte(byte), listed.get(&byte).copied(), "byte {byte}");
