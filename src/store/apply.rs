@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::Committed;
 
 /// The view is put on stable storage after this many records, ...
-const CHECKPOINT_RECORDS: u64 = 4096;
+pub(super) const CHECKPOINT_RECORDS: u64 = 4096;
 /// ... or this many bytes of log, ...
 const CHECKPOINT_LEN: u64 = 8 << 20;
 /// ... or this long after the first record since the last time.
@@ -32,6 +32,11 @@ pub(super) struct Applying {
 impl Applying {
     pub(super) fn new() -> Self {
         Self { records: 0, len: 0, since: None }
+    }
+
+    /// So many records were applied at the open.
+    pub(super) fn after(records: u64) -> Self {
+        Self { records, len: 0, since: (records > 0).then(Instant::now) }
     }
 
     fn checkpoint_is_due(&self) -> bool {
@@ -131,12 +136,12 @@ impl Inner {
         }
         let whole = Catalog::create(&layout.view, store_id, CACHE_BYTES_DEFAULT)?;
         let durable_seq = self.log.durable_seq();
-        replay(&self.place, &self.log.segments().all(), &whole, durable_seq)?;
+        let replayed = replay(&self.place, &self.log.segments().all(), &whole, durable_seq)?;
         let whole = Arc::new(whole);
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&whole));
         self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
         self.log.with_staged(|pending| pending.applied(durable_seq));
-        *applying = Applying::new();
+        *applying = Applying::after(replayed);
         tracing::warn!("the view was rebuilt from the log");
         Ok(whole)
     }

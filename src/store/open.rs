@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use super::apply::{Applying, spawn_applier};
+use super::apply::{Applying, CHECKPOINT_RECORDS, spawn_applier};
 use super::embedding::Models;
 use super::recall::{AnswerCache, Search};
 use super::staged::Pending;
@@ -77,7 +77,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         tracing::error!(%error, "a segment cannot be read");
     }
     let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
-    replay(&place, &segments, &catalog, last_seq)?;
+    let replayed = replay(&place, &segments, &catalog, last_seq)?;
 
     let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
     let models = Models::new(&options, &catalog)?;
@@ -89,7 +89,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         _lock: lock,
         log: Log::new(recovered.tail, Pending::default()),
         catalog: RwLock::new(Some(Arc::new(catalog))),
-        applying: Mutex::new(Applying::new()),
+        applying: Mutex::new(Applying::after(replayed)),
         search: RwLock::new(Search::default()),
         models,
         query_cache: QueryCache::open(cache_path, QUERY_CACHE_CAPACITY),
@@ -216,14 +216,15 @@ pub(super) fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: 
     disk.sync_folder(&layout.folder)
 }
 
-/// Applies to the view all records that it does not hold yet.
+/// Applies to the view all records that it does not hold yet, and says how many of them are only in memory: few enough
+/// to leave them to the next checkpoint, so that opening need not wait for the disk.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when such a record is damaged or its segment is missing.
-pub(super) fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<()> {
+pub(super) fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<u64> {
     let start = catalog.position();
     if start.applied_seq >= last_seq {
-        return Ok(());
+        return Ok(0);
     }
     let first = segments
         .iter()
@@ -256,7 +257,11 @@ pub(super) fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, las
         .hint("put the missing segment file back, or restore a backup"));
     }
     batch.apply()?;
-    catalog.checkpoint()
+    if batch.since_checkpoint < CHECKPOINT_RECORDS {
+        return Ok(batch.since_checkpoint);
+    }
+    catalog.checkpoint()?;
+    Ok(0)
 }
 
 fn replay_segment(
