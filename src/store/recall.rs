@@ -296,7 +296,7 @@ impl Inner {
         &self,
         recall: &Recall,
         degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    ) -> Result<Option<(ModelNumber, Arc<ModelIdentity>, Arc<[f32]>)>> {
         let Some((number, identity)) = self.models.active() else {
             // Without a model there are no vectors, and without memories nothing is missing.
             return self.without_model(recall, degraded);
@@ -335,7 +335,7 @@ impl Inner {
         &self,
         recall: &Recall,
         degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    ) -> Result<Option<(ModelNumber, Arc<ModelIdentity>, Arc<[f32]>)>> {
         if self.read(|catalog| Ok(catalog.count()))? == 0 {
             return Ok(None);
         }
