@@ -3,8 +3,8 @@
 //! bincode without a limit aborts the process on a hostile length, and it ignores trailing bytes; neither can
 //! happen behind this door. Clippy forbids every other call of it.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Damage;
 
@@ -30,5 +30,13 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
     if used != bytes.len() {
         return Err(Damage::Codec(format!("{} bytes follow the value", bytes.len() - used)));
     }
+    Ok(value)
+}
+
+/// Reads a value that other fields of the same struct follow.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub(crate) fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Damage> {
+    let (value, _) = bincode::serde::borrow_decode_from_slice(bytes, config())
+        .map_err(|error| Damage::Codec(error.to_string()))?;
     Ok(value)
 }

@@ -85,7 +85,7 @@ pub(crate) enum Op {
     Seal(SealV1),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct MemoryV1 {
     id: String,
     text: String,
@@ -101,11 +101,36 @@ struct MemoryV1 {
     metadata_json: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// [`MemoryV1`] as it is written: the same fields in the same order, without a copy of the memory.
+#[derive(Serialize)]
+struct MemoryV1Ref<'a> {
+    id: &'a str,
+    text: &'a str,
+    timestamp: i64,
+    source: &'a str,
+    session_id: &'a str,
+    importance: f64,
+    tags: &'a [String],
+    collection: &'a str,
+    speaker: Option<&'a str>,
+    role: Option<&'a str>,
+    position: Option<i64>,
+    metadata_json: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct UpdateV1 {
     key: u64,
     previous_seq: u64,
     memory: MemoryV1,
+}
+
+/// [`UpdateV1`] as it is written.
+#[derive(Serialize)]
+struct UpdateV1Ref<'a> {
+    key: u64,
+    previous_seq: u64,
+    memory: MemoryV1Ref<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -159,7 +184,7 @@ pub(crate) struct SealV1 {
 
 /// A memory's bytes in rows of the view: the same struct as in the log.
 pub(crate) fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
-    codec::encode_into(&MemoryV1::from_memory(memory), out);
+    codec::encode_into(&MemoryV1Ref::of(memory), out);
 }
 
 /// The memory that [`encode_memory`] wrote.
@@ -167,26 +192,28 @@ pub(crate) fn decode_memory(bytes: &[u8]) -> Result<Memory, Damage> {
     codec::decode::<MemoryV1>(bytes)?.into_memory()
 }
 
-impl MemoryV1 {
-    fn from_memory(memory: &Memory) -> Self {
+impl<'a> MemoryV1Ref<'a> {
+    fn of(memory: &'a Memory) -> Self {
         Self {
-            id: memory.id.as_str().to_owned(),
-            text: memory.text.clone(),
+            id: memory.id.as_str(),
+            text: &memory.text,
             timestamp: memory.timestamp,
-            source: memory.source.clone(),
-            session_id: memory.session_id.clone(),
+            source: &memory.source,
+            session_id: &memory.session_id,
             importance: memory.importance,
-            tags: memory.tags.clone(),
-            collection: memory.collection.clone(),
-            speaker: memory.speaker.clone(),
-            role: memory.role.clone(),
+            tags: &memory.tags,
+            collection: &memory.collection,
+            speaker: memory.speaker.as_deref(),
+            role: memory.role.as_deref(),
             position: memory.position,
             metadata_json: (!memory.metadata.is_empty()).then(|| {
                 serde_json::to_string(&memory.metadata).expect("a JSON object of values has a text")
             }),
         }
     }
+}
 
+impl MemoryV1 {
     fn into_memory(self) -> Result<Memory, Damage> {
         let metadata = match &self.metadata_json {
             None => Map::new(),
@@ -243,7 +270,7 @@ impl Op {
         match self {
             Self::Remember { memory, .. } => encode_memory(memory, out),
             Self::Update { key, previous_seq, memory, .. } => codec::encode_into(
-                &UpdateV1 { key: key.0, previous_seq: *previous_seq, memory: MemoryV1::from_memory(memory) },
+                &UpdateV1Ref { key: key.0, previous_seq: *previous_seq, memory: MemoryV1Ref::of(memory) },
                 out,
             ),
             Self::Forget { key, id } => {
@@ -269,8 +296,22 @@ impl Op {
                 &u32::try_from(vectors.windows()).expect("windows are limited").to_le_bytes(),
             );
             out.extend_from_slice(&[0; 4]);
-            out.extend(vectors.values.iter().flat_map(|value| value.to_le_bytes()));
+            out.reserve(4 * vectors.values.len());
+            vectors.values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
         }
+    }
+
+    /// The time of the memory that a payload stores, without decoding the rest of it.
+    pub(crate) fn peek_time(kind: OpKind, has_vectors: bool, payload: &[u8]) -> Result<Option<i64>, Damage> {
+        // The first fields of `MemoryV1` and of `UpdateV1`: bincode writes the fields of a struct as those of a tuple.
+        type Memory<'a> = (&'a str, &'a str, i64);
+        type Update<'a> = (u64, u64, Memory<'a>);
+        let (op, _) = split_payload(has_vectors, payload)?;
+        Ok(match kind {
+            OpKind::Remember => Some(codec::decode_first::<Memory<'_>>(op)?.2),
+            OpKind::Update => Some(codec::decode_first::<Update<'_>>(op)?.2.2),
+            _ => None,
+        })
     }
 
     /// Reads a payload whose checksum holds.
@@ -416,5 +457,47 @@ impl ModelV1 {
             engine,
         };
         (ModelNumber(number), identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        let mut memory = Memory::new(MemoryId::new("one").expect("an id"), "a text, ein Wort, 言葉", -12_345);
+        memory.tags = vec!["tag".to_owned()];
+        memory.metadata.insert("key".to_owned(), Value::from(1));
+        memory
+    }
+
+    #[test]
+    fn a_time_is_read_without_the_rest_and_is_the_decoded_one() {
+        let vectors = || Some(Vectors { model: ModelNumber(1), dimensions: 2, values: vec![0.6, 0.8] });
+        let key = MemoryKey(7);
+        let ops = [
+            (Op::Remember { memory: memory(), vectors: None }, Some(-12_345)),
+            (Op::Remember { memory: memory(), vectors: vectors() }, Some(-12_345)),
+            (Op::Update { key, previous_seq: 300, memory: memory(), vectors: vectors() }, Some(-12_345)),
+            (Op::Forget { key, id: memory().id }, None),
+            (Op::UseModel { number: ModelNumber(1) }, None),
+        ];
+        for (op, time) in ops {
+            let mut payload = Vec::new();
+            op.encode_payload(&mut payload);
+            let has_vectors = op.vectors().is_some();
+            assert_eq!(Op::peek_time(op.kind(), has_vectors, &payload), Ok(time));
+            assert_eq!(Op::decode_payload(op.kind(), has_vectors, &payload), Ok(op));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_ends_before_its_time_is_damaged() {
+        let mut payload = Vec::new();
+        Op::Remember { memory: memory(), vectors: None }.encode_payload(&mut payload);
+        let end = 12;
+        payload.truncate(end);
+        payload[..PAYLOAD_PREFIX_LEN].copy_from_slice(&((end - PAYLOAD_PREFIX_LEN) as u32).to_le_bytes());
+        assert!(Op::peek_time(OpKind::Remember, false, &payload).is_err());
     }
 }

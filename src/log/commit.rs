@@ -2,10 +2,12 @@
 //!
 //! A caller plans its operations under the queue's lock, so that plans see each other in order; then the first one
 //! whose work is not yet on its way becomes the leader, writes everything that is queued as one batch and wakes the
-//! others. While it syncs, the next batch gathers.
+//! others. While it syncs, the next batch gathers. Each caller waits for itself and is woken when its work is done, or
+//! to lead: were all woken after each batch, most would find that it is not their turn.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 
 use super::tail::{Entry, Tail, WriteError};
 use super::{GROUP_LEN_MAX, SegmentMap};
@@ -40,7 +42,6 @@ pub(crate) struct Planned<T> {
 #[derive(Debug)]
 pub(crate) struct Log<S> {
     queue: Mutex<Queue<S>>,
-    changed: Condvar,
     tail: Mutex<Tail>,
     segments: SegmentMap,
     committed: Mutex<VecDeque<Committed>>,
@@ -57,8 +58,13 @@ struct Queue<S> {
     poisoned: bool,
 }
 
-/// What became of one caller's operations.
-type Ticket = OnceLock<Fate>;
+/// One caller who waits.
+#[derive(Debug)]
+struct Ticket {
+    thread: Thread,
+    /// What became of its operations.
+    fate: OnceLock<Fate>,
+}
 
 #[derive(Clone, Debug)]
 enum Fate {
@@ -82,7 +88,6 @@ impl<S: Staged> Log<S> {
         };
         Self {
             queue: Mutex::new(queue),
-            changed: Condvar::new(),
             segments: tail.segments().clone(),
             tail: Mutex::new(tail),
             committed: Mutex::default(),
@@ -109,22 +114,25 @@ impl<S: Staged> Log<S> {
             queue.staged.abandon(next_seq - 1);
             return Err(error);
         }
-        let ticket = Arc::new(Ticket::new());
+        let ticket = Arc::new(Ticket { thread: thread::current(), fate: OnceLock::new() });
         queue.tickets.push(Arc::clone(&ticket));
         loop {
-            if let Some(fate) = ticket.get() {
+            if queue.leading {
+                drop(queue);
+                // Whoever leads sees this ticket in the queue and wakes this thread.
+                thread::park();
+            } else {
+                self.lead(queue);
+            }
+            if let Some(fate) = ticket.fate.get() {
                 return fate.clone().into_result().map(|()| planned.outcome);
             }
-            if queue.leading {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                queue = self.lead(queue);
-            }
+            queue = self.lock();
         }
     }
 
     /// Writes everything that is queued as one batch.
-    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue<S>>) -> MutexGuard<'a, Queue<S>> {
+    fn lead(&self, mut queue: MutexGuard<'_, Queue<S>>) {
         queue.leading = true;
         let entries = std::mem::take(&mut queue.entries);
         let tickets = std::mem::take(&mut queue.tickets);
@@ -145,10 +153,10 @@ impl<S: Staged> Log<S> {
 
         let mut queue = self.lock();
         queue.leading = false;
-        match result {
+        let (fate, later) = match result {
             Ok(_) => {
                 queue.durable_seq = last_seq;
-                settle(tickets, &Fate::Durable);
+                (Fate::Durable, None)
             }
             Err(error) => {
                 let fate = match error {
@@ -159,18 +167,25 @@ impl<S: Staged> Log<S> {
                         Fate::Unknown { message: error.to_string() }
                     }
                 };
-                settle(tickets, &fate);
+                let later_fate = if queue.poisoned { Fate::not_written(&poisoned()) } else { fate.clone() };
                 // What gathered meanwhile may build on what was not written: it is not written either.
                 queue.entries.clear();
-                let later = std::mem::take(&mut queue.tickets);
-                settle(later, &if queue.poisoned { Fate::not_written(&poisoned()) } else { fate });
                 queue.next_seq = queue.durable_seq + 1;
                 let durable_seq = queue.durable_seq;
                 queue.staged.abandon(durable_seq);
+                (fate, Some((std::mem::take(&mut queue.tickets), later_fate)))
             }
+        };
+        let next = queue.tickets.first().cloned();
+        drop(queue);
+        // The next leader first: the disk need not wait while the others are told.
+        if let Some(next) = next {
+            next.thread.unpark();
         }
-        self.changed.notify_all();
-        queue
+        settle(tickets, &fate);
+        if let Some((tickets, fate)) = later {
+            settle(tickets, &fate);
+        }
     }
 
     /// The highest sequence that is durable.
@@ -282,7 +297,8 @@ impl Fate {
 
 fn settle(tickets: Vec<Arc<Ticket>>, fate: &Fate) {
     for ticket in tickets {
-        ticket.set(fate.clone()).expect("a ticket is settled once");
+        ticket.fate.set(fate.clone()).expect("a ticket is settled once");
+        ticket.thread.unpark();
     }
 }
 

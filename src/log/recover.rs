@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{
-    Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_of, seal_segment,
-};
+use super::tail::{Tail, advance, create_segment, empty_state, random_u64, seal_of, seal_segment};
 use super::{Listing, Place, Segment, list, parse_segment_name, read_manifest};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -272,14 +270,8 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64) -> Result<End> {
                     let what = format!("sequence {} follows {}", header.seq, state.last_seq);
                     return Err(Error::corrupt(&segment.path, offset, what));
                 }
-                let time = match header.kind {
-                    OpKind::Remember | OpKind::Update => {
-                        let op = Op::decode_payload(header.kind, header.has_vectors, payload)
-                            .map_err(|damage| Error::corrupt(&segment.path, offset, damage))?;
-                        memory_time(&op)
-                    }
-                    _ => None,
-                };
+                let time = Op::peek_time(header.kind, header.has_vectors, payload)
+                    .map_err(|damage| Error::corrupt(&segment.path, offset, damage))?;
                 let len = crate::format::record::record_len(payload.len()) as u64;
                 advance(&mut state, &header, len, time);
                 proof.note(&header, state.len);

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::Damage;
 use crate::format::op::{Op, OpKind, SealV1};
 use crate::format::record::{
-    Location, PAYLOAD_LEN_MAX, Parsed, RECORD_ALIGN, RecordHeader, parse, record_len,
+    Location, PAYLOAD_LEN_MAX, Parsed, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, parse, record_len,
 };
 use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::fs::{self, DiskFile};
@@ -82,16 +82,13 @@ impl<'a> Scanner<'a> {
                     let damage = Damage::Field { name: "sequence", found: header.seq };
                     return Ok(Err(ScanEnd::Damaged(damage)));
                 }
-                Parsed::Record { len, .. } => {
+                Parsed::Record { header, payload, len } => {
                     let offset = self.offset;
                     self.offset += len as u64;
-                    // Parsed once more to satisfy the borrow of the buffer: the result is the same, without a copy.
-                    let Parsed::Record { header, payload, .. } =
-                        parse(&self.buffer[start..start + len], self.epoch)
-                    else {
-                        unreachable!("the same bytes were a record just now")
-                    };
-                    return Ok(Ok((header, payload, offset)));
+                    // Sliced anew: a payload that came out of the loop would borrow the buffer in every turn of it.
+                    let start = start + RECORD_HEADER_LEN;
+                    let payload = start..start + payload.len();
+                    return Ok(Ok((header, &self.buffer[payload], offset)));
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::log::Committed;
 
 /// The view is put on stable storage after this many records, ...
-const CHECKPOINT_RECORDS: u64 = 4096;
+pub(super) const CHECKPOINT_RECORDS: u64 = 4096;
 /// ... or this many bytes of log, ...
 const CHECKPOINT_LEN: u64 = 8 << 20;
 /// ... or this long after the first record since the last time.
@@ -34,6 +34,11 @@ pub(super) struct Applying {
 impl Applying {
     pub(super) fn new() -> Self {
         Self { records: 0, len: 0, since: None }
+    }
+
+    /// So many records were applied at the open.
+    pub(super) fn after(records: u64) -> Self {
+        Self { records, len: 0, since: (records > 0).then(Instant::now) }
     }
 
     fn checkpoint_is_due(&self) -> bool {

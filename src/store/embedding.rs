@@ -48,8 +48,16 @@ type Loaded = Result<Option<Arc<dyn Embedder>>, Arc<str>>;
 /// The models that have numbers, and the one that recall uses.
 #[derive(Clone, Default)]
 struct Known {
-    numbers: BTreeMap<ModelNumber, ModelIdentity>,
+    numbers: BTreeMap<ModelNumber, Arc<ModelIdentity>>,
     active: Option<ModelNumber>,
+}
+
+impl Known {
+    fn read(catalog: &Catalog) -> Result<Self> {
+        let models = catalog.view().models()?.into_iter();
+        let numbers = models.map(|(number, identity)| (number, Arc::new(identity))).collect();
+        Ok(Self { numbers, active: catalog.active_model() })
+    }
 }
 
 impl Models {
@@ -61,8 +69,7 @@ impl Models {
                 std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
             })
             .unwrap_or_else(|| options.home.join("models"));
-        let numbers = catalog.view().models()?.into_iter().collect();
-        let known = Known { numbers, active: catalog.active_model() };
+        let known = Known::read(catalog)?;
         Ok(Self {
             spec: options.model.clone(),
             models_dir,
@@ -73,7 +80,7 @@ impl Models {
     }
 
     /// Number and identity of the store's model.
-    pub(super) fn active(&self) -> Option<(ModelNumber, ModelIdentity)> {
+    pub(super) fn active(&self) -> Option<(ModelNumber, Arc<ModelIdentity>)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.active.and_then(|number| Some((number, known.numbers.get(&number)?.clone())))
     }
@@ -92,19 +99,19 @@ impl Models {
         let Some((_, identity)) = self.active() else { return self.candidate() };
         let candidate = self.candidate();
         if let Ok(Some(embedder)) = &candidate
-            && *embedder.identity() == identity
+            && *embedder.identity() == *identity
         {
             return candidate;
         }
         // The store's own model counts, not what the configuration asks for new stores.
         if let Ok(builtin) = MiniLm::builtin()
-            && *builtin.identity() == identity
+            && *builtin.identity() == *identity
         {
             return Ok(Some(Arc::new(builtin)));
         }
         for spec in specs_of(&identity) {
             if let Ok(Some(embedder)) = load_model(&spec, &self.models_dir)
-                && *embedder.identity() == identity
+                && *embedder.identity() == *identity
             {
                 return Ok(Some(embedder));
             }
@@ -271,13 +278,14 @@ impl Inner {
     fn register(&self, identity: &ModelIdentity, activate: bool) -> Result<ModelNumber> {
         let number = self.log.commit(|_, next_seq| {
             let mut known = self.models.known.write().unwrap_or_else(PoisonError::into_inner);
-            let have = known.numbers.iter().find(|(_, other)| *other == identity).map(|(number, _)| *number);
+            let have =
+                known.numbers.iter().find(|(_, other)| ***other == *identity).map(|(number, _)| *number);
             let number =
                 have.unwrap_or(ModelNumber(known.numbers.keys().last().map_or(1, |last| last.0 + 1)));
             let mut ops = Vec::new();
             if have.is_none() {
                 ops.push(Arc::new(Op::Model { number, identity: identity.clone() }));
-                known.numbers.insert(number, identity.clone());
+                known.numbers.insert(number, Arc::new(identity.clone()));
             }
             if activate && known.active.is_none() {
                 ops.push(Arc::new(Op::UseModel { number }));
@@ -307,9 +315,7 @@ impl Inner {
     /// What was not written must not be believed.
     fn reload_known(&self) -> Result<()> {
         let catalog = self.catalog()?;
-        let numbers = catalog.view().models()?.into_iter().collect();
-        *self.models.known.write().unwrap_or_else(PoisonError::into_inner) =
-            Known { numbers, active: catalog.active_model() };
+        *self.models.known.write().unwrap_or_else(PoisonError::into_inner) = Known::read(&catalog)?;
         Ok(())
     }
 

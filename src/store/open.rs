@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use super::apply::{Applying, spawn_applier};
+use super::apply::{Applying, CHECKPOINT_RECORDS, spawn_applier};
 use super::embedding::Models;
 use super::recall::{AnswerCache, Search};
 use super::staged::Pending;
@@ -86,10 +86,10 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         tracing::error!(%error, "a segment cannot be read");
     }
     let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
-    let catalog = match view.map(|view| brought_up(view, &place, &segments, last_seq)).transpose()?.flatten()
-    {
-        Some(view) => view,
-        None => build_view(&layout, &place, &segments, last_seq, options.clock.now_ms())?,
+    let view = view.map(|view| brought_up(view, &place, &segments, last_seq)).transpose()?.flatten();
+    let (catalog, replayed) = match view {
+        Some(brought_up) => brought_up,
+        None => (build_view(&layout, &place, &segments, last_seq, options.clock.now_ms())?, 0),
     };
 
     let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
@@ -102,7 +102,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         _lock: lock,
         log: Log::new(recovered.tail, Pending::default()),
         catalog: RwLock::new(Some(Arc::new(catalog))),
-        applying: Mutex::new(Applying::new()),
+        applying: Mutex::new(Applying::after(replayed)),
         search: RwLock::new(Search::default()),
         models,
         query_cache: QueryCache::open(cache_path, QUERY_CACHE_CAPACITY),
@@ -193,11 +193,18 @@ fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8
     Ok(id)
 }
 
-/// The view with all records of the log; `None` when it turns out to be damaged.
-fn brought_up(view: Catalog, place: &Place, segments: &[Segment], last_seq: u64) -> Result<Option<Catalog>> {
+/// The view with all records of the log, and how many of them are only in memory; `None` when it turns out to be
+/// damaged.
+fn brought_up(
+    view: Catalog,
+    place: &Place,
+    segments: &[Segment],
+    last_seq: u64,
+) -> Result<Option<(Catalog, u64)>> {
     // The models are needed in a moment; a store must not stay shut because their rows are damaged.
-    match replay(place, segments, &view, last_seq).and_then(|()| view.view().models().map(drop)) {
-        Ok(()) => Ok(Some(view)),
+    let replayed = replay(place, segments, &view, last_seq);
+    match replayed.and_then(|replayed| view.view().models().map(|_| replayed)) {
+        Ok(replayed) => Ok(Some((view, replayed))),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::warn!(%error, "the view cannot be brought up to date and is rebuilt from the log");
             Ok(None)
@@ -262,14 +269,15 @@ fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Res
     disk.sync_folder(&layout.folder)
 }
 
-/// Applies to the view all records that it does not hold yet.
+/// Applies to the view all records that it does not hold yet, and says how many of them are only in memory: few enough
+/// to leave them to the next checkpoint, so that opening need not wait for the disk.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when such a record is damaged or its segment is missing.
-fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<()> {
+fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<u64> {
     let start = catalog.position();
     if start.applied_seq >= last_seq {
-        return Ok(());
+        return Ok(0);
     }
     let first = segments
         .iter()
@@ -302,7 +310,11 @@ fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64)
         .hint("put the missing segment file back, or restore a backup"));
     }
     batch.apply()?;
-    catalog.checkpoint()
+    if batch.since_checkpoint < CHECKPOINT_RECORDS {
+        return Ok(batch.since_checkpoint);
+    }
+    catalog.checkpoint()?;
+    Ok(0)
 }
 
 fn replay_segment(

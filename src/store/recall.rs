@@ -25,7 +25,7 @@ use crate::text::TextIndex;
 use crate::vector::VectorSet;
 
 /// The vector of a question, and the model it belongs to.
-type QueryVector = (ModelNumber, ModelIdentity, Arc<[f32]>);
+type QueryVector = (ModelNumber, Arc<ModelIdentity>, Arc<[f32]>);
 
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");

@@ -3,6 +3,7 @@
 //! Plans look here first and into the view second, so that an operation sees all that were planned before it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::format::op::MemoryKey;
@@ -29,8 +30,9 @@ struct Change {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     by_id: HashMap<MemoryId, Vec<Change>>,
-    /// Memories with a text that is new here, by collection and text.
-    by_text: HashMap<(String, String), Vec<MemoryId>>,
+    /// Memories with a text that is new here, by the hash of collection and text. Whoever looks compares both.
+    by_text: HashMap<u64, Vec<MemoryId>>,
+    hasher: RandomState,
     /// Every change, in order of sequence.
     order: VecDeque<(u64, MemoryId)>,
 }
@@ -43,22 +45,17 @@ impl Pending {
 
     /// A memory with exactly this text in this collection.
     pub(super) fn find_text(&self, collection: &str, text: &str) -> Option<&Current> {
-        let ids = self.by_text.get(&(collection.to_owned(), text.to_owned()))?;
+        let ids = self.by_text.get(&text_hash(&self.hasher, collection, text))?;
         ids.iter().find_map(|id| {
-            self.get(id)??
-                .memory
-                .text
-                .eq(text)
-                .then(|| self.get(id).flatten())
-                .flatten()
-                .filter(|c| c.memory.collection == collection)
+            let current = self.get(id).flatten()?;
+            (current.memory.text == text && current.memory.collection == collection).then_some(current)
         })
     }
 
     /// Notes a change.
     pub(super) fn stage(&mut self, seq: u64, id: MemoryId, state: Option<Current>) {
         if let Some(current) = &state {
-            let text = (current.memory.collection.clone(), current.memory.text.clone());
+            let text = text_hash(&self.hasher, &current.memory.collection, &current.memory.text);
             let ids = self.by_text.entry(text).or_default();
             if !ids.contains(&id) {
                 ids.push(id.clone());
@@ -87,7 +84,7 @@ impl Pending {
             })
         };
         if let Some(current) = change.state.filter(text_is_gone) {
-            let text = (current.memory.collection.clone(), current.memory.text.clone());
+            let text = text_hash(&self.hasher, &current.memory.collection, &current.memory.text);
             if let Some(ids) = self.by_text.get_mut(&text) {
                 ids.retain(|have| have != id);
                 if ids.is_empty() {
@@ -99,6 +96,10 @@ impl Pending {
             self.by_id.remove(id);
         }
     }
+}
+
+fn text_hash(hasher: &RandomState, collection: &str, text: &str) -> u64 {
+    hasher.hash_one((collection, text))
 }
 
 impl log::Staged for Pending {

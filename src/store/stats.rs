@@ -73,7 +73,7 @@ impl Store {
                 ..Stats::default()
             })
         })?;
-        stats.model = model.map(|(_, identity)| identity);
+        stats.model = model.map(|(_, identity)| ModelIdentity::clone(&identity));
         stats.model_problem = inner.models.embedder().err().map(|error| error.to_string());
         stats.last_seq = inner.log.durable_seq();
         for segment in inner.log.segments().all() {
