@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_of, seal_segment};
+use super::tail::{
+    Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_of, seal_segment,
+};
 use super::{Listing, Place, Segment, list, read_manifest};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
