@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, EnvLookup, Origin, Place};
+use crate::embed::ModelSpec;
 use crate::error::{Error, ErrorKind, Result, shown};
 
 /// The machine's configuration file.
@@ -81,6 +82,26 @@ pub struct Home {
     /// The original's usual databases that are there, by existence only. The first may be this store's own
     /// `memory.db`.
     pub legacy: Vec<PathBuf>,
+}
+
+impl Home {
+    /// The embedding model of a new store, as the configuration names it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when it names none.
+    pub fn model(&self) -> Result<ModelSpec> {
+        self.config.embed.model.parse().map_err(|error: Error| {
+            let origin = self.config.origin("embed.model");
+            let config = Error::new(ErrorKind::Config, format!("embed.model, set by {origin}: {error}"));
+            config.hint(error.hint_text().unwrap_or_default().to_owned())
+        })
+    }
+
+    /// The folder of models that were fetched.
+    #[must_use]
+    pub fn models_dir(&self) -> PathBuf {
+        self.config.embed.cache_dir.clone().unwrap_or_else(|| self.path.join("models"))
+    }
 }
 
 /// Which rule decided where the home is.

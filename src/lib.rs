@@ -1,7 +1,34 @@
 //! memento-kv: the memory of an AI agent as an embedded store.
+//!
+//! [`Store::remember`] returns when the memory is on stable storage: it survives kill -9 and power loss.
+//! [`Store::recall`] finds memories by meaning and by words, with no server and no network: the embedding model is
+//! part of the library. Memories live in CRC-checked write-ahead segments, which are the truth; a redb view that
+//! serves reads and the search indexes are derived from them and rebuilt when they are lost or damaged.
+//!
+//! ```
+//! use memento_kv::{Options, Recall, Remember, Store};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let home = folder.path();
+//! let store = Store::open(Options::at(home))?;
+//! let saved = store.remember(
+//!     Remember::new("Approved RFC-001 for Rust architecture").importance(0.9).tags(["decision", "rust"]),
+//! )?; // Durable on return.
+//! let answer = store.recall(Recall::new("What did we decide about Rust?").topk(5))?;
+//! assert_eq!(answer.results[0].id, saved.id);
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The store is synchronous, `Send + Sync` and cheap to clone; asynchronous callers use their runtime's way to call
+//! blocking code. One process has a store open at a time. Every error has a [kind](ErrorKind), says what is known about
+//! the [durability](Durability) of the call, and never holds the text of a memory.
 
 mod catalog;
 pub mod check;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod embed;
@@ -21,7 +48,11 @@ pub mod time;
 pub mod transfer;
 mod vector;
 
+/// Compiles and runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
+
 pub use error::{Durability, Error, ErrorKind, Result};
-pub use home::Home;
 pub use memory::*;
 pub use store::*;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `memento-kv`.
+
+fn main() -> std::process::ExitCode {
+    memento_kv::cli::main()
+}

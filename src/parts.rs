@@ -3,6 +3,11 @@
 
 pub mod fuzz;
 
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::embed::cache::QueryCache;
+use crate::embed::{self, Embedder};
 use crate::error::Result;
 use crate::format::op::MemoryKey;
 use crate::memory::Mode;
@@ -67,6 +72,36 @@ impl Vectors {
     /// For a query of other dimensions.
     pub fn cosines(&self, query: &[f32]) -> Result<Scores> {
         Ok(numbered(self.0.cosines(query, &Scope::All, Deadline::NEVER)?))
+    }
+}
+
+/// The vectors of queries under the built-in model, as a store caches them.
+pub struct QueryVectors {
+    cache: QueryCache,
+    embedder: &'static dyn Embedder,
+}
+
+impl QueryVectors {
+    /// A cache in memory, and in a file when there is a path.
+    ///
+    /// # Errors
+    /// When the built-in model is damaged.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        Ok(Self { cache: QueryCache::open(path, 1024), embedder: embed::builtin()? })
+    }
+
+    /// The vector of a query, from the cache or made and cached.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn get(&self, query: &str) -> Result<Arc<[f32]>> {
+        let identity = self.embedder.identity();
+        if let Some(vector) = self.cache.get(identity, query) {
+            return Ok(vector);
+        }
+        let vector: Arc<[f32]> = self.embedder.embed_query(query)?.into();
+        self.cache.put(identity, query, &vector);
+        Ok(vector)
     }
 }
 

@@ -6,9 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, Durability};
+use redb::{Builder, Database, Durability, StorageBackend};
 
 use super::guard::Fault;
+use super::pages::{FrozenPages, Pages};
 use super::tables::{ID, LABEL, MEMORY, STATE, TIME, VECTOR};
 use crate::error::{Error, Result};
 use crate::format::row::{HEAD_KEY, Head};
@@ -88,9 +89,21 @@ pub(super) fn temporary_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Opens the database in a file, or makes one in an empty file.
-pub(super) fn build(file: File, cache_bytes: usize) -> Result<Database, Fault> {
-    Ok(Builder::new().set_cache_size(cache_bytes).create_with_backend(FileBackend::new(file)?)?)
+/// Opens the database in a storage, or makes one in an empty storage.
+pub(super) fn build(storage: impl StorageBackend, cache_bytes: usize) -> Result<(Database, Pages), Fault> {
+    let pages = Pages::new(storage);
+    let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(pages.clone())?;
+    Ok((database, pages))
+}
+
+/// Opens the database that another one has open, as it was then.
+pub(super) fn open_beside(pages: FrozenPages, cache_bytes: usize) -> Result<Database, Fault> {
+    Ok(Builder::new().set_cache_size(cache_bytes).create_with_backend(pages)?)
+}
+
+/// The storage in a file.
+pub(super) fn storage(file: File) -> Result<FileBackend, Fault> {
+    Ok(FileBackend::new(file)?)
 }
 
 /// The first commit: every table, and the head of a view that holds nothing yet.

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::pages::PageDamage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Damage;
 use crate::format::row::TableTag;
@@ -49,6 +50,7 @@ fault_from!(
     redb::TableError,
     redb::StorageError,
     redb::CommitError,
+    redb::CursorError,
     redb::SetDurabilityError
 );
 
@@ -89,7 +91,11 @@ impl Guard {
     fn error(&self, fault: Fault) -> Error {
         match fault {
             Fault::View(redb::Error::Io(source)) => {
-                let error = Error::io("reading or writing the view", &self.path, source);
+                let page = source.get_ref().and_then(|error| error.downcast_ref::<PageDamage>());
+                let error = match page {
+                    Some(page) => Error::corrupt(&self.path, page.offset, page),
+                    None => Error::io("reading or writing the view", &self.path, source),
+                };
                 let _ = self.damaged.set((error.kind(), error.message().to_owned()));
                 error
             }

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::guard::Fault;
 use super::scope::{expired, labelled, scope, times};
-use super::view::{Tables, View};
+use super::snapshot::Snapshot;
+use super::view::View;
 use crate::error::Result;
 use crate::format::op::MemoryKey;
 use crate::format::row::{Row, TableTag};
@@ -29,7 +30,7 @@ impl View<'_> {
         deadline: Option<Instant>,
     ) -> Result<Vec<Row>> {
         let page = Page { filter, order, offset, limit, deadline };
-        self.read(|tables| page.read(tables))
+        self.read(|snapshot| page.read(snapshot))
     }
 }
 
@@ -42,20 +43,20 @@ struct Page<'f> {
 }
 
 impl Page<'_> {
-    fn read(&self, tables: &Tables) -> Result<Vec<Row>, Fault> {
+    fn read(&self, snapshot: &Snapshot) -> Result<Vec<Row>, Fault> {
         expired(self.deadline)?;
-        match labelled(tables, self.filter, SORTED_MAX + 1, self.deadline)? {
-            Some(keys) if keys.len() <= SORTED_MAX => self.sorted(tables, &keys),
-            keys => self.walked(tables, keys.is_some()),
+        match labelled(snapshot, self.filter, SORTED_MAX + 1, self.deadline)? {
+            Some(keys) if keys.len() <= SORTED_MAX => self.sorted(snapshot, &keys),
+            keys => self.walked(snapshot, keys.is_some()),
         }
     }
 
     /// Reads all candidates and puts them in order.
-    fn sorted(&self, tables: &Tables, keys: &[MemoryKey]) -> Result<Vec<Row>, Fault> {
+    fn sorted(&self, snapshot: &Snapshot, keys: &[MemoryKey]) -> Result<Vec<Row>, Fault> {
         let mut rows = Vec::new();
         for key in keys {
             expired(self.deadline)?;
-            let row = tables.row_named(*key, TableTag::Label)?;
+            let row = snapshot.row_named(*key, TableTag::Label)?;
             if self.filter.matches(&row.memory) {
                 rows.push(row);
             }
@@ -69,8 +70,8 @@ impl Page<'_> {
 
     /// Walks along the time. While few were walked, their rows say which have the filter's labels; after that the
     /// filter's whole scope does.
-    fn walked(&self, tables: &Tables, has_labels: bool) -> Result<Vec<Row>, Fault> {
-        let mut entries = times(tables, self.filter)?;
+    fn walked(&self, snapshot: &Snapshot, has_labels: bool) -> Result<Vec<Row>, Fault> {
+        let mut entries = times(snapshot, self.filter)?;
         let mut rows = Vec::new();
         let (mut to_skip, mut tried) = (self.offset, 0);
         let mut in_scope: Option<Vec<MemoryKey>> = None;
@@ -88,7 +89,7 @@ impl Page<'_> {
             if has_labels && tried > TRIED_MAX {
                 let keys = match &mut in_scope {
                     Some(keys) => keys,
-                    none => none.insert(scope(tables, self.filter, self.deadline)?),
+                    none => none.insert(scope(snapshot, self.filter, self.deadline)?),
                 };
                 if keys.binary_search(&key).is_err() {
                     continue;
@@ -98,7 +99,7 @@ impl Page<'_> {
                 to_skip -= 1;
                 continue;
             }
-            let row = tables.row_named(key, TableTag::Time)?;
+            let row = snapshot.row_named(key, TableTag::Time)?;
             if !self.filter.matches(&row.memory) {
                 continue;
             }

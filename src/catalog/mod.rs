@@ -5,31 +5,40 @@
 //! Nothing is ever read from it whose checksum does not hold.
 
 mod apply;
+mod check;
 mod database;
+mod delta;
 mod guard;
 mod list;
+mod pages;
 mod scope;
+mod snapshot;
 mod tables;
 mod view;
+mod write;
 
+use std::fmt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use redb::{Database, Durability, ReadableDatabase};
+use redb::{Database, Durability};
 
 use self::database::Found;
 use self::guard::{Fault, Guard, drop_guarded};
-use self::tables::STATE;
+use self::pages::Pages;
+use self::snapshot::{Base, Snapshot};
 pub(crate) use self::view::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op};
 use crate::format::record::Location;
-use crate::format::row::{HEAD_KEY, Head, Row, TableTag};
+use crate::format::row::{Head, Row};
 use crate::memory::{Filter, Order};
 
 /// A cache that suits a store of some hundred thousand memories; most of the view is served by the system's own.
 pub(crate) const CACHE_BYTES_DEFAULT: usize = 64 << 20;
+/// When what was applied takes about this much memory, it goes into redb's tables without waiting for a checkpoint.
+const DELTA_BYTES_MAX: usize = 16 << 20;
 
 /// One record of the log, to be applied.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +70,23 @@ pub(crate) enum Opened {
 }
 
 /// The view of one store, open in this process and locked against others.
-#[derive(Debug)]
 pub(crate) struct Catalog {
     guard: Guard,
     /// `None` only while it is closed.
-    database: Option<Database>,
-    /// Held while a transaction is written.
-    writer: Mutex<()>,
-    /// The head as the last transaction wrote it.
-    head: Mutex<Head>,
+    live: Option<Live>,
+}
+
+struct Live {
+    /// What readers see. Before the database, since it is to be dropped first.
+    snapshot: Mutex<Arc<Snapshot>>,
+    /// Held while records are applied.
+    applying: Mutex<()>,
+    /// Held while redb writes, which goes on beside applying: whether its tables are on stable storage. Whoever
+    /// wants both locks takes this one first.
+    writing: Mutex<bool>,
+    database: Database,
+    /// What the database reads and writes, for whoever reads the file beside it.
+    pages: Pages,
 }
 
 impl Catalog {
@@ -85,7 +102,7 @@ impl Catalog {
         let file = database::create_file(&temporary)?;
         // redb makes a database in several steps, so a crash among them must not leave the file under its name.
         Guard::new(&temporary).run(|| {
-            let database = database::build(file, cache_bytes)?;
+            let (database, _) = database::build(database::storage(file)?, cache_bytes)?;
             database::initialize(&database, store_id)?;
             Ok(database.close()?)
         })?;
@@ -108,18 +125,33 @@ impl Catalog {
             Found::Nothing => return Ok(Opened::Missing),
             Found::Unusable(reason) => return Ok(Opened::Unusable(reason)),
         };
+        Self::open_with(path, store_id, || database::build(database::storage(file)?, cache_bytes))
+    }
+
+    fn open_with(
+        path: &Path,
+        store_id: [u8; 16],
+        build: impl FnOnce() -> Result<(Database, Pages), Fault>,
+    ) -> Result<Opened> {
         let guard = Guard::new(path);
         let opened = guard.run(|| {
-            let database = database::build(file, cache_bytes)?;
-            let head = read_head(&database)?;
-            Ok((database, head))
+            let (database, pages) = build()?;
+            let snapshot = Snapshot::read(&database)?;
+            Ok((database, pages, snapshot))
         });
         match opened {
-            Ok((database, head)) if head.store_id == store_id => {
-                let (writer, head) = (Mutex::new(()), Mutex::new(head));
-                Ok(Opened::Ready(Self { guard, database: Some(database), writer, head }))
+            Ok((database, pages, snapshot)) if snapshot.delta.head.store_id == store_id => {
+                let live = Live {
+                    snapshot: Mutex::new(Arc::new(snapshot)),
+                    applying: Mutex::new(()),
+                    writing: Mutex::new(true),
+                    database,
+                    pages,
+                };
+                Ok(Opened::Ready(Self { guard, live: Some(live) }))
             }
-            Ok((database, _)) => {
+            Ok((database, _, snapshot)) => {
+                drop(snapshot);
                 drop_guarded(database);
                 Ok(Opened::Unusable("it belongs to another store".to_owned()))
             }
@@ -154,34 +186,34 @@ impl Catalog {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when the records do not follow from what the view holds or the view is damaged.
     pub(crate) fn apply(&self, records: &[Applied<'_>], next: Position) -> Result<()> {
-        let _writer = locked(&self.writer);
-        let head = self.head();
-        if next.applied_seq < head.applied_seq || next == self.position() {
-            return Ok(());
+        let is_full = {
+            let _applying = locked(&self.live().applying);
+            let snapshot = self.snapshot();
+            if next.applied_seq < snapshot.delta.head.applied_seq || next == self.position() {
+                return Ok(());
+            }
+            let delta = self.guard.run(|| apply::apply(&snapshot, records, next))?;
+            let is_full = delta.bytes > DELTA_BYTES_MAX;
+            self.publish(Snapshot { base: Arc::clone(&snapshot.base), delta });
+            is_full
+        };
+        if is_full {
+            let mut is_durable = locked(&self.live().writing);
+            // Another thread may have written it meanwhile.
+            if self.snapshot().delta.bytes > DELTA_BYTES_MAX {
+                *is_durable = false;
+                self.write(Durability::None)?;
+            }
         }
-        let head = self.guard.run(|| {
-            let mut txn = self.database().begin_write()?;
-            txn.set_durability(Durability::None)?;
-            let head = apply::apply(&txn, head, records, next)?;
-            txn.commit()?;
-            Ok(head)
-        })?;
-        *locked(&self.head) = head;
         Ok(())
     }
 
-    /// Puts everything that was applied on stable storage, so that opening after a crash takes no repair.
+    /// Puts everything that was applied on stable storage, in such a way that opening after a crash takes no repair.
     ///
     /// # Errors
     /// Those of the operating system; the view then counts as damaged.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        let _writer = locked(&self.writer);
-        self.guard.run(|| {
-            let mut txn = self.database().begin_write()?;
-            txn.set_durability(Durability::Immediate)?;
-            txn.set_quick_repair(true);
-            Ok(txn.commit()?)
-        })
+        self.write_durably(&mut locked(&self.live().writing))
     }
 
     /// Checkpoints and closes.
@@ -190,28 +222,61 @@ impl Catalog {
     /// Those of [`Catalog::checkpoint`].
     pub(crate) fn close(mut self) -> Result<()> {
         self.checkpoint()?;
-        let database = self.database.take().expect("only this method and drop take it");
+        let Live { snapshot, database, .. } = self.live.take().expect("only this method and drop take it");
+        drop(snapshot);
         self.guard.run(|| Ok(database.close()?))
     }
 
-    /// A state of the view that stays the same while it is read.
-    pub(crate) fn view(&self) -> Result<View<'_>> {
-        View::begin(self)
+    /// Puts everything that was applied on stable storage, unless it is there already.
+    fn write_durably(&self, is_durable: &mut bool) -> Result<()> {
+        if *is_durable && self.snapshot().delta.is_empty() {
+            return self.guard.run(|| Ok(()));
+        }
+        self.write(Durability::Immediate)?;
+        *is_durable = true;
+        Ok(())
     }
 
-    /// The key of the memory with this id.
-    pub(crate) fn key_of(&self, id: &str) -> Result<Option<MemoryKey>> {
-        self.view()?.key_of(id)
+    /// Moves what was applied so far into redb's tables. Its caller holds the lock for writing.
+    fn write(&self, durability: Durability) -> Result<()> {
+        let live = self.live();
+        let frozen = {
+            let _applying = locked(&live.applying);
+            let current = self.snapshot();
+            self.publish(Snapshot { base: Arc::clone(&current.base), delta: current.delta.clone().frozen() })
+        };
+        let base = self.guard.run(|| {
+            write::write(&frozen.delta, &live.database, durability)?;
+            Base::read(&live.database)
+        })?;
+        let _applying = locked(&live.applying);
+        let delta = self.snapshot().delta.clone().thawed();
+        self.publish(Snapshot { base: Arc::new(base), delta });
+        Ok(())
+    }
+
+    /// Shows a new state to readers. Its caller holds the lock for applying.
+    fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let snapshot = Arc::new(snapshot);
+        let former = std::mem::replace(&mut *locked(&self.live().snapshot), Arc::clone(&snapshot));
+        // Outside the lock: it may be the last one that keeps a transaction open.
+        drop(former);
+        snapshot
+    }
+
+    /// A state of the view that stays the same while it is read.
+    pub(crate) fn view(&self) -> View<'_> {
+        View::new(self, self.snapshot())
     }
 
     /// The row of a memory.
     pub(crate) fn row(&self, key: MemoryKey) -> Result<Option<Row>> {
-        self.view()?.row(key)
+        self.view().row(key)
     }
 
     /// The row of the memory with this id.
     pub(crate) fn get(&self, id: &str) -> Result<Option<Row>> {
-        self.view()?.get(id)
+        self.view().get(id)
     }
 
     /// How many memories there are.
@@ -233,15 +298,19 @@ impl Catalog {
         limit: usize,
         deadline: Option<Instant>,
     ) -> Result<Vec<Row>> {
-        self.view()?.list(filter, order, offset, limit, deadline)
+        self.view().list(filter, order, offset, limit, deadline)
     }
 
-    fn database(&self) -> &Database {
-        self.database.as_ref().expect("it is open until it is consumed")
+    fn live(&self) -> &Live {
+        self.live.as_ref().expect("it is open until it is consumed")
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&locked(&self.live().snapshot))
     }
 
     fn head(&self) -> Head {
-        *locked(&self.head)
+        locked(&self.live().snapshot).delta.head
     }
 }
 
@@ -250,19 +319,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for Catalog {
-    fn drop(&mut self) {
-        drop_guarded(self.database.take());
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalog").field("guard", &self.guard).finish_non_exhaustive()
     }
 }
 
-/// The head of a database that was just opened.
-fn read_head(database: &Database) -> Result<Head, Fault> {
-    let state = database.begin_read()?.open_table(STATE)?;
-    let value = state
-        .get(HEAD_KEY)?
-        .ok_or_else(|| Fault::View(redb::Error::Corrupted("the head is missing".to_owned())))?;
-    Head::decode(value.value()).map_err(|damage| Fault::row(TableTag::State, "head", damage))
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        if let Some(Live { snapshot, database, .. }) = self.live.take() {
+            drop(snapshot);
+            drop_guarded(database);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use redb::{Range, ReadOnlyTable};
-
 use super::guard::Fault;
-use super::view::{Tables, View};
+use super::snapshot::{Entry, Snapshot};
+use super::view::View;
 use crate::error::Result;
 use crate::format::op::MemoryKey;
-use crate::format::row::{Label, TableTag, decode_number, key_bytes, label_key, memory_key, time_key};
+use crate::format::row::{Label, TableTag, label_key, memory_key, time_key};
 use crate::memory::Filter;
 
 /// Up to this many candidates, the rows are asked for what no label says; beyond it, the table of times.
@@ -29,32 +28,32 @@ impl View<'_> {
         if filter.is_empty() {
             return Ok(None);
         }
-        self.read(|tables| scope(tables, filter, deadline).map(Some))
+        self.read(|snapshot| scope(snapshot, filter, deadline).map(Some))
     }
 }
 
 /// The keys of the memories that the filter lets through.
 pub(super) fn scope(
-    tables: &Tables,
+    snapshot: &Snapshot,
     filter: &Filter,
     deadline: Option<Instant>,
 ) -> Result<Vec<MemoryKey>, Fault> {
     expired(deadline)?;
-    let Some(labelled) = labelled(tables, filter, usize::MAX, deadline)? else {
-        return timed(tables, filter, deadline);
+    let Some(labelled) = labelled(snapshot, filter, usize::MAX, deadline)? else {
+        return timed(snapshot, filter, deadline);
     };
     let by_time = filter.since.is_some() || filter.before.is_some() || filter.min_importance.is_some();
     if !by_time {
         return Ok(labelled);
     }
     if labelled.len() > ROWS_MAX {
-        let timed = timed(tables, filter, deadline)?;
+        let timed = timed(snapshot, filter, deadline)?;
         return Ok(intersected(&labelled, &timed));
     }
     let mut keys = Vec::new();
     for key in labelled {
         expired(deadline)?;
-        if filter.matches(&tables.row_named(key, TableTag::Label)?.memory) {
+        if filter.matches(&snapshot.row_named(key, TableTag::Label)?.memory) {
             keys.push(key);
         }
     }
@@ -63,7 +62,7 @@ pub(super) fn scope(
 
 /// The keys of memories with the filter's labels, in ascending order, up to a limit; `None` when it names no label.
 pub(super) fn labelled(
-    tables: &Tables,
+    snapshot: &Snapshot,
     filter: &Filter,
     limit: usize,
     deadline: Option<Instant>,
@@ -77,10 +76,10 @@ pub(super) fn labelled(
     let any: Vec<Label<'_>> = filter.tags_any.iter().map(|tag| Label::Tag(tag)).collect();
     let mut conditions = Vec::new();
     for label in all.chain(one.into_iter().flatten()) {
-        conditions.push(Condition::open(tables, &[label])?);
+        conditions.push(Condition::open(snapshot, &[label])?);
     }
     if !any.is_empty() {
-        conditions.push(Condition::open(tables, &any)?);
+        conditions.push(Condition::open(snapshot, &any)?);
     }
     if conditions.is_empty() {
         return Ok(None);
@@ -112,9 +111,9 @@ pub(super) fn labelled(
 }
 
 /// The keys of memories within the filter's times and importance, in ascending order.
-fn timed(tables: &Tables, filter: &Filter, deadline: Option<Instant>) -> Result<Vec<MemoryKey>, Fault> {
+fn timed(snapshot: &Snapshot, filter: &Filter, deadline: Option<Instant>) -> Result<Vec<MemoryKey>, Fault> {
     let mut keys = Vec::new();
-    for (step, entry) in times(tables, filter)?.enumerate() {
+    for (step, entry) in times(snapshot, filter)?.enumerate() {
         if step.is_multiple_of(CLOCK_STEPS) {
             expired(deadline)?;
         }
@@ -128,20 +127,15 @@ fn timed(tables: &Tables, filter: &Filter, deadline: Option<Instant>) -> Result<
 }
 
 /// Memories within the filter's times, by time, each with its importance.
-pub(super) fn times(
-    tables: &Tables,
+pub(super) fn times<'t>(
+    snapshot: &'t Snapshot,
     filter: &Filter,
-) -> Result<impl DoubleEndedIterator<Item = Result<(MemoryKey, f64), Fault>> + use<>, Fault> {
+) -> Result<impl DoubleEndedIterator<Item = Entry<MemoryKey, f64>> + use<'t>, Fault> {
     let since = time_key(filter.since.unwrap_or(i64::MIN), MemoryKey(0));
     let before = time_key(filter.before.unwrap_or(i64::MAX), MemoryKey(u64::MAX));
-    let entries = (since <= before).then(|| tables.times()?.range(since..=before).map_err(Fault::from));
-    Ok(entries.transpose()?.into_iter().flatten().map(|entry| {
-        let (key, value) = entry?;
-        let key = key.value();
-        let bits = decode_number(TableTag::Time, &key_bytes(key), value.value())
-            .map_err(|damage| Fault::row(TableTag::Time, memory_key(key), damage))?;
-        Ok((memory_key(key), f64::from_bits(bits)))
-    }))
+    let entries = (since <= before).then(|| snapshot.times(since..=before)).transpose()?;
+    let entries = entries.into_iter().flatten();
+    Ok(entries.map(|entry| entry.map(|(key, bits)| (memory_key(key), f64::from_bits(bits)))))
 }
 
 pub(super) fn expired(deadline: Option<Instant>) -> Result<(), Fault> {
@@ -167,12 +161,11 @@ struct Condition<'t> {
 }
 
 impl<'t> Condition<'t> {
-    fn open(tables: &'t Tables, labels: &[Label<'_>]) -> Result<Self, Fault> {
+    fn open(snapshot: &'t Snapshot, labels: &[Label<'_>]) -> Result<Self, Fault> {
         let mut hashes: Vec<u64> = labels.iter().map(|label| label.hash()).collect();
         hashes.sort_unstable();
         hashes.dedup();
-        let table = tables.labels()?;
-        let postings = hashes.into_iter().map(|hash| Posting::open(table, hash));
+        let postings = hashes.into_iter().map(|hash| Posting::open(snapshot, hash));
         Ok(Self { postings: postings.collect::<Result<_, _>>()? })
     }
 
@@ -189,31 +182,28 @@ impl<'t> Condition<'t> {
 
 /// Memories with one label, in ascending order.
 struct Posting<'t> {
-    table: &'t ReadOnlyTable<u128, ()>,
+    snapshot: &'t Snapshot,
     hash: u64,
-    rest: Range<'static, u128, ()>,
+    rest: Box<dyn Iterator<Item = Entry<u128, ()>> + 't>,
     /// The key that was read last; `None` at the end.
     current: Option<u64>,
 }
 
 impl<'t> Posting<'t> {
-    fn open(table: &'t ReadOnlyTable<u128, ()>, hash: u64) -> Result<Self, Fault> {
-        let rest = Self::enter(table, hash, 0)?;
-        let mut posting = Self { table, hash, rest, current: None };
-        posting.step()?;
+    fn open(snapshot: &'t Snapshot, hash: u64) -> Result<Self, Fault> {
+        let mut posting = Self { snapshot, hash, rest: Box::new(std::iter::empty()), current: None };
+        posting.enter(0)?;
         Ok(posting)
     }
 
-    fn enter(
-        table: &ReadOnlyTable<u128, ()>,
-        hash: u64,
-        from: u64,
-    ) -> Result<Range<'static, u128, ()>, Fault> {
-        Ok(table.range(label_key(hash, MemoryKey(from))..=label_key(hash, MemoryKey(u64::MAX)))?)
+    fn enter(&mut self, from: u64) -> Result<(), Fault> {
+        let keys = label_key(self.hash, MemoryKey(from))..=label_key(self.hash, MemoryKey(u64::MAX));
+        self.rest = Box::new(self.snapshot.labels(keys)?);
+        self.step()
     }
 
     fn step(&mut self) -> Result<(), Fault> {
-        self.current = self.rest.next().transpose()?.map(|(key, _)| memory_key(key.value()).0);
+        self.current = self.rest.next().transpose()?.map(|(key, ())| memory_key(key).0);
         Ok(())
     }
 
@@ -226,8 +216,7 @@ impl<'t> Posting<'t> {
             }
         }
         if self.current.is_some_and(|key| key < from) {
-            self.rest = Self::enter(self.table, self.hash, from)?;
-            self.step()?;
+            self.enter(from)?;
         }
         Ok(self.current)
     }

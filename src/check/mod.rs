@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::catalog::Catalog;
+use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op};
 use crate::fs::RealDisk;
@@ -74,6 +75,7 @@ impl Store {
         let mut check = Check::new(place);
         check.log(&segments, last_seq, progress)?;
         check.view(&catalog)?;
+        check.model();
         Ok(check.report)
     }
 }
@@ -185,10 +187,34 @@ impl Check {
         }
     }
 
+    /// Whether the built-in model is what was built in: a program file can be damaged, too.
+    fn model(&mut self) {
+        if let Err(error) = MiniLm::builtin().and_then(MiniLm::verify) {
+            let detail = format!("the built-in model: {}", error.message());
+            self.found(Path::new("memento-kv"), error.offset(), "model", detail, "install the program again");
+        }
+    }
+
     fn view(&mut self, catalog: &Catalog) -> Result<()> {
         let path = catalog.path().to_owned();
+        let damages = match catalog.check(&mut |_, _| {}) {
+            Ok(damages) => damages,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.found(&path, error.offset(), "view", error.message().to_owned(), REBUILT);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for damage in damages {
+            let place = match (damage.table, &damage.key) {
+                (Some(table), Some(key)) => format!("table {table}, key {key}: "),
+                (Some(table), None) => format!("table {table}: "),
+                (None, _) => String::new(),
+            };
+            self.found(&path, damage.offset, "view-row", format!("{place}{}", damage.what), REBUILT);
+        }
         let mut rows = Vec::new();
-        match catalog.view()?.for_each_row(MemoryKey(0), |row| {
+        match catalog.view().for_each_row(MemoryKey(0), |row| {
             rows.push((row.key, row.seq));
             ControlFlow::Continue(())
         }) {

@@ -11,6 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The specs that can be written, as an error and a help text show them.
 const CHOICES: &str = "builtin:minilm-l6, builtin:none (words only), dir:/path or fastembed:NAME";
 
+/// Names by which the original and its documents call the model that is built in.
+const BUILTIN_NAMES: [&str; 2] = ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"];
+
 /// The choice of an embedding model, as it is written in the configuration and on the command line.
 ///
 /// ```
@@ -39,9 +42,11 @@ impl FromStr for ModelSpec {
     type Err = Error;
 
     /// # Errors
-    /// [`ErrorKind::Invalid`] for anything but the four forms; the error lists them.
+    /// [`ErrorKind::Invalid`] for anything but the four forms and the original's names of the built-in model; the
+    /// error lists the forms.
     fn from_str(spec: &str) -> Result<Self> {
         match spec.split_once(':') {
+            None if BUILTIN_NAMES.contains(&spec) => Ok(Self::BuiltinMiniLm),
             Some(("builtin", "minilm-l6")) => Ok(Self::BuiltinMiniLm),
             Some(("builtin", "none")) => Ok(Self::None),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(expand_home(path))),
@@ -223,6 +228,13 @@ mod tests {
             assert_eq!(parsed.to_string(), spec);
         }
         assert_eq!(ModelSpec::default().to_string(), "builtin:minilm-l6");
+    }
+
+    #[test]
+    fn the_names_of_the_original_are_the_built_in_model() {
+        for name in BUILTIN_NAMES {
+            assert_eq!(name.parse::<ModelSpec>().expect(name), ModelSpec::BuiltinMiniLm);
+        }
     }
 
     #[test]

@@ -5,9 +5,14 @@
 pub(crate) mod codec;
 pub(crate) mod manifest;
 pub(crate) mod op;
+pub(crate) mod pages;
 pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;
+#[cfg(test)]
+pub(crate) mod spec_tests;
+#[cfg(test)]
+mod view_tests;
 
 use std::fmt;
 

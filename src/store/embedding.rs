@@ -61,7 +61,7 @@ impl Models {
                 std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
             })
             .unwrap_or_else(|| options.home.join("models"));
-        let numbers = catalog.view()?.models()?.into_iter().collect();
+        let numbers = catalog.view().models()?.into_iter().collect();
         let known = Known { numbers, active: catalog.active_model() };
         Ok(Self {
             spec: options.model.clone(),
@@ -102,11 +102,12 @@ impl Models {
         {
             return Ok(Some(Arc::new(builtin)));
         }
-        if let Ok(spec) = identity.name.parse::<ModelSpec>()
-            && let Ok(Some(embedder)) = load_model(&spec, &self.models_dir)
-            && *embedder.identity() == identity
-        {
-            return Ok(Some(embedder));
+        for spec in specs_of(&identity) {
+            if let Ok(Some(embedder)) = load_model(&spec, &self.models_dir)
+                && *embedder.identity() == identity
+            {
+                return Ok(Some(embedder));
+            }
         }
         if identity.engine == CALLER_MODEL {
             return Ok(None);
@@ -133,6 +134,13 @@ impl Models {
     fn forget_loaded(&self) {
         *lock(&self.loaded) = None;
     }
+}
+
+/// Where the model of this identity may be: in a folder of its name, or under the name it is fetched by.
+fn specs_of(identity: &ModelIdentity) -> impl Iterator<Item = ModelSpec> {
+    let fetched = embed::list().into_iter().filter(|model| model.repository == identity.name);
+    let folder = ModelSpec::Dir(PathBuf::from(&identity.name));
+    fetched.map(|model| ModelSpec::Named(model.name)).chain([folder])
 }
 
 /// The embedder of a spec; `None` for words only.
@@ -299,7 +307,7 @@ impl Inner {
     /// What was not written must not be believed.
     fn reload_known(&self) -> Result<()> {
         let catalog = self.catalog()?;
-        let numbers = catalog.view()?.models()?.into_iter().collect();
+        let numbers = catalog.view().models()?.into_iter().collect();
         *self.models.known.write().unwrap_or_else(PoisonError::into_inner) =
             Known { numbers, active: catalog.active_model() };
         Ok(())
@@ -318,11 +326,11 @@ impl Inner {
         let mut after = MemoryKey(0);
         loop {
             progress(Progress::new((embedded.embedded + embedded.failed).min(total), total));
-            let due = self.read(|catalog| catalog.view()?.without_vector(number, after, JOB_MEMORIES))?;
+            let due = self.read(|catalog| catalog.view().without_vector(number, after, JOB_MEMORIES))?;
             let Some((last, _)) = due.last() else { return Ok(embedded) };
             after = *last;
             let texts = self.read(|catalog| {
-                let view = catalog.view()?;
+                let view = catalog.view();
                 due.iter()
                     .map(|(key, text_seq)| Ok((*key, *text_seq, view.row(*key)?)))
                     .collect::<Result<Vec<_>>>()
@@ -357,8 +365,8 @@ impl Inner {
     /// Memories without vectors of this model.
     pub(super) fn pending_count(&self, number: ModelNumber) -> Result<u64> {
         self.read(|catalog| {
-            let view = catalog.view()?;
-            Ok(view.count()?.saturating_sub(view.count_with_vectors(number)?))
+            let view = catalog.view();
+            Ok(view.count().saturating_sub(view.count_with_vectors(number)?))
         })
     }
 
@@ -396,7 +404,7 @@ impl Inner {
     fn embed_due(&self) -> Result<Embedded> {
         let due = match self.models.active() {
             Some((number, _)) => self.pending_count(number)?,
-            None => self.read(|catalog| catalog.view()?.count())?,
+            None => self.read(|catalog| Ok(catalog.count()))?,
         };
         if due == 0 {
             return Ok(Embedded::default());

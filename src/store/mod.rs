@@ -10,6 +10,8 @@ mod open;
 mod recall;
 mod staged;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::HashMap;
@@ -24,6 +26,7 @@ use crate::embed::cache::QueryCache;
 use crate::embed::{Embedder, ModelSpec};
 use crate::error::Result;
 use crate::fs::{DiskFile, RealDisk};
+use crate::home::{Home, HomeInputs, locate};
 use crate::log::{Log, Place, Segment};
 use crate::memory::{List, Memory};
 
@@ -70,6 +73,14 @@ impl Options {
             clock: Arc::new(SystemClock),
             disk: Arc::new(RealDisk),
         }
+    }
+
+    /// The store of a home that was found, with the model that its configuration names for a new store.
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config) when the configuration names no model.
+    pub fn of(home: &Home) -> Result<Self> {
+        Ok(Self::at(&home.path).model(home.model()?).models_dir(home.models_dir()))
     }
 
     /// Whether a store is made when there is none. Otherwise that is an error of kind
@@ -263,20 +274,22 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// The store of this process at the default home (see [`crate::Home`]): one for the process, opened once.
+/// The store of this process at the home that [`crate::home::locate`] finds: one for the process, opened once, as long
+/// as somebody has a handle.
 ///
 /// # Errors
 /// Those of [`Store::open`].
 pub fn get_store() -> Result<Store> {
-    static STORES: OnceLock<Mutex<HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>>> = OnceLock::new();
-    let home = crate::home::locate(&crate::home::HomeInputs::of_process(None))?;
+    type Opened = HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>;
+    static STORES: OnceLock<Mutex<Opened>> = OnceLock::new();
+    let home = locate(&HomeInputs::of_process(None))?;
     let mut stores = lock(STORES.get_or_init(Mutex::default));
     if let Some((inner, alive)) = stores.get(&home.path)
         && let (Some(inner), Some(alive)) = (inner.upgrade(), alive.upgrade())
     {
         return Ok(Store { inner, _alive: alive });
     }
-    let store = Store::open(Options::at(&home.path))?;
+    let store = Store::open(Options::of(&home)?)?;
     stores.insert(home.path.clone(), (Arc::downgrade(&store.inner), Arc::downgrade(&store._alive)));
     Ok(store)
 }

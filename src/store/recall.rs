@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::apply::is_healed_by_rebuild;
 use super::embedding::{check_made, normalize};
 use super::{Inner, Store, lock};
 use crate::catalog::Catalog;
@@ -22,6 +23,9 @@ use crate::rank::{Ranked, rank};
 use crate::scope::{Deadline, Scope};
 use crate::text::TextIndex;
 use crate::vector::VectorSet;
+
+/// The vector of a question, and the model it belongs to.
+type QueryVector = (ModelNumber, ModelIdentity, Arc<[f32]>);
 
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -91,7 +95,7 @@ impl Search {
                         self.put_vectors(*key, vectors.as_ref())?;
                     } else if let Some(index) = self.vectors.at(*key) {
                         // The view knows whether the former vectors still stand for the text.
-                        if catalog.view()?.vector_location(*key, index.model)?.is_none() {
+                        if catalog.view().vector_location(*key, index.model)?.is_none() {
                             index.set.remove(*key);
                         }
                     }
@@ -107,7 +111,7 @@ impl Search {
                 Op::Vector { key, vectors, .. } => {
                     // The view took it only if the text is still the one that was embedded.
                     if self.vectors.at(*key).is_some()
-                        && catalog.view()?.vector_location(*key, vectors.model)? == Some(record.location)
+                        && catalog.view().vector_location(*key, vectors.model)? == Some(record.location)
                     {
                         self.put_vectors(*key, Some(vectors))?;
                     }
@@ -228,8 +232,10 @@ impl Inner {
         deadline.check(format_args!("the query was embedded"))?;
 
         let words = recall.mode != Mode::Vector && !recall.query.trim().is_empty();
-        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
+        // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
+        // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
+        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
         let texts = match &search.text.index {
             Some(index) if words => index.search(&recall.query, &scope, deadline)?,
             _ => Vec::new(),
@@ -266,7 +272,7 @@ impl Inner {
     /// The memories behind ranked keys.
     fn matches(&self, ranked: Vec<Ranked>, recall: &Recall) -> Result<Vec<Match>> {
         self.read(|catalog| {
-            let view = catalog.view()?;
+            let view = catalog.view();
             let mut results = Vec::with_capacity(ranked.len());
             for one in &ranked {
                 // It may have been forgotten or changed while the indexes were searched.
@@ -285,16 +291,12 @@ impl Inner {
     }
 
     fn scope(&self, filter: &Filter, deadline: Deadline) -> Result<Scope> {
-        let keys = self.read(|catalog| catalog.view()?.scope(filter, deadline.instant()))?;
+        let keys = self.read(|catalog| catalog.view().scope(filter, deadline.instant()))?;
         Ok(keys.map_or(Scope::All, Scope::of))
     }
 
     /// The vector of the question under the store's model; `None` when words alone rank.
-    fn query_vector(
-        &self,
-        recall: &Recall,
-        degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn query_vector(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
         let Some((number, identity)) = self.models.active() else {
             // Without a model there are no vectors, and without memories nothing is missing.
             return self.without_model(recall, degraded);
@@ -329,12 +331,8 @@ impl Inner {
         }
     }
 
-    fn without_model(
-        &self,
-        recall: &Recall,
-        degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
-        if self.read(|catalog| catalog.view()?.count())? == 0 {
+    fn without_model(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
+        if self.read(|catalog| Ok(catalog.count()))? == 0 {
             return Ok(None);
         }
         let why = match self.models.embedder() {
@@ -379,6 +377,7 @@ impl Inner {
                 })
         };
         self.catch_up()?;
+        let mut healed = false;
         loop {
             let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
             if is_loaded(&search) {
@@ -388,22 +387,33 @@ impl Inner {
             // Nothing is applied while an index is loaded, so that it misses nothing.
             let mut applying = self.applying();
             let catalog = self.apply_committed(&mut applying)?;
-            let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-            if text {
-                search.text.load(&catalog, deadline)?;
-            }
-            if let Some(model) = model {
-                let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
-                search.vectors.load(
-                    model,
-                    dimensions,
-                    &catalog,
-                    self.log.segments(),
-                    &self.place,
-                    deadline,
-                )?;
+            match self.load_search(text, model, &catalog, deadline) {
+                Err(error) if !healed && is_healed_by_rebuild(&error, &catalog) => {
+                    tracing::error!(%error, "the view is damaged");
+                    self.rebuild(&mut applying, 0)?;
+                    healed = true;
+                }
+                loaded => loaded?,
             }
         }
+    }
+
+    fn load_search(
+        &self,
+        text: bool,
+        model: Option<ModelNumber>,
+        catalog: &Catalog,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
+        if text {
+            search.text.load(catalog, deadline)?;
+        }
+        if let Some(model) = model {
+            let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
+            search.vectors.load(model, dimensions, catalog, self.log.segments(), &self.place, deadline)?;
+        }
+        Ok(())
     }
 
     /// Uses of the caches in this process: answers, then query vectors.
@@ -420,8 +430,8 @@ impl Loading<TextIndex> {
         }
         let index = self.index.get_or_insert_with(TextIndex::new);
         let mut from = self.next.unwrap_or(MemoryKey(0));
-        let view = catalog.view()?;
-        let total = view.count()?;
+        let view = catalog.view();
+        let total = view.count();
         loop {
             self.next = Some(from);
             deadline.check(format_args!("loading the words of {} of {total} memories", index.len()))?;
@@ -465,7 +475,7 @@ impl Loading<VectorIndex> {
             self.index = Some(VectorIndex { model, set, unread: 0 });
         }
         let index = self.index.as_mut().expect("just made");
-        let view = catalog.view()?;
+        let view = catalog.view();
         let total = view.count_with_vectors(model)?;
         let mut reader = VectorReader { segments, place, open: None };
         let mut from = self.next.unwrap_or(MemoryKey(0));

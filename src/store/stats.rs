@@ -62,8 +62,8 @@ impl Store {
         let inner = &self.inner;
         let model = inner.models.active();
         let mut stats = inner.read(|catalog| {
-            let view = catalog.view()?;
-            let memories = view.count()?;
+            let view = catalog.view();
+            let memories = view.count();
             let embedded = model.as_ref().map_or(Ok(0), |(number, _)| view.count_with_vectors(*number))?;
             Ok(Stats {
                 memories,

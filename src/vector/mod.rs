@@ -70,11 +70,6 @@ impl VectorSet {
         self.rows.len()
     }
 
-    /// Whether this memory has vectors here.
-    pub(crate) fn contains(&self, key: MemoryKey) -> bool {
-        self.rows.contains_key(&key)
-    }
-
     /// Adds the vectors of a memory, one after the other, in the place of its former ones if there are any.
     ///
     /// # Errors
@@ -152,27 +147,6 @@ impl VectorSet {
         });
         self.scan(query, scope, deadline, |key, cosine| found.push((key, cosine)))?;
         Ok(found)
-    }
-
-    /// The nearest memory in scope, with its cosine to the query.
-    ///
-    /// # Errors
-    /// As [`Self::search`].
-    pub(crate) fn nearest(
-        &self,
-        query: &[f32],
-        scope: &Scope,
-        deadline: Deadline,
-    ) -> Result<Option<(MemoryKey, f32)>> {
-        Ok(self.search(query, scope, 1, deadline)?.pop())
-    }
-
-    /// The cosine of one memory to the query, if it has vectors here.
-    ///
-    /// # Errors
-    /// As [`Self::search`].
-    pub(crate) fn cosine(&self, key: MemoryKey, query: &[f32]) -> Result<Option<f32>> {
-        Ok(self.nearest(query, &Scope::of([key]), Deadline::NEVER)?.map(|(_, cosine)| cosine))
     }
 
     /// Calls `found` with each memory in scope and its cosine, once each.
@@ -417,9 +391,8 @@ mod tests {
             let found = all(&set, &query);
             let expected = naive(dimensions, &model, &query);
             prop_assert_eq!(found.len(), expected.len());
-            for ((key, found), (_, expected)) in found.iter().zip(&expected) {
+            for ((_, found), (_, expected)) in found.iter().zip(&expected) {
                 prop_assert!((f64::from(*found) - expected).abs() < 1e-5, "{} is not {}", found, expected);
-                prop_assert_eq!(set.cosine(*key, &query).expect("same dimensions"), Some(*found));
             }
             prop_assert_eq!(&all(&set_of(dimensions, &model), &query), &found);
             let mut cosines = set.cosines(&query, &Scope::All, Deadline::NEVER).expect("no deadline");
@@ -440,10 +413,6 @@ mod tests {
             expected.retain(|(key, _)| scope.contains(*key));
             expected.truncate(k);
             prop_assert_eq!(&set.search(&query, &scope, k, Deadline::NEVER).expect("no deadline"), &expected);
-            if k > 0 {
-                let nearest = set.nearest(&query, &scope, Deadline::NEVER).expect("no deadline");
-                prop_assert_eq!(nearest, expected.first().copied());
-            }
         }
     }
 
@@ -506,7 +475,7 @@ mod tests {
         set.insert(MemoryKey(1), &[1.0; DIMENSIONS_MAX]).expect("a whole vector");
         assert!(set.insert(MemoryKey(1), &[1.0; DIMENSIONS_MAX + 1]).is_err());
         assert!(set.insert(MemoryKey(1), &[]).is_err());
-        assert!(set.contains(MemoryKey(1)), "a refused insert leaves the former vectors");
+        assert_eq!(set.len(), 1, "a refused insert leaves the former vectors");
         let error = set.search(&[1.0; 3], &Scope::All, 1, Deadline::NEVER).unwrap_err();
         assert_eq!(error.message(), "the query has 3 dimensions, the vectors here have 4096");
     }

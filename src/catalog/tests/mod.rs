@@ -3,7 +3,9 @@
 mod files;
 mod model;
 mod ops;
+mod power;
 mod reads;
+mod speed;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::embed::ModelIdentity;
 use crate::format::op::Vectors;
+use crate::format::row::Label;
 use crate::memory::{Memory, MemoryId};
 
 const STORE: [u8; 16] = *b"store of a test!";
@@ -47,6 +50,13 @@ impl Script {
             catalog.apply(batch, position_after(batch[batch.len() - 1].seq)).expect("a script is in order");
         }
     }
+}
+
+/// Moves what was applied into redb's tables without a sync, as happens when there is much of it.
+fn write_undurably(catalog: &Catalog) -> Result<()> {
+    let mut is_durable = locked(&catalog.live().writing);
+    *is_durable = false;
+    catalog.write(Durability::None)
 }
 
 fn location_of(seq: u64) -> Location {
@@ -98,31 +108,32 @@ fn reopened(path: &Path) -> Catalog {
 
 /// Every entry of every table, key and value as they are stored.
 fn dump(catalog: &Catalog) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
-    let view = catalog.view().expect("a view");
     let mut entries = BTreeMap::new();
-    view.read(|tables| {
-        for entry in tables.state()?.range::<&[u8]>(..)? {
-            let (key, value) = entry?;
-            entries.insert(("state", key.value().to_vec()), value.value().to_vec());
+    let view = catalog.view();
+    view.read(|snapshot| {
+        for letter in [b'c', b'm', b'v'] {
+            for entry in snapshot.state_with(letter)? {
+                let (key, value) = entry?;
+                entries.insert(("state", key), value.to_vec());
+            }
         }
-        for entry in tables.memory()?.range::<u64>(..)? {
+        for entry in snapshot.rows(0..=u64::MAX)? {
             let (key, value) = entry?;
-            entries.insert(("memory", key.value().to_be_bytes().to_vec()), value.value().to_vec());
+            let id = Row::decode(MemoryKey(key), &value).expect("an undamaged row").memory.id;
+            let named = snapshot.key_of(id.as_str())?.expect("a key");
+            entries.insert(("memory", key.to_be_bytes().to_vec()), value.to_vec());
+            entries.insert(("id", id.as_str().as_bytes().to_vec()), named.0.to_be_bytes().to_vec());
         }
-        for entry in tables.ids()?.range::<&[u8]>(..)? {
+        for entry in snapshot.labels(0..=u128::MAX)? {
+            entries.insert(("label", entry?.0.to_be_bytes().to_vec()), Vec::new());
+        }
+        for entry in snapshot.times(0..=u128::MAX)? {
             let (key, value) = entry?;
-            entries.insert(("id", key.value().to_vec()), value.value().to_vec());
+            entries.insert(("time", key.to_be_bytes().to_vec()), value.to_be_bytes().to_vec());
         }
-        for entry in tables.labels()?.range::<u128>(..)? {
-            entries.insert(("label", entry?.0.value().to_be_bytes().to_vec()), Vec::new());
-        }
-        for entry in tables.times()?.range::<u128>(..)? {
+        for entry in snapshot.vectors(0..=u128::MAX)? {
             let (key, value) = entry?;
-            entries.insert(("time", key.value().to_be_bytes().to_vec()), value.value().to_vec());
-        }
-        for entry in tables.vectors()?.range::<u128>(..)? {
-            let (key, value) = entry?;
-            entries.insert(("vector", key.value().to_be_bytes().to_vec()), value.value().to_vec());
+            entries.insert(("vector", key.to_be_bytes().to_vec()), format!("{value:?}").into_bytes());
         }
         Ok(())
     })

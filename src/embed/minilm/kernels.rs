@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code)]
 
-use super::layout::{PANEL, STEP_INPUTS, STEP_LEN, Shape};
+use super::layout::{INNER, PANEL, STEP_INPUTS, STEP_LEN, Shape};
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -142,15 +142,23 @@ impl Kernel for Scalar {
 
     #[inline(always)]
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
-        for (row, sums) in rows.iter().zip(&mut sums[..rows.len()]) {
-            *sums = [0; PANEL];
-            for (step, inputs) in panel.iter().zip(&row[..panel.len()]) {
-                let inputs = inputs.map(i32::from);
-                for (sum, weights) in sums.iter_mut().zip(step.as_chunks::<STEP_INPUTS>().0) {
-                    for (weight, input) in weights.iter().zip(inputs) {
-                        *sum += i32::from(weight.cast_signed()) * input;
-                    }
+        let mut weights = [0i16; INNER];
+        let weights = &mut weights[..panel.len() * STEP_INPUTS];
+        for output in 0..PANEL {
+            // In one row, because a long sum of products is what compilers know to vectorise.
+            for (weights, step) in weights.as_chunks_mut::<STEP_INPUTS>().0.iter_mut().zip(panel) {
+                let bytes = &step.as_chunks::<STEP_INPUTS>().0[output];
+                for (weight, byte) in weights.iter_mut().zip(bytes) {
+                    *weight = i16::from(byte.cast_signed());
                 }
+            }
+            for (row, sums) in rows.iter().zip(&mut sums[..rows.len()]) {
+                let inputs = row[..panel.len()].as_flattened();
+                let mut sum = 0;
+                for (weight, input) in weights.iter().zip(inputs) {
+                    sum += i32::from(*weight) * i32::from(*input);
+                }
+                sums[output] = sum;
             }
         }
     }
@@ -185,7 +193,10 @@ impl Kernel for Avx2 {
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
         #[target_feature(enable = "avx2")]
         fn multiply<const ROWS: usize>(panel: &[Step], rows: [&[StepInputs]; ROWS], sums: &mut [Sums]) {
-            let rows = rows.map(|row| &row[..panel.len()]);
+            let mut rows = rows;
+            for row in &mut rows {
+                *row = &row[..panel.len()];
+            }
             // Registers last for sixteen outputs of three rows.
             for half in 0..2 {
                 let mut pairs = [[_mm256_setzero_si256(); 4]; ROWS];
@@ -254,7 +265,10 @@ impl Kernel for Vnni {
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
         #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
         fn multiply<const ROWS: usize>(panel: &[Step], rows: [&[StepInputs]; ROWS], sums: &mut [Sums]) {
-            let rows = rows.map(|row| &row[..panel.len()]);
+            let mut rows = rows;
+            for row in &mut rows {
+                *row = &row[..panel.len()];
+            }
             let mut low = [_mm512_setzero_si512(); ROWS];
             let mut high = [_mm512_setzero_si512(); ROWS];
             for (index, step) in panel.iter().enumerate() {
@@ -349,7 +363,7 @@ mod tests {
                 let mut sums = [[-1; PANEL]; TILE_ROWS_MAX];
                 kernel.multiply(self.panel, &self.rows[..count], &mut sums);
                 for (row, sums) in self.rows[..count].iter().zip(sums) {
-                    assert_eq!(sums, expected(self.panel, row), "{} rows", count);
+                    assert_eq!(sums, expected(self.panel, row), "{count} rows");
                 }
                 assert!(sums[count..].iter().flatten().all(|sum| *sum == -1), "{count} rows");
             }

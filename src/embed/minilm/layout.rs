@@ -58,6 +58,7 @@ pub(crate) mod header {
     pub(crate) const TOKEN_LEN_LONGEST: usize = 52;
     pub(crate) const RESERVED: usize = 56;
     pub(crate) const SOURCE_WEIGHTS_SHA256: usize = 64;
+    #[allow(dead_code, reason = "only the packing program writes it; nothing needs to read it")]
     pub(crate) const SOURCE_VOCABULARY_SHA256: usize = 96;
     pub(crate) const WEIGHTS_SHA256: usize = 128;
     pub(crate) const TOKENIZER_SHA256: usize = 160;
@@ -155,6 +156,7 @@ impl Shape {
     }
 
     /// Where the weight of this output and this input lies.
+    #[allow(dead_code, reason = "the packing program lays weights out with it, the engine reads whole tiles")]
     pub(crate) const fn weight_offset(self, output: usize, input: usize) -> usize {
         let (panel, lane) = (output / PANEL, output % PANEL);
         let (step, byte) = (input / STEP_INPUTS, input % STEP_INPUTS);

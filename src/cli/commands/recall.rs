@@ -1,0 +1,178 @@
+//! `recall`: the best memories for a question.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::args::{FilterArgs, Format};
+use crate::cli::context::Context;
+use crate::cli::exit::Failure;
+use crate::cli::table::{self, Line};
+use crate::cli::{input, session, text};
+use crate::config::SearchConfig;
+use crate::{Answer, Explain, Match, Mode, Recall, Result};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  memento-kv recall \"why did we choose Rust\"
+  memento-kv recall deploy failed -t incident --since 2w -n 3
+  memento-kv recall ERR_CONN_RESET --mode text -f text
+  memento-kv recall \"who reviews RFCs\" --json | jq -r '.results[0].text'
+
+--json prints {\"results\", \"degraded\", \"took_ms\"}; -f json, and a pipe, print the bare array of results.")]
+pub(crate) struct RecallArgs {
+    /// The question; words are joined by blanks, and a single - reads standard input
+    #[arg(required = true)]
+    query: Vec<String>,
+    /// At most this many answers [default: search.default_topk, else 5]
+    #[arg(long, short = 'n', value_name = "N", allow_negative_numbers = true)]
+    limit: Option<usize>,
+    /// What ranks: words and meaning, meaning only, or words only
+    #[arg(long, value_enum, default_value_t = ModeArg::Hybrid)]
+    mode: ModeArg,
+    /// How long it may take, in milliseconds, 0 for no limit [default: search.timeout_ms, else 5000]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    timeout_ms: Option<u64>,
+    /// Say what each score is made of
+    #[arg(long)]
+    explain: bool,
+    /// How the answer is printed [default: table on a terminal, json in a pipe]
+    #[arg(long, short, value_enum)]
+    format: Option<Format>,
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    Hybrid,
+    Vector,
+    Text,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Hybrid => Self::Hybrid,
+            ModeArg::Vector => Self::Vector,
+            ModeArg::Text => Self::Text,
+        }
+    }
+}
+
+pub(crate) fn run(args: RecallArgs, context: &Context<'_>) -> Result<(), Failure> {
+    let format = args.format;
+    let (home, store) = session::open_if_any(context)?;
+    let recall = args.into_recall(context, &home.config.search)?;
+    let answer = match &store {
+        Some(store) => store.recall(recall)?,
+        None => Answer::default(),
+    };
+    let told = tell(&answer, format, context);
+    if let Some(store) = store {
+        session::close(context, store);
+    }
+    told
+}
+
+impl RecallArgs {
+    fn into_recall(self, context: &Context<'_>, defaults: &SearchConfig) -> Result<Recall> {
+        let timeout = Duration::from_millis(self.timeout_ms.unwrap_or(defaults.timeout_ms));
+        Ok(Recall::new(input::text(&self.query, context.out)?)
+            .topk(self.limit.unwrap_or(defaults.default_topk))
+            .mode(self.mode.into())
+            .timeout((!timeout.is_zero()).then_some(timeout))
+            .explain(self.explain)
+            .filter(self.filter.filter(context.now_ms)?))
+    }
+}
+
+fn tell(answer: &Answer, format: Option<Format>, context: &Context<'_>) -> Result<(), Failure> {
+    let out = context.out;
+    if out.json {
+        return out.print_json(answer);
+    }
+    for degraded in &answer.degraded {
+        out.warn(&degraded.to_string());
+    }
+    match format.unwrap_or(if out.terminal { Format::Table } else { Format::Json }) {
+        Format::Json => out.print_indented(&answer.results),
+        Format::Text => {
+            out.print(&answer.results.iter().map(|found| text_line(found, context)).collect::<String>())
+        }
+        Format::Table if answer.results.is_empty() => out.print_line("No memories found."),
+        Format::Table => {
+            let lines = answer.results.iter().map(|found| Line {
+                lead: format!("{:.3}", found.score),
+                memory: &found.memory,
+                extra: found.explain.as_ref().map(explained),
+            });
+            let table = table::memories(out, "Score", context.now(), lines);
+            let count = text::count(answer.results.len() as u64, "memory", "memories");
+            out.print(&format!("{table}{count} in {:.1} ms\n", answer.took.as_secs_f64() * 1e3))
+        }
+    }
+}
+
+fn text_line(found: &Match, context: &Context<'_>) -> String {
+    let explain = found.explain.as_ref().map(|explain| format!("        {}\n", explained(explain)));
+    let text = context.out.block(&found.memory.text);
+    format!("[{:.3}] {text}\n{}", found.score, explain.unwrap_or_default())
+}
+
+fn explained(explain: &Explain) -> String {
+    let part =
+        |name: &str, value: Option<f32>| value.map_or(String::new(), |value| format!(" ({name} {value:.3})"));
+    format!(
+        "words {:.3}{}, meaning {:.3}{}",
+        explain.text,
+        part("BM25", explain.bm25),
+        explain.vector,
+        part("cosine", explain.cosine)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command, Global};
+    use crate::cli::output::Output;
+
+    fn recall(line: &str, defaults: &SearchConfig) -> Recall {
+        let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+        let Some(Command::Recall(args)) = cli.command else { panic!("a recall") };
+        let out = Output::pipe();
+        args.into_recall(&Context::new(Global::default(), &out), defaults).expect(line)
+    }
+
+    #[test]
+    fn what_is_not_said_comes_from_the_configuration() {
+        let defaults = SearchConfig { default_topk: 9, timeout_ms: 70, hybrid_alpha: None };
+        let asked = recall("m recall a b", &defaults);
+        assert_eq!((asked.query.as_str(), asked.topk), ("a b", 9));
+        assert_eq!(asked.timeout, Some(Duration::from_millis(70)));
+        assert!(asked.filter.is_empty() && asked.mode == Mode::Hybrid && !asked.explain);
+    }
+
+    #[test]
+    fn what_is_said_wins() {
+        let asked = recall(
+            "m recall a -n 0 --timeout-ms 0 --mode text --explain -s 0.7 -t x",
+            &SearchConfig::default(),
+        );
+        assert_eq!((asked.topk, asked.timeout, asked.mode), (0, None, Mode::Text));
+        assert_eq!(asked.filter.min_importance, Some(0.7));
+        assert_eq!(asked.filter.tags_any, ["x"]);
+        assert!(asked.explain);
+    }
+
+    #[test]
+    fn a_score_is_explained_by_what_ranked() {
+        let mut explain = Explain { text: 0.25, vector: 0.5, ..Explain::default() };
+        explain.cosine = Some(0.75);
+        assert_eq!(explained(&explain), "words 0.250, meaning 0.500 (cosine 0.750)");
+    }
+}

@@ -1,0 +1,108 @@
+//! From the global options to an open store.
+
+use super::context::Context;
+use super::logging;
+use crate::config::RemarkKind;
+use crate::home::{Home, HomeInputs, locate};
+use crate::{Error, ErrorKind, Options, Result, Store};
+
+/// Finds the home and its configuration, and warns of what in it has no effect.
+pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
+    let home = locate(&HomeInputs::of_process(context.global.home.clone()))?;
+    if home.config.debug {
+        logging::start_debug();
+    }
+    tracing::debug!(home = %home, "found the home");
+    for remark in home.config.remarks() {
+        // What the original had and nobody needs here is no reason to bother at every call; `where` tells it.
+        if !matches!(remark.kind, RemarkKind::Ignored(_)) {
+            context.out.warn(&remark.to_string());
+        }
+    }
+    Ok(home)
+}
+
+/// How the store of this home is opened. A program that ends soon makes vectors when it is asked to, not behind the
+/// calls.
+pub(crate) fn options(home: &Home) -> Result<Options> {
+    Ok(Options::of(home)?.background_embedding(false))
+}
+
+/// Opens the store, which is made when it is not there.
+pub(crate) fn open(context: &Context<'_>) -> Result<(Home, Store)> {
+    let home = home(context)?;
+    let store = Store::open(options(&home)?)?;
+    Ok((home, store))
+}
+
+/// Opens a store that must be there.
+pub(crate) fn open_existing(context: &Context<'_>) -> Result<(Home, Store)> {
+    let home = home(context)?;
+    let store = open_existing_in(&home)?;
+    Ok((home, store))
+}
+
+/// As [`open_existing`], in a home that was found already.
+pub(crate) fn open_existing_in(home: &Home) -> Result<Store> {
+    Store::open(options(home)?.create(false)).map_err(|error| match error.hint_text() {
+        None if error.kind() == ErrorKind::NotFound => error.hint(NO_STORE_HINT),
+        _ => error,
+    })
+}
+
+/// Opens the store for a question that has an answer without one: nothing is known yet. None is told to the person,
+/// because it may also be the wrong home.
+pub(crate) fn open_if_any(context: &Context<'_>) -> Result<(Home, Option<Store>)> {
+    let home = home(context)?;
+    match Store::open(options(&home)?.create(false)) {
+        Ok(store) => Ok((home, Some(store))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            context.out.warn(&format!("nothing is remembered yet: {error}"));
+            Ok((home, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets go of the store. What was acknowledged is durable already, so trouble here is only a warning.
+pub(crate) fn close(context: &Context<'_>, store: Store) {
+    if let Err(error) = store.close() {
+        context.out.warn(&format!("all memories are safe, but closing the store ended with: {error}"));
+    }
+}
+
+/// The error of an id that no memory has.
+pub(crate) fn no_such_memory(ids: &[&str]) -> Error {
+    let message = match ids {
+        [id] => format!("no memory has the id {id}"),
+        many => format!("no memories have the ids {}", many.join(", ")),
+    };
+    Error::new(ErrorKind::NotFound, message)
+        .hint("`memento-kv list` and `memento-kv recall` show ids; they are used in full")
+}
+
+const NO_STORE_HINT: &str =
+    "`memento-kv where` says why this home is used; `memento-kv remember` makes a store";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_model_in_the_configuration_is_an_error_of_the_configuration() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("config.yaml"), "embed:\n  model: nonsense\n").expect("write");
+        let home = locate(&HomeInputs::of_process(Some(folder.path().to_owned()))).expect("a home");
+        let error = options(&home).err().expect("no such model");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.message().contains("config.yaml, line 2"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("builtin:minilm-l6")), "{error}");
+    }
+
+    #[test]
+    fn missing_ids_are_all_named() {
+        assert_eq!(no_such_memory(&["a"]).message(), "no memory has the id a");
+        assert_eq!(no_such_memory(&["a", "b"]).message(), "no memories have the ids a, b");
+        assert_eq!(no_such_memory(&["a"]).kind(), ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,10 @@
+//! The built program, run as a person or a script runs it: each test in a home of its own.
+
+mod bad_input;
+mod demo;
+mod help;
+mod memories;
+mod recall;
+mod support;
+mod transfer;
+mod upkeep;
