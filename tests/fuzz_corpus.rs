@@ -71,7 +71,7 @@ fn every_target_is_built_for_the_fuzzer() {
     assert_eq!(names(&fuzz.join("fuzz_targets")), wanted);
     for target in TARGETS {
         let source = fuzz.join("fuzz_targets").join(format!("{}.rs", target.name));
-        let call = format!("run(\"{}\", input)", target.name);
+        let call = format!("fuzz::{}::run(input)", target.name);
         assert!(fs::read_to_string(source).expect("a target").contains(&call), "{call}");
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{}.rs\"", target.name)), "{}", target.name);
     }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| memento_kv::parts::fuzz::run("json", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| memento_kv::parts::fuzz::json::run(input));

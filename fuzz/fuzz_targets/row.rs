@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| memento_kv::parts::fuzz::run("row", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| memento_kv::parts::fuzz::row::run(input));

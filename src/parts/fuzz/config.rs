@@ -6,7 +6,8 @@ use super::Seeds;
 use crate::config::Config;
 use crate::error::ErrorKind;
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let file = Path::new("/h/.memento/config.yaml");
     let mut config = Config::default();

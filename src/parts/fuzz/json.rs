@@ -7,7 +7,8 @@ use super::stored::{as_memory, assert_keeps};
 use crate::error::ErrorKind;
 use crate::transfer::{ImportItem, import_json, read_json};
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let mut items: Vec<ImportItem> = Vec::new();
     let outcome = read_json(input, &mut |item| {
         items.push(item);

@@ -7,7 +7,8 @@ use super::stored::{as_memory, assert_keeps};
 use crate::error::{ErrorKind, Result};
 use crate::transfer::{JsonlMemory, JsonlReader, check_jsonl};
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let whole = read(JsonlReader::new(input));
     // Lines that lie across the ends of a buffer are the same lines.
     let pieces = read(JsonlReader::new(BufReader::with_capacity(7, input)));

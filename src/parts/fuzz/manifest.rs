@@ -8,7 +8,8 @@ use crate::format::manifest::{MANIFEST_HEADER_LEN, ManifestV1, TailV1};
 /// First byte: length and checksum are set right.
 const MENDED: u8 = 1;
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
     let applied_seq = u64::from(input.byte());

@@ -4,17 +4,17 @@
 //! them over the committed corpus (`tests/fuzz_corpus.rs`) with no other tool than the stable one. None touches
 //! the network or the disk, and none takes more memory than some dozen times its input and a fixed amount.
 
-mod config;
+pub mod config;
 mod input;
-mod json;
-mod jsonl;
-mod manifest;
+pub mod json;
+pub mod jsonl;
+pub mod manifest;
 mod memory_disk;
-mod model;
-mod query;
-mod record;
-mod row;
-mod segment;
+pub mod model;
+pub mod query;
+pub mod record;
+pub mod row;
+pub mod segment;
 mod stored;
 
 /// Inputs that a target starts from, by name.
@@ -43,12 +43,3 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "row", run: row::run, seeds: row::seeds },
     Target { name: "segment", run: segment::run, seeds: segment::seeds },
 ];
-
-/// Runs the target of this name.
-///
-/// # Panics
-/// When there is no such target, and for a defect.
-pub fn run(name: &str, input: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name).expect("the name of a target");
-    (target.run)(input);
-}

@@ -13,7 +13,8 @@ const BETWEEN: u8 = 0x1E;
 /// Longest term, in bytes: the limit of the index.
 const TERM_LEN_MAX: usize = 128;
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let now_ms = input.u64().cast_signed();
     let texts: Vec<_> = input.0.split(|byte| *byte == BETWEEN).map(String::from_utf8_lossy).collect();

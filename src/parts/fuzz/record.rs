@@ -16,7 +16,8 @@ const VECTORS: u8 = 2;
 /// First byte, from this bit on: the kind of a payload.
 const KIND_SHIFT: u32 = 2;
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
     if first & FRAMED == 0 {

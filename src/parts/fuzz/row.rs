@@ -16,7 +16,8 @@ const TABLES: [TableTag; 6] =
 /// First byte: the value gets the checksum that it should have.
 const MENDED: u8 = 0x80;
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let (first, table, key, value) = parts(input);
     let mut value = value.to_vec();
     if first & MENDED != 0 && value.len() >= CHECKSUM_LEN {

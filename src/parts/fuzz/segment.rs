@@ -35,7 +35,8 @@ const HEADER_MENDED: u8 = 4;
 /// First byte: records get the checksum that they should have.
 const RECORDS_MENDED: u8 = 8;
 
-pub(super) fn run(input: &[u8]) {
+/// The body of the target.
+pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
     let applied_seq = u64::from(input.byte());
