@@ -269,11 +269,6 @@ impl Catalog {
         View::new(self, self.snapshot())
     }
 
-    /// The key of the memory with this id.
-    pub(crate) fn key_of(&self, id: &str) -> Result<Option<MemoryKey>> {
-        self.view().key_of(id)
-    }
-
     /// The row of a memory.
     pub(crate) fn row(&self, key: MemoryKey) -> Result<Option<Row>> {
         self.view().row(key)

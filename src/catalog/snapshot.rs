@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 
 use super::delta::Delta;
 use super::guard::{Fault, drop_guarded};
@@ -12,7 +12,7 @@ use crate::format::op::MemoryKey;
 use crate::format::record::Location;
 use crate::format::row::{
     HEAD_KEY, Head, LOCATION_LEN, NUMBER_LEN, Row, RowHeader, TableTag, decode_location, decode_number,
-    encode_location, encode_number, key_bytes, memory_key,
+    key_bytes, memory_key,
 };
 
 /// An entry of a table, or why it could not be read.

@@ -3,16 +3,16 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::Catalog;
 use super::guard::Fault;
 use super::snapshot::Snapshot;
-use super::{Catalog, Position};
 use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
-    Head, Label, Row, RowHeader, StateKey, TableTag, collection_count_key, decode_model, decode_number,
-    label_key, memory_key, vector_count_key, vector_key,
+    Head, Label, Row, RowHeader, StateKey, TableTag, decode_model, decode_number, label_key, memory_key,
+    vector_count_key, vector_key,
 };
 
 /// Rows and entries that are read in one go, between calls of a caller's function.
@@ -40,25 +40,9 @@ impl<'a> View<'a> {
         &self.snapshot.delta.head
     }
 
-    /// Up to where the log has been applied in this state.
-    pub(crate) fn position(&self) -> Position {
-        let Head { applied_seq, segment, offset, .. } = *self.head();
-        Position { applied_seq, segment, offset }
-    }
-
     /// How many memories there are in this state.
     pub(crate) fn count(&self) -> u64 {
         self.head().memories
-    }
-
-    /// The model whose vectors recall uses in this state.
-    pub(crate) fn active_model(&self) -> Option<ModelNumber> {
-        self.head().active_model
-    }
-
-    /// The key of the memory with this id.
-    pub(crate) fn key_of(&self, id: &str) -> Result<Option<MemoryKey>> {
-        self.read(|snapshot| snapshot.key_of(id))
     }
 
     /// The row of a memory.
@@ -121,11 +105,6 @@ impl<'a> View<'a> {
             }
             Ok(counts)
         })
-    }
-
-    /// The number of memories in a collection.
-    pub(crate) fn count_in(&self, collection: &str) -> Result<u64> {
-        self.read(|snapshot| snapshot.count(&collection_count_key(collection)))
     }
 
     /// Calls with the location of the record that holds the vectors of each memory under the model, in ascending

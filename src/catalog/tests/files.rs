@@ -183,7 +183,7 @@ fn a_flipped_bit_gives_an_error_or_the_right_rows() {
     let good = fs::read(&path).expect("the file");
     let expected = read_all(&reopened(&path)).expect("an undamaged view");
     assert_eq!((expected.0.len(), expected.1, expected.2), (400, 400, 100));
-    let (mut noticed, mut harmless) = (0, 0);
+    let mut noticed = 0;
     let headers = (0..64).chain(512..900);
     for (turn, offset) in headers.chain(sample(&good)).enumerate() {
         let mut bad = good.clone();
@@ -200,12 +200,11 @@ fn a_flipped_bit_gives_an_error_or_the_right_rows() {
                 noticed += 1;
             }
             Ok(read) => {
+                // A page that nothing needs.
                 assert!(read == expected, "offset {offset}");
-                harmless += 1;
             }
         }
     }
-    println!("noticed {noticed}, harmless {harmless}");
     assert!(noticed > 500);
 }
 
@@ -213,7 +212,7 @@ fn a_flipped_bit_gives_an_error_or_the_right_rows() {
 fn a_bit_that_flips_while_the_view_is_open_is_noticed_where_it_is_read() {
     let (_folder, path, _) = closed(400);
     let good = fs::read(&path).expect("the file");
-    let (mut noticed, mut harmless) = (0, 0);
+    let mut noticed = 0;
     for offset in sample(&good).into_iter().step_by(3) {
         fs::write(&path, &good).expect("the good file");
         let Ok(Opened::Ready(catalog)) = Catalog::open(&path, STORE, 0) else { panic!("it is undamaged") };
@@ -229,11 +228,9 @@ fn a_bit_that_flips_while_the_view_is_open_is_noticed_where_it_is_read() {
             }
             Ok((rows, vectors, tagged)) => {
                 assert_eq!((rows.len(), vectors, tagged), (400, 400, 100), "offset {offset}");
-                harmless += 1;
             }
         }
     }
-    println!("noticed {noticed}, harmless {harmless}");
     assert!(noticed > 20);
 }
 
@@ -330,7 +327,6 @@ fn check_finds_missing_and_stray_entries() {
         txn.open_table(tables::ID).expect("the table").remove(&b"id-9"[..]).expect("a write");
         txn.open_table(tables::STATE).expect("the table").remove(&b"cknowledge"[..]).expect("a write");
     });
-    let found: Vec<_> = findings(&catalog).into_iter().map(|(table, key, what)| (table, key, what)).collect();
     let expected = [
         ("id", "id-9".to_owned(), "missing or wrong: memory 10 should have it".to_owned()),
         ("label", shown(label), "missing or wrong: memory 1 should have it".to_owned()),
@@ -338,7 +334,7 @@ fn check_finds_missing_and_stray_entries() {
         ("time", shown(time), "missing or wrong: memory 5 should have it".to_owned()),
         ("state", "cknowledge".to_owned(), "the count is missing, there are 40".to_owned()),
     ];
-    assert_eq!(found, expected);
+    assert_eq!(findings(&catalog), expected);
 }
 
 fn shown(key: u128) -> String {

@@ -2,6 +2,8 @@
 //! `cargo test --release --lib --no-default-features catalog::tests::speed -- --ignored --nocapture`.
 //! `MEMORIES=1000000` sets how many memories there are.
 
+#![allow(clippy::print_stdout, reason = "it prints figures")]
+
 use std::time::Duration;
 
 use super::*;
