@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use memento_kv::embed::{self, Embedder};
+use memento_kv::embed;
 use memento_kv::parts::QueryVectors;
 use memento_kv::{Options, Recall, Result, Store};
 use rustix::fs::{Advice, fadvise};
@@ -85,7 +85,8 @@ impl Bench {
     fn embeds(&mut self, folder: &Path, runs: usize) -> Result<(f64, f64)> {
         let mut first = Times::default();
         for _ in 0..runs {
-            let child = self.child(&["--child-embed".as_ref(), self.queries.question().as_ref()]);
+            let question = self.queries.question();
+            let child = self.child(&["--child-embed".as_ref(), question.as_ref()]);
             first.push(child.steps[0]);
         }
         line("A  embed: load the model and embed, fresh process", &mut first);

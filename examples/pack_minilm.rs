@@ -9,6 +9,8 @@
 //! have the SHA-256 below, so the result is the same bytes on every machine: the arithmetic is plain IEEE with
 //! no library functions that round differently from place to place.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program at the command line")]
+
 use std::env;
 use std::error::Error;
 use std::fs;

@@ -6,7 +6,7 @@
     reason = "each bench is a program of its own and uses a part of this"
 )]
 
-pub mod sqlite;
+pub(crate) mod sqlite;
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -14,20 +14,20 @@ use std::time::{Duration, Instant};
 
 use memento_kv::Remember;
 
-pub const DIMENSIONS: usize = 384;
+pub(crate) const DIMENSIONS: usize = 384;
 /// Any time will do, and the same one makes the same rows.
 const FIRST_SECOND: i64 = 1_750_000_000;
 
 /// Named numbers and paths on the command line, such as `--seconds 1.5`.
-pub struct Args {
+pub(crate) struct Args {
     given: Vec<String>,
     /// `cargo test` runs the program: it shows that it works, and its figures mean nothing.
-    pub quick: bool,
+    pub(crate) quick: bool,
 }
 
 impl Args {
     /// Prints `help` and ends the program when it is asked for.
-    pub fn parse(help: &str) -> Self {
+    pub(crate) fn parse(help: &str) -> Self {
         let mut given: Vec<String> = std::env::args().skip(1).collect();
         if given.iter().any(|argument| argument == "--help") {
             println!("{help}");
@@ -40,19 +40,19 @@ impl Args {
     }
 
     /// The text after this name.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let at = self.given.iter().position(|argument| argument == name)?;
         let value = self.given.get(at + 1);
         Some(value.unwrap_or_else(|| panic!("{name} needs a value, see --help")))
     }
 
     /// Whether this name was given.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.given.iter().any(|argument| argument == name)
     }
 
     /// The number after this name, otherwise `usual`; `quick` when the program is only tried.
-    pub fn number<T: std::str::FromStr>(&self, name: &str, usual: T, quick: T) -> T {
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str, usual: T, quick: T) -> T {
         match self.text(name) {
             Some(text) => text.parse().unwrap_or_else(|_| panic!("{name} needs a number, not {text:?}")),
             None if self.quick => quick,
@@ -62,7 +62,7 @@ impl Args {
 
     /// A new folder below the one after `--dir`, otherwise below cargo's, which is on a real disk where `/tmp` may
     /// be memory. It is removed in the end.
-    pub fn folder(&self) -> tempfile::TempDir {
+    pub(crate) fn folder(&self) -> tempfile::TempDir {
         let parent =
             self.text("--dir").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
         tempfile::Builder::new().prefix("bench.").tempdir_in(parent).expect("a folder for the bench")
@@ -71,67 +71,67 @@ impl Args {
 
 /// Times of single calls.
 #[derive(Default)]
-pub struct Times(Vec<u64>);
+pub(crate) struct Times(Vec<u64>);
 
 impl Times {
-    pub fn measure<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn measure<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = black_box(work());
         self.push(start.elapsed());
         result
     }
 
-    pub fn push(&mut self, time: Duration) {
+    pub(crate) fn push(&mut self, time: Duration) {
         self.0.push(u64::try_from(time.as_nanos()).expect("centuries"));
     }
 
-    pub fn append(&mut self, mut other: Self) {
+    pub(crate) fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// The time in microseconds that this share of the calls did not exceed.
-    pub fn percentile(&mut self, share: f64) -> f64 {
+    pub(crate) fn percentile(&mut self, share: f64) -> f64 {
         self.0.sort_unstable();
         let last = self.0.len().checked_sub(1).expect("something was measured");
         self.0[(last as f64 * share).round() as usize] as f64 / 1e3
     }
 
-    pub fn median(&mut self) -> f64 {
+    pub(crate) fn median(&mut self) -> f64 {
         self.percentile(0.5)
     }
 }
 
 /// The middle one of some figures.
-pub fn median(mut figures: Vec<f64>) -> f64 {
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
 /// Xorshift: the same numbers in every run.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
     /// A vector of length 1.
-    pub fn vector(&mut self) -> Vec<f32> {
+    pub(crate) fn vector(&mut self) -> Vec<f32> {
         let mut vector: Vec<f32> =
             (0..DIMENSIONS).map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32 - 0.5).collect();
         let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
@@ -140,7 +140,7 @@ impl Random {
     }
 
     /// So many words, frequent ones more often: two of five are common ones.
-    pub fn text(&mut self, words: usize) -> String {
+    pub(crate) fn text(&mut self, words: usize) -> String {
         let mut text = String::with_capacity(words * 8);
         for word in 0..words {
             if word > 0 {
@@ -161,7 +161,7 @@ impl Random {
     }
 
     /// A question of thirteen tokens for the built-in model: ten words, the question mark and the two special tokens.
-    pub fn question(&mut self) -> String {
+    pub(crate) fn question(&mut self) -> String {
         let mut words = ["what", "did", "we"].map(str::to_owned).to_vec();
         words.extend((0..7).map(|_| self.common_word().to_owned()));
         words.join(" ") + "?"
@@ -194,21 +194,21 @@ const COMMON_WORDS: [&str; 128] = [
 
 /// A memory of about 2 KB in the log: some 400 bytes of text, a vector of 384 dimensions, and labels.
 #[derive(Clone)]
-pub struct Sample {
-    pub text: String,
-    pub timestamp: i64,
-    pub session: String,
-    pub importance: f64,
-    pub tags: [&'static str; 2],
-    pub vector: Vec<f32>,
+pub(crate) struct Sample {
+    pub(crate) text: String,
+    pub(crate) timestamp: i64,
+    pub(crate) session: String,
+    pub(crate) importance: f64,
+    pub(crate) tags: [&'static str; 2],
+    pub(crate) vector: Vec<f32>,
 }
 
 impl Sample {
-    pub const SOURCE: &'static str = "bench";
-    pub const COLLECTION: &'static str = "knowledge";
+    pub(crate) const SOURCE: &'static str = "bench";
+    pub(crate) const COLLECTION: &'static str = "knowledge";
 
     /// The number makes the text another one than all others.
-    pub fn new(number: u64, words: usize) -> Self {
+    pub(crate) fn new(number: u64, words: usize) -> Self {
         const TAGS: [&str; 6] = ["work", "home", "rust", "travel", "decision", "food"];
         let mut random = Random::new(number + 1);
         let tag = random.below(TAGS.len());
@@ -222,12 +222,12 @@ impl Sample {
         }
     }
 
-    pub fn remember(mut self) -> Remember {
+    pub(crate) fn remember(mut self) -> Remember {
         let vector = std::mem::take(&mut self.vector);
         self.remember_without_vector().vector(vector)
     }
 
-    pub fn remember_without_vector(self) -> Remember {
+    pub(crate) fn remember_without_vector(self) -> Remember {
         Remember::new(self.text)
             .at(self.timestamp)
             .source(Self::SOURCE)
@@ -237,10 +237,10 @@ impl Sample {
             .collection(Self::COLLECTION)
     }
 
-    pub fn blob(&self) -> Vec<u8> {
+    pub(crate) fn blob(&self) -> Vec<u8> {
         self.vector.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 }
 
 /// Words of a text of a [`Sample`] that makes a record of about 2 KB.
-pub const WORDS: usize = 55;
+pub(crate) const WORDS: usize = 55;

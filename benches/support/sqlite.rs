@@ -11,19 +11,19 @@ use super::Sample;
 const MMAP_LEN: u64 = 64 << 30;
 
 /// What of a row the original gives back.
-pub struct Found {
-    pub text: String,
-    pub timestamp: i64,
-    pub source: String,
-    pub session: String,
-    pub importance: f64,
-    pub tags: String,
-    pub collection: String,
-    pub embedding: Option<Vec<u8>>,
+pub(crate) struct Found {
+    pub(crate) text: String,
+    pub(crate) timestamp: i64,
+    pub(crate) source: String,
+    pub(crate) session: String,
+    pub(crate) importance: f64,
+    pub(crate) tags: String,
+    pub(crate) collection: String,
+    pub(crate) embedding: Option<Vec<u8>>,
 }
 
 /// Opens the database and makes its table if it is new.
-pub fn open(path: &Path) -> Connection {
+pub(crate) fn open(path: &Path) -> Connection {
     let connection = Connection::open(path).expect("open SQLite");
     connection.busy_timeout(Duration::from_secs(60)).expect("set the time limit");
     connection
@@ -41,7 +41,7 @@ pub fn open(path: &Path) -> Connection {
 }
 
 /// Stores a memory; durable at once unless a transaction is open.
-pub fn insert(connection: &Connection, id: &str, sample: &Sample, blob: &[u8]) {
+pub(crate) fn insert(connection: &Connection, id: &str, sample: &Sample, blob: &[u8]) {
     connection
         .prepare_cached("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .expect("a statement")
@@ -60,7 +60,7 @@ pub fn insert(connection: &Connection, id: &str, sample: &Sample, blob: &[u8]) {
 }
 
 /// The statement that finds a memory by its id, with its vector or without.
-pub fn by_id(connection: &Connection, with_vector: bool) -> CachedStatement<'_> {
+pub(crate) fn by_id(connection: &Connection, with_vector: bool) -> CachedStatement<'_> {
     let vector = if with_vector { ", embedding" } else { "" };
     connection
         .prepare_cached(&format!(
@@ -70,7 +70,7 @@ pub fn by_id(connection: &Connection, with_vector: bool) -> CachedStatement<'_> 
         .expect("a statement")
 }
 
-pub fn get(statement: &mut CachedStatement<'_>, id: &str, with_vector: bool) -> Found {
+pub(crate) fn get(statement: &mut CachedStatement<'_>, id: &str, with_vector: bool) -> Found {
     let found = |row: &Row<'_>| {
         Ok(Found {
             text: row.get(0)?,

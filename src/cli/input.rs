@@ -1,10 +1,14 @@
 //! Texts that come from the arguments or from standard input.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use super::output::Output;
 use crate::{Error, ErrorKind, Result, TEXT_LEN_MAX};
+
+/// What errors call standard input.
+pub(crate) const STDIN_NAME: &str = "standard input";
 
 /// The words joined by blanks; a single `-` is all of standard input.
 ///
@@ -17,15 +21,30 @@ pub(crate) fn text(words: &[String], out: &Output) -> Result<String> {
     if words != ["-"] {
         return Ok(words.join(" "));
     }
+    read_text(stdin(out))
+}
+
+/// Standard input; a person at the terminal is told that it is read.
+fn stdin(out: &Output) -> io::StdinLock<'static> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         out.note("reading from the terminal, end with Ctrl-D");
     }
-    read_text(stdin.lock())
+    stdin.lock()
+}
+
+/// Copies all of standard input to a file, since it cannot be read twice.
+pub(crate) fn spool_stdin(to: &mut File, out: &Output) -> Result<()> {
+    spool(&mut stdin(out), Path::new(STDIN_NAME), to)
+}
+
+/// Copies all of an input that has no beginning to go back to.
+pub(crate) fn spool(from: &mut dyn Read, name: &Path, to: &mut File) -> Result<()> {
+    io::copy(from, to).map(drop).map_err(|error| Error::io("read", name, error))
 }
 
 fn read_text(reader: impl Read) -> Result<String> {
-    let name = Path::new("standard input");
+    let name = Path::new(STDIN_NAME);
     let mut bytes = Vec::new();
     // Two more bytes for the line end.
     let most = TEXT_LEN_MAX as u64 + 2;

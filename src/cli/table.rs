@@ -38,7 +38,7 @@ pub(crate) fn memories<'a>(
     let mut table = empty(out, [lead, "Memory", "When"]);
     for Line { lead, memory, extra } in lines {
         let mut first = Row::from(vec![
-            Cell::new(lead).set_alignment(CellAlignment::Right).fg(Color::Green),
+            Cell::new(lead).set_alignment(CellAlignment::Right).fg(Color::DarkGreen),
             Cell::new(text::line(&memory.text)),
             Cell::new(text::age(memory.timestamp, now)),
         ]);

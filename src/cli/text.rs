@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 /// A text of several lines, safe to show: control characters and changes of direction are written out, except for
 /// line feeds and tabs.
 pub(crate) fn block(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| is_unsafe(c) && !matches!(c, '\n' | '\t'), |out, c| push_escape(out, c))
+    escaped(text, |c| is_unsafe(c) && !matches!(c, '\n' | '\t'), push_escape)
 }
 
 /// A text on one line, safe to show: line ends and tabs become blanks.
@@ -144,7 +144,7 @@ mod tests {
             (1000 - 86_400 * 3, "3d ago"),
             (1000 - 31_557_600 * 2, "2y ago"),
             (1000 + 7200, "in 2h"),
-            (i64::MIN, "292277024626y ago"),
+            (i64::MIN, "292271023045y ago"),
         ] {
             assert_eq!(age(seconds, 1000), expected);
         }

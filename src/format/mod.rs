@@ -10,6 +10,8 @@ pub(crate) mod record;
 pub(crate) mod row;
 pub(crate) mod segment;
 #[cfg(test)]
+pub(crate) mod spec_tests;
+#[cfg(test)]
 mod view_tests;
 
 use std::fmt;

@@ -193,6 +193,12 @@ impl<S: Staged> Log<S> {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
+    /// Puts back what was taken and could not be applied. Only by the one who took it, before the next is taken.
+    pub(crate) fn give_back(&self, records: Vec<Committed>) {
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        records.into_iter().rev().for_each(|record| committed.push_front(record));
+    }
+
     /// All segments, the active one last.
     pub(crate) fn segments(&self) -> &SegmentMap {
         &self.segments

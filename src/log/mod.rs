@@ -28,6 +28,9 @@ pub(crate) const SEGMENT_LEN_MAX: u64 = 64 << 20;
 /// Most bytes of one atomic group.
 pub(crate) const GROUP_LEN_MAX: usize = 32 << 20;
 
+/// Sequences and numbers of segments stay below this, so that they can be counted up without a thought.
+const NUMBER_END: u64 = 1 << 62;
+
 const SEGMENT_SUFFIX: &str = ".mseg";
 
 /// Where the files of the log are.
@@ -132,7 +135,22 @@ fn read_header(disk: &dyn Disk, path: &Path) -> Result<(SegmentHeader, u64)> {
             newer_format(path, &format!("segment format {major}, features {features:#x}"))
         }
     })?;
+    check_header(&header).map_err(|what| Error::corrupt(path, 0, format!("segment header: {what}")))?;
     Ok((header, file.len()?))
+}
+
+/// Numbers that were never written, although the checksum holds: nothing is computed from them.
+fn check_header(header: &SegmentHeader) -> Result<(), String> {
+    let SegmentHeader { number, base_seq, prev_number, prev_last_seq, .. } = *header;
+    if !(1..NUMBER_END).contains(&number) || !(1..NUMBER_END).contains(&base_seq) {
+        return Err(format!("segment {number} begins at sequence {base_seq}"));
+    }
+    if prev_number >= number || prev_last_seq != base_seq - 1 {
+        return Err(format!(
+            "segment {number} at sequence {base_seq} follows segment {prev_number}, which ends at {prev_last_seq}"
+        ));
+    }
+    Ok(())
 }
 
 fn newer_format(path: &Path, what: &str) -> Error {
@@ -174,5 +192,7 @@ pub(crate) fn open_segment(place: &Place, segment: &Segment) -> Result<Box<dyn D
     place.disk.open(&segment.path, Access::Read)
 }
 
+#[cfg(test)]
+mod spec_tests;
 #[cfg(test)]
 mod tests;

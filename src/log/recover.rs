@@ -1,11 +1,14 @@
 //! Finding the end of the log. Spec: `format-spec/recovery.md`.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_segment};
-use super::{Listing, Place, Segment, list, read_manifest};
+use super::tail::{
+    Tail, advance, create_segment, empty_state, memory_time, random_u64, seal_of, seal_segment,
+};
+use super::{Listing, Place, Segment, list, parse_segment_name, read_manifest};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::TailV1;
@@ -35,7 +38,7 @@ pub(crate) struct Recovered {
 
 /// Opens the log of a store for writing, or begins one when there is none.
 ///
-/// `applied_seq` is what the view holds durably: a hole below it in the last segment is damage, not a torn tail.
+/// `applied_seq` is what the view holds: a hole below it in the last segment is damage, not a torn tail.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when acknowledged records of the last segment are damaged, [`ErrorKind::UnknownFormat`],
@@ -53,8 +56,15 @@ pub(crate) fn recover(
             .at(&foreign.path)
             .hint("move it out of the store's folder"));
     }
+    check_order(&segments)?;
     let known = manifest.as_ref().map_or(&[][..], |manifest| &manifest.segments);
     let missing = missing_numbers(&segments, known);
+    check_end(place, &segments, &unusable, &missing)?;
+    // A clean close is a proof, too, as long as the manifest that tells of it is there.
+    let durable_seq = manifest
+        .as_ref()
+        .and_then(|manifest| manifest.clean_tail)
+        .map_or(applied_seq, |tail| tail.last_seq.max(applied_seq));
     let generation = manifest.as_ref().map_or(0, |manifest| manifest.generation);
 
     let Some(last) = segments.last() else {
@@ -84,22 +94,20 @@ pub(crate) fn recover(
     if let [.., before, last] = &segments[..] {
         finish_roll(place, before, last)?;
     }
-    let end = find_end(place, last, applied_seq)?;
-    if end.state.last_seq < applied_seq {
+    let end = find_end(place, last, durable_seq)?;
+    if end.state.last_seq < durable_seq {
         return Err(Error::corrupt(
             &last.path,
             end.state.len,
             format!(
-                "the log ends at sequence {}, but the view holds {applied_seq}: a segment is missing or cut",
+                "the log ends at sequence {}, but it went up to {durable_seq}: a segment is missing or cut",
                 end.state.last_seq
             ),
         ));
     }
     let mut state = end.state;
-    if !end.sealed {
-        settle_tail(place, last, &end)?;
-    }
-    if end.sealed || state.records > 0 {
+    settle_tail(place, last, &end)?;
+    if end.sealed_len.is_some() || state.records > 0 {
         // Never append to a tail that another session wrote.
         let segment = begin(place, clock, store_id, Some(&state))?;
         state = empty_state(&segment.header);
@@ -127,6 +135,51 @@ pub(crate) fn segments_gone(place: &Place) -> Error {
     Error::new(ErrorKind::Corrupt, "a store was here, but its segments are gone or unreadable")
         .at(&place.segments)
         .hint("put the segment files back, or restore a backup; to begin anew, move the whole store folder away")
+}
+
+/// Segments follow each other in the order of their numbers; two of one number are two histories.
+fn check_order(segments: &[Segment]) -> Result<()> {
+    for pair in segments.windows(2) {
+        let [before, after] = [&pair[0].header, &pair[1].header];
+        if before.number == after.number || before.base_seq >= after.base_seq {
+            return Err(Error::corrupt(
+                &pair[1].path,
+                0,
+                format!(
+                    "segment {} begins at sequence {}, segment {} before it at {}",
+                    after.number, after.base_seq, before.number, before.base_seq
+                ),
+            )
+            .hint("two stores may have been mixed: move the segment that is not of this one away"));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing may be missing at the end of the log: it would be taken for an end that never was.
+fn check_end(
+    place: &Place,
+    segments: &[Segment],
+    unusable: &[(PathBuf, Error)],
+    missing: &[u64],
+) -> Result<()> {
+    let Some(last) = segments.last() else { return Ok(()) };
+    let is_behind = |number: u64| number > last.header.number;
+    for (path, error) in unusable {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(parse_segment_name);
+        if name.is_some_and(|(number, _)| is_behind(number)) {
+            let what = format!("the last segment cannot be read: {}", error.message());
+            return Err(Error::corrupt(path, error.offset().unwrap_or(0), what)
+                .hint("put the segment file back, or restore a backup"));
+        }
+    }
+    if let Some(number) = missing.iter().copied().find(|number| is_behind(*number)) {
+        let what = format!("segment {number}, the last one, is missing");
+        return Err(Error::new(ErrorKind::Corrupt, what)
+            .at(&place.segments)
+            .hint("put the segment file back, or restore a backup"));
+    }
+    Ok(())
 }
 
 fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
@@ -180,21 +233,32 @@ struct End {
     state: TailV1,
     /// Up to this offset every byte is known to have reached the disk.
     proven_len: u64,
-    sealed: bool,
+    /// Where the seal ends, when there is one.
+    sealed_len: Option<u64>,
     torn: Option<TornTail>,
 }
 
-/// Scans a segment to its last whole group of records.
-fn find_end(place: &Place, segment: &Segment, applied_seq: u64) -> Result<End> {
+/// Scans a segment to its last whole group of records. Records up to `durable_seq` are known to have been durable.
+fn find_end(place: &Place, segment: &Segment, durable_seq: u64) -> Result<End> {
     let file = place.disk.open(&segment.path, Access::Read)?;
     let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
     let mut state = empty_state(&segment.header); // after the last record
     let mut whole = state; // after the last record that ends a group
-    let mut proof = Proof { durable_seq: applied_seq, proven_len: state.len, waiting: VecDeque::new() };
+    let mut proof = Proof { durable_seq, proven_len: state.len, waiting: VecDeque::new() };
     let stop = loop {
         match scanner.next()? {
-            Ok((header, _, _)) if header.kind == OpKind::Seal => {
-                return Ok(End { state, proven_len: state.len, sealed: true, torn: None });
+            Ok((header, payload, offset)) if header.kind == OpKind::Seal => {
+                let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
+                match Op::decode_payload(header.kind, header.has_vectors, payload) {
+                    Ok(Op::Seal(seal)) if seal == seal_of(&state) && whole.len == state.len => {}
+                    Ok(_) => return Err(damaged("the seal does not say what the records are".to_owned())),
+                    Err(damage) => return Err(damaged(damage.to_string())),
+                }
+                if !scanner.rest_is_empty()? {
+                    return Err(damaged("bytes follow the seal".to_owned()));
+                }
+                let sealed_len = Some(scanner.offset());
+                return Ok(End { state, proven_len: state.len, sealed_len, torn: None });
             }
             Ok((header, payload, offset)) => {
                 if header.seq != state.last_seq + 1 {
@@ -233,11 +297,9 @@ fn find_end(place: &Place, segment: &Segment, applied_seq: u64) -> Result<End> {
             return Err(Error::corrupt(&segment.path, state.len, what));
         }
     }
-    if applied_seq > whole.last_seq {
-        let what = format!(
-            "record {} is damaged or cut off, the view holds records up to {applied_seq}",
-            whole.last_seq + 1
-        );
+    if durable_seq > whole.last_seq {
+        let what =
+            format!("record {} is damaged or cut off, the log went up to {durable_seq}", whole.last_seq + 1);
         return Err(Error::corrupt(&segment.path, whole.len, what));
     }
     let torn = (whole.len < state.len || !scanner.rest_is_empty()?).then_some(TornTail {
@@ -245,7 +307,7 @@ fn find_end(place: &Place, segment: &Segment, applied_seq: u64) -> Result<End> {
         offset: whole.len,
         bytes: segment.len - whole.len,
     });
-    Ok(End { state: whole, proven_len: proof.proven_len.min(whole.len), sealed: false, torn })
+    Ok(End { state: whole, proven_len: proof.proven_len.min(whole.len), sealed_len: None, torn })
 }
 
 /// Follows up to which offset the records themselves prove that the disk has them.
@@ -269,7 +331,17 @@ impl Proof {
 /// Makes what the scan has seen durable, and nothing else: the page cache may hold what the disk never got.
 fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let state = &end.state;
+    if end.sealed_len == Some(segment.len) {
+        return Ok(());
+    }
     let file = place.disk.open(&segment.path, Access::Write)?;
+    if let Some(sealed_len) = end.sealed_len {
+        // The crash came after the seal was written and before the file was cut behind it.
+        rewrite(&*file, end.proven_len, sealed_len)?;
+        file.set_len(sealed_len)?;
+        file.sync()?;
+        return file.make_read_only();
+    }
     rewrite(&*file, end.proven_len, state.len)?;
     if state.records > 0 {
         seal_segment(&*file, segment.header.epoch, state)
@@ -300,9 +372,6 @@ fn finish_roll(place: &Place, before: &Segment, last: &Segment) -> Result<()> {
         return Ok(());
     }
     let end = find_end(place, before, last.header.prev_last_seq)?;
-    if end.sealed {
-        return Err(Error::corrupt(&before.path, end.state.len, "bytes follow the seal"));
-    }
     if end.state.chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {
         return Err(Error::corrupt(
             &before.path,

@@ -1,9 +1,12 @@
 //! Reading records from a segment, front to back.
 
+use super::NUMBER_END;
 use crate::error::{Error, Result};
 use crate::format::Damage;
 use crate::format::op::{Op, OpKind, SealV1};
-use crate::format::record::{Location, Parsed, RECORD_ALIGN, RecordHeader, parse};
+use crate::format::record::{
+    Location, PAYLOAD_LEN_MAX, Parsed, RECORD_ALIGN, RecordHeader, parse, record_len,
+};
 use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::fs::{self, DiskFile};
 
@@ -71,6 +74,11 @@ impl<'a> Scanner<'a> {
                 }
                 Parsed::Empty => return Ok(Err(ScanEnd::Empty)),
                 Parsed::Damaged(damage) => return Ok(Err(ScanEnd::Damaged(damage))),
+                // Whoever reads on counts from it.
+                Parsed::Record { header, .. } if header.seq >= NUMBER_END => {
+                    let damage = Damage::Field { name: "sequence", found: header.seq };
+                    return Ok(Err(ScanEnd::Damaged(damage)));
+                }
                 Parsed::Record { len, .. } => {
                     let offset = self.offset;
                     self.offset += len as u64;
@@ -176,9 +184,13 @@ pub(crate) fn read_seal(file: &dyn DiskFile, epoch: u64) -> Result<Option<SealV1
 /// # Errors
 /// [`crate::ErrorKind::Corrupt`] when there is no whole record of this epoch at this place.
 pub(crate) fn read_record(file: &dyn DiskFile, epoch: u64, location: Location) -> Result<(RecordHeader, Op)> {
-    let mut bytes = vec![0; location.len as usize];
-    fs::read_exact_at(file, &mut bytes, location.offset)?;
     let damaged = |what: Damage| Error::corrupt(file.path(), location.offset, format!("record: {what}"));
+    let (len, len_max) = (location.len as usize, record_len(PAYLOAD_LEN_MAX));
+    if len > len_max {
+        return Err(damaged(Damage::TooLong { found: len as u64, limit: len_max as u64 }));
+    }
+    let mut bytes = vec![0; len];
+    fs::read_exact_at(file, &mut bytes, location.offset)?;
     match parse(&bytes, epoch) {
         Parsed::Record { header, payload, .. } => {
             let op = Op::decode_payload(header.kind, header.has_vectors, payload).map_err(damaged)?;

@@ -1,5 +1,6 @@
 //! The segment that is open for records: writing batches, rolling, sealing.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::scan::SEAL_RESERVE_LEN;
@@ -10,10 +11,12 @@ use crate::format::manifest::{ManifestV1, TailV1};
 use crate::format::op::{Op, OpKind, SealV1};
 use crate::format::record::{Location, RecordHeader, chain, frame, record_len};
 use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::fs::{self, Access, DiskFile};
+use crate::fs::{self, Access, DiskFile, Kind};
 
 /// Zero-fill ahead of the records begins with this and doubles.
 const FILL_LEN_MIN: u64 = 64 << 10;
+/// Length of a segment without records.
+const SEGMENT_LEN_EMPTY: u64 = SEGMENT_HEADER_LEN as u64;
 /// Most bytes that are zero-filled ahead at once.
 const FILL_LEN_MAX: u64 = 1 << 20;
 
@@ -98,9 +101,21 @@ pub(crate) fn memory_time(op: &Op) -> Option<i64> {
 }
 
 /// Makes a new segment file, durable with its name.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when a file with records has this name already, and what the disk says. Then there is no new
+/// file: one that is left behind would look like the end of the log.
 pub(crate) fn create_segment(place: &Place, header: SegmentHeader) -> Result<Segment> {
     let path = place.segments.join(segment_name(header.number, header.base_seq));
     let temporary = path.with_extension("tmp");
+    match place.disk.kind(&path)? {
+        // Nothing, or what a failed attempt left: no record was ever written to it.
+        None | Some(Kind::File(0..=SEGMENT_LEN_EMPTY)) => {}
+        Some(_) => {
+            return Err(Error::corrupt(&path, 0, "this file has the name of the next segment")
+                .hint("move it out of the folder and keep it: it may hold memories"));
+        }
+    }
     let written = || -> Result<()> {
         if place.disk.kind(&temporary)?.is_some() {
             place.disk.remove(&temporary)?;
@@ -111,22 +126,39 @@ pub(crate) fn create_segment(place: &Place, header: SegmentHeader) -> Result<Seg
         place.disk.rename(&temporary, &path)?;
         place.disk.sync_folder(&place.segments)
     };
-    written()?;
-    Ok(Segment { path, header, len: SEGMENT_HEADER_LEN as u64 })
+    if let Err(error) = written() {
+        withdraw(place, &path)?;
+        return Err(error);
+    }
+    Ok(Segment { path, header, len: SEGMENT_LEN_EMPTY })
 }
 
-/// Seals a segment: cuts it after its records, adds the seal, makes both durable.
-pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> Result<()> {
-    let seal = SealV1 {
+/// Takes a segment back that was made in vain.
+fn withdraw(place: &Place, path: &Path) -> Result<()> {
+    for path in [path, &path.with_extension("tmp")] {
+        if place.disk.kind(path)?.is_some() {
+            place.disk.remove(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The seal of a segment whose records end so.
+pub(crate) fn seal_of(state: &TailV1) -> SealV1 {
+    SealV1 {
         records: state.records,
         last_seq: state.last_seq,
         len: state.len,
         chain: state.chain,
         time_min: state.time_min,
         time_max: state.time_max,
-    };
+    }
+}
+
+/// Seals a segment: cuts it after its records, adds the seal, makes both durable.
+pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> Result<()> {
     let (mut payload, mut record) = (Vec::new(), Vec::new());
-    Op::Seal(seal).encode_payload(&mut payload);
+    Op::Seal(seal_of(state)).encode_payload(&mut payload);
     let header = RecordHeader {
         kind: OpKind::Seal,
         payload_len: 0,
@@ -234,7 +266,7 @@ impl Tail {
     }
 
     /// Seals the active segment and goes on in a new one.
-    fn roll(&mut self) -> Result<(), WriteError> {
+    pub(super) fn roll(&mut self) -> Result<(), WriteError> {
         let old = self.active.state;
         let header = SegmentHeader {
             store_id: self.active.header.store_id,
@@ -247,8 +279,12 @@ impl Tail {
             created_unix_ms: self.clock.now_ms(),
         };
         // The new segment is made first: on a full disk nothing has happened to the old one yet.
-        let segment = create_segment(&self.place, header).map_err(WriteError::Clean)?;
-        let file = self.place.disk.open(&segment.path, Access::Write).map_err(WriteError::Clean)?;
+        let segment = create_segment(&self.place, header).map_err(|error| self.not_rolled(error, &header))?;
+        let opened = self.place.disk.open(&segment.path, Access::Write);
+        let file = opened.map_err(|error| {
+            let _ = withdraw(&self.place, &segment.path);
+            self.not_rolled(error, &header)
+        })?;
         seal_segment(&*self.active.file, self.active.header.epoch, &old).map_err(WriteError::Unknown)?;
         tracing::info!(segment = old.segment, records = old.records, bytes = old.len, "sealed segment");
         self.segments.push(segment);
@@ -260,9 +296,14 @@ impl Tail {
         Ok(())
     }
 
-    #[cfg(test)]
-    pub(crate) fn roll_for_test(&mut self) {
-        assert!(self.roll().is_ok());
+    /// What a roll that failed before the seal leaves. The log goes on where it was, unless the file of the new segment
+    /// is still there: records that followed in the old one would then contradict it.
+    fn not_rolled(&self, error: Error, header: &SegmentHeader) -> WriteError {
+        let path = self.place.segments.join(segment_name(header.number, header.base_seq));
+        match self.place.disk.kind(&path) {
+            Ok(None) => WriteError::Clean(error),
+            _ => WriteError::Unknown(error),
+        }
     }
 
     /// Replaces the manifest.

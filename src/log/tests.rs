@@ -1,6 +1,7 @@
 //! The log against crashes, failing disks and damage.
 
 use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,7 +38,9 @@ impl Bench {
     }
 
     fn on(disk: Arc<dyn Disk>) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        // Some of these tests open the log thousands of times: in memory, where the system has a folder for that.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let folder = folder.expect("a temporary folder");
         let segments = folder.path().join("seg");
         disk.create_folder(&segments).expect("folder");
         let place = Place { disk, segments, manifest: folder.path().join("MANIFEST") };
@@ -91,7 +94,6 @@ fn write(log: &Log<Seen>, names: &[&str]) -> Result<u64> {
 }
 
 fn flip(path: &Path, offset: u64) {
-    use std::os::unix::fs::{FileExt, PermissionsExt};
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("chmod");
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("open");
     let mut byte = [0];
@@ -292,7 +294,7 @@ fn rolling_seals_and_a_crash_in_between_is_finished() {
     let bench = Bench::new();
     let (log, _) = bench.open(0).expect("open");
     write(&log, &["a"]).expect("write");
-    log.lock_tail().roll_for_test();
+    assert!(log.lock_tail().roll().is_ok());
     write(&log, &["b"]).expect("write");
     drop(log);
     let listing = list(&bench.place).expect("list");
@@ -301,7 +303,6 @@ fn rolling_seals_and_a_crash_in_between_is_finished() {
     let seal = read_seal(&*file, first.header.epoch).expect("read").expect("sealed");
     assert_eq!((seal.records, seal.last_seq), (1, 1));
     // As if the crash had come before the seal.
-    use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
     std::fs::OpenOptions::new().write(true).open(&first.path).expect("open").set_len(seal.len).expect("cut");
     let (_, recovered) = bench.open(0).expect("open");
@@ -312,11 +313,102 @@ fn rolling_seals_and_a_crash_in_between_is_finished() {
 }
 
 #[test]
+fn a_crash_between_the_seal_and_the_cut_behind_it_is_finished() {
+    // Sealed by rolling, with a successor, and sealed by a recovery that came no further.
+    for rolled in [true, false] {
+        let bench = Bench::new();
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        assert!(log.lock_tail().roll().is_ok());
+        if rolled {
+            write(&log, &["b"]).expect("write");
+        }
+        drop(log);
+        let listing = list(&bench.place).expect("list");
+        let [first, second] = &listing.segments[..] else { panic!("two segments") };
+        if !rolled {
+            std::fs::remove_file(&second.path).expect("remove");
+            std::fs::remove_file(&bench.place.manifest).expect("remove");
+        }
+        // The zero-filled space behind the seal, which the crash left there.
+        let extend = |len| {
+            std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+            let file = std::fs::OpenOptions::new().write(true).open(&first.path).expect("open");
+            file.set_len(len).expect("zeros");
+        };
+        let sealed_len = std::fs::metadata(&first.path).expect("stat").len();
+        extend(sealed_len + 5000);
+        let (log, recovered) = bench.open(1).expect("a crash is not corruption");
+        assert_eq!(recovered.torn, None);
+        write(&log, &["c"]).expect("write");
+        drop(log);
+        assert_eq!(std::fs::metadata(&first.path).expect("stat").len(), sealed_len);
+        bench.open(2).expect("and again");
+        let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, if rolled { "abc" } else { "ac" });
+    }
+}
+
+#[test]
+fn recovery_that_a_crash_cuts_short_is_finished_by_the_next() {
+    for call in [Call::Write, Call::Sync, Call::SetLen, Call::Rename, Call::SyncFolder] {
+        for step in 1.. {
+            let (disk, plan) = FaultyDisk::new(call, io::ErrorKind::Other);
+            let bench = Bench::on(Arc::new(disk));
+            let (log, _) = bench.open(0).expect("open");
+            write(&log, &["a"]).expect("write");
+            let end = log.lock_tail().state().len;
+            drop(log);
+            let file = std::fs::OpenOptions::new().write(true).open(bench.last_path()).expect("open");
+            file.write_all_at(&[b'x'; 300], end).expect("a torn tail that is longer than a seal");
+            // Everything before this call is done, and nothing after it: as a kill leaves it.
+            plan.arm(step, i64::MAX);
+            let whole = bench.open(1).is_ok();
+            plan.arm(0, 0);
+            let (log, _) = bench.open(1).unwrap_or_else(|error| panic!("{call:?} {step}: {error}"));
+            write(&log, &["b"]).expect("write");
+            drop(log);
+            bench.open(2).unwrap_or_else(|error| panic!("{call:?} {step}: {error}"));
+            let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+            assert_eq!(names, "ab", "{call:?} {step}");
+            if whole {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_seal_that_says_something_else_or_is_not_the_end_is_damage() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    assert!(log.lock_tail().roll().is_ok());
+    drop(log);
+    let listing = list(&bench.place).expect("list");
+    let [first, second] = &listing.segments[..] else { panic!("two segments") };
+    std::fs::remove_file(&second.path).expect("remove");
+    std::fs::remove_file(&bench.place.manifest).expect("remove");
+    std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    let sound = std::fs::read(&first.path).expect("read");
+
+    std::fs::write(&first.path, [&sound[..], b"12345678"].concat()).expect("write");
+    let error = bench.open(0).expect_err("bytes follow the seal");
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(sound.len() as u64)), "{error}");
+
+    // The record is taken out, and the seal moves into its place.
+    let seal_at = sound.windows(4).rposition(|bytes| bytes == b"MRC1").expect("a seal");
+    std::fs::write(&first.path, [&sound[..4096], &sound[seal_at..]].concat()).expect("write");
+    let error = bench.open(0).expect_err("the seal counts one record");
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(4096)), "{error}");
+}
+
+#[test]
 fn a_missing_segment_is_named_and_missing_segments_are_never_a_fresh_store() {
     let bench = Bench::new();
     let (log, _) = bench.open(0).expect("open");
     write(&log, &["a"]).expect("write");
-    log.lock_tail().roll_for_test();
+    assert!(log.lock_tail().roll().is_ok());
     write(&log, &["b"]).expect("write");
     log.close().expect("close");
     drop(log);
@@ -349,4 +441,160 @@ fn a_foreign_and_a_newer_segment_are_refused() {
     std::fs::write(&path, &bytes).expect("write");
     assert_eq!(bench.open(0).expect_err("newer").kind(), ErrorKind::UnknownFormat);
     assert_eq!(std::fs::read(&path).expect("read"), bytes, "and left alone");
+}
+
+/// Two segments: the first sealed with record `a`, the second with record `b`.
+fn rolled() -> Bench {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    assert!(log.lock_tail().roll().is_ok());
+    write(&log, &["b"]).expect("write");
+    bench
+}
+
+fn resealed(fields: impl Fn(&mut [u8]), path: &Path) {
+    let mut bytes = std::fs::read(path).expect("read");
+    for copy in [0, 2048] {
+        fields(&mut bytes[copy..copy + 124]);
+        let checksum = crc32fast::hash(&bytes[copy..copy + 124]);
+        bytes[copy + 124..copy + 128].copy_from_slice(&checksum.to_le_bytes());
+    }
+    std::fs::write(path, &bytes).expect("write");
+}
+
+#[test]
+fn a_kill_between_a_seal_and_the_cut_behind_it_is_finished() {
+    // While rolling: the segment before the last has its seal and zeros behind it.
+    let bench = rolled();
+    let first = list(&bench.place).expect("list").segments[0].clone();
+    let extend = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("chmod");
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("open");
+        file.set_len(file.metadata().expect("stat").len() + 10_000).expect("zeros");
+    };
+    extend(&first.path);
+    drop(bench.open(0).expect("a crash is no damage"));
+    assert_eq!(first.path.metadata().expect("stat").len(), first.len, "the cut is made up for");
+    // While recovering: the last segment has its seal and zeros behind it.
+    let second = list(&bench.place).expect("list").segments[1].clone();
+    std::fs::remove_file(bench.last_path()).expect("the recovery got no further");
+    std::fs::remove_file(&bench.place.manifest).expect("so did the manifest");
+    extend(&second.path);
+    let (log, _) = bench.open(2).expect("a crash is no damage");
+    assert_eq!(second.path.metadata().expect("stat").len(), second.len, "the cut is made up for");
+    write(&log, &["c"]).expect("write");
+    let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+    assert_eq!(names, "abc");
+}
+
+#[test]
+fn a_last_segment_that_is_missing_or_unreadable_is_no_end_of_the_log() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
+        ("gone", |path| std::fs::remove_file(path).expect("remove")),
+        ("without a header", |path| {
+            let mut bytes = std::fs::read(path).expect("read");
+            bytes[..4096].fill(0);
+            std::fs::write(path, bytes).expect("write");
+        }),
+        ("empty", |path| std::fs::write(path, b"").expect("write")),
+        ("a folder", |path| {
+            std::fs::remove_file(path).expect("remove");
+            std::fs::create_dir(path).expect("folder");
+        }),
+    ];
+    for (name, damage) in damages {
+        for with_manifest in [true, false] {
+            let bench = rolled();
+            let path = bench.last_path();
+            damage(&path);
+            if !with_manifest {
+                std::fs::remove_file(&bench.place.manifest).expect("remove");
+            }
+            if name == "gone" && !with_manifest {
+                continue; // Nothing is left that knows of it.
+            }
+            let before = std::fs::read(&path).ok();
+            let error = bench.open(0).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
+            assert_eq!(std::fs::read(&path).ok(), before, "{name}: it may be the only copy");
+            assert_eq!(bench.open(0).expect_err("and it stays so").kind(), ErrorKind::Corrupt, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_clean_close_proves_what_was_there() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    let end = log.lock_tail().state().len;
+    write(&log, &["b"]).expect("write");
+    log.close().expect("close");
+    drop(log);
+    std::fs::OpenOptions::new().write(true).open(bench.last_path()).expect("open").set_len(end).expect("cut");
+    let error = bench.open(0).expect_err("without a view, the manifest knows of record 2");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_roll_that_fails_leaves_a_log_that_goes_on() {
+    for call in [Call::Write, Call::Sync, Call::Rename, Call::SyncFolder] {
+        let (disk, plan) = FaultyDisk::new(call, io::ErrorKind::StorageFull);
+        let bench = Bench::on(Arc::new(disk));
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        plan.arm(1, 1);
+        assert!(log.lock_tail().roll().is_err(), "{call:?}");
+        write(&log, &["b"]).expect("the old segment has room for a small one");
+        drop(log); // a kill
+        bench.open(0).unwrap_or_else(|error| panic!("{call:?}: {error:?}"));
+        assert_eq!(bench.records(), [(1, "a".to_owned()), (2, "b".to_owned())], "{call:?}");
+    }
+}
+
+#[test]
+fn hostile_numbers_in_a_header_are_damage() {
+    let number = |at: usize, value: u64| {
+        move |fields: &mut [u8]| fields[at..at + 8].copy_from_slice(&value.to_le_bytes())
+    };
+    for (at, value) in [(48, 0), (48, u64::MAX), (48, 7), (56, 9), (64, u64::MAX)] {
+        let bench = Bench::new();
+        drop(bench.open(0).expect("open"));
+        let path = bench.last_path();
+        resealed(number(at, value), &path);
+        let renamed = bench.place.segments.join(segment_name(1, if at == 48 { value } else { 1 }));
+        std::fs::rename(&path, renamed).expect("rename");
+        assert_eq!(bench.open(0).expect_err("refused").kind(), ErrorKind::Corrupt, "{at} {value}");
+    }
+}
+
+#[test]
+fn two_segments_of_one_number_are_refused() {
+    let bench = rolled();
+    let path = bench.last_path();
+    let other = bench.place.segments.join(segment_name(2, 9));
+    std::fs::copy(&path, &other).expect("copy");
+    resealed(
+        |fields| {
+            fields[48..56].copy_from_slice(&9_u64.to_le_bytes());
+            fields[64..72].copy_from_slice(&8_u64.to_le_bytes());
+        },
+        &other,
+    );
+    assert_eq!(bench.open(0).expect_err("two histories").kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_location_that_cannot_be_takes_no_memory() {
+    let bench = rolled();
+    let segment = list(&bench.place).expect("list").segments[0].clone();
+    let file = open_segment(&bench.place, &segment).expect("open");
+    for (offset, len) in [(4096, u32::MAX), (u64::MAX, 100), (u64::MAX - 8, 100), (4096, 0), (4097, 48)] {
+        let location = crate::format::record::Location { segment: 1, offset, len };
+        let error = read_record(&*file, segment.header.epoch, location).expect_err("refused");
+        assert_eq!(error.to_string().contains("above the limit"), len == u32::MAX, "{error}");
+    }
 }

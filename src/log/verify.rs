@@ -1,7 +1,7 @@
 //! Reading a whole segment and saying everything that is wrong with it.
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{advance, empty_state, memory_time};
+use super::tail::{advance, empty_state, memory_time, seal_of};
 use super::{Place, Segment, open_segment};
 use crate::error::Result;
 use crate::format::manifest::TailV1;
@@ -125,8 +125,7 @@ pub(crate) fn verify(
     }
     if let Some(seal) = &seal
         && !holes
-        && (seal.records, seal.last_seq, seal.len, seal.chain)
-            != (state.records, state.last_seq, state.len, state.chain)
+        && *seal != seal_of(&state)
     {
         flaw(state.len, "seal", "the seal does not say what the records are".to_owned());
     }

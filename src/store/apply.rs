@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::open::{Layout, quarantine, replay};
+use super::open::{Layout, build_view};
 use super::{Inner, lock};
-use crate::catalog::{Applied, CACHE_BYTES_DEFAULT, Catalog, Position};
-use crate::error::{Error, ErrorKind, Result};
+use crate::catalog::{Applied, Catalog, Position};
+use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::log::Committed;
 
 /// The view is put on stable storage after this many records, ...
@@ -18,6 +18,8 @@ const CHECKPOINT_LEN: u64 = 8 << 20;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 /// The applying thread lets records gather for this long, so that one transaction serves many.
 const GATHER: Duration = Duration::from_millis(10);
+/// After a failure the applying thread waits this long before it tries again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A writer applies records itself when this many wait, so that they never grow without bound.
 const BACKLOG_MAX: u64 = 1024;
 
@@ -58,11 +60,9 @@ impl Inner {
     /// Applies what is durable and hands the view over.
     pub(super) fn apply_committed(&self, applying: &mut Applying) -> Result<Arc<Catalog>> {
         let mut catalog = self.catalog()?;
-        // Before the records are taken: all up to here are either taken now or were taken before.
-        let durable_seq = self.log.durable_seq();
-        loop {
-            let records = self.log.take_committed();
-            let Some(last) = records.last() else { break };
+        // One take is enough: a record is here before anybody is told that it is durable.
+        let records = self.log.take_committed();
+        if let Some(last) = records.last() {
             let (last_seq, next) = (last.seq, position_after(last));
             let applied: Vec<_> = records
                 .iter()
@@ -70,82 +70,88 @@ impl Inner {
                 .collect();
             if let Err(error) = catalog.apply(&applied, next) {
                 tracing::error!(%error, "the view cannot take what the log has");
-                catalog = self.renew(applying)?;
+                catalog = match self.rebuild(applying, last_seq) {
+                    Ok(whole) => whole,
+                    Err(error) => {
+                        // Whoever reads next tries again: these records must not be missing in silence.
+                        self.log.give_back(records);
+                        return Err(error);
+                    }
+                };
             } else {
                 let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-                search.apply(&records, &catalog)?;
+                if let Err(error) = search.apply(&records, &catalog) {
+                    tracing::error!(%error, "the search indexes cannot follow and are loaded anew");
+                    search.clear();
+                }
+                applying.records += records.len() as u64;
+                applying.len += records.iter().map(|record| u64::from(record.location.len)).sum::<u64>();
+                applying.since.get_or_insert_with(Instant::now);
             }
             // From here on the view answers for these records.
             self.log.with_staged(|pending| pending.applied(last_seq));
-            applying.records += records.len() as u64;
-            applying.len += records.iter().map(|record| u64::from(record.location.len)).sum::<u64>();
-            applying.since.get_or_insert_with(Instant::now);
-        }
-        if catalog.position().applied_seq < durable_seq {
-            // Records were taken, but the view could not be renewed then, on a full disk for example.
-            catalog = self.renew(applying)?;
         }
         if applying.checkpoint_is_due() {
-            catalog.checkpoint()?;
-            *applying = Applying::new();
+            self.checkpoint_view(&mut catalog, applying)?;
         }
         Ok(catalog)
+    }
+
+    fn checkpoint_view(&self, catalog: &mut Arc<Catalog>, applying: &mut Applying) -> Result<()> {
+        if let Err(error) = catalog.checkpoint() {
+            tracing::error!(%error, "the view cannot be put on stable storage");
+            *catalog = self.rebuild(applying, 0)?;
+        }
+        *applying = Applying::new();
+        Ok(())
     }
 
     /// Applies what is durable and puts the view on stable storage.
     pub(super) fn checkpoint(&self) -> Result<()> {
         let mut applying = self.applying();
-        let catalog = self.apply_committed(&mut applying)?;
+        let mut catalog = self.apply_committed(&mut applying)?;
         if applying.records > 0 {
-            catalog.checkpoint()?;
-            *applying = Applying::new();
+            self.checkpoint_view(&mut catalog, &mut applying)?;
         }
         Ok(())
     }
 
-    /// Reads from the view. When it is damaged, it is renewed from the log and read once more.
+    /// Reads from the view. When what is read is damaged, the view is rebuilt from the log and read once more.
     pub(super) fn read<T>(&self, read: impl Fn(&Catalog) -> Result<T>) -> Result<T> {
         self.catch_up()?;
+        self.healing(|| read(&*self.catalog()?))
+    }
+
+    /// Does what looks into the view. When the view is damaged, it is rebuilt from the log and all is done once more.
+    pub(super) fn healing<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let catalog = self.catalog()?;
-        match read(&catalog) {
-            Err(error) if error.kind() == ErrorKind::Corrupt || catalog.damaged().is_some() => {
+        match attempt() {
+            Err(error) if is_healed_by_rebuild(&error, &catalog) => {
                 tracing::error!(%error, "the view is damaged");
                 let mut applying = self.applying();
-                let present = self.catalog()?;
-                // Somebody else may have renewed it while this thread waited.
-                let whole =
-                    if Arc::ptr_eq(&present, &catalog) { self.renew(&mut applying)? } else { present };
-                read(&whole)
+                // Somebody else may have rebuilt it while this thread waited.
+                if Arc::ptr_eq(&self.catalog()?, &catalog) {
+                    self.rebuild(&mut applying, 0)?;
+                }
+                drop(applying);
+                attempt()
             }
             result => result,
         }
     }
 
-    /// Moves the view to quarantine and makes a new one from the log. On an error the former one stays in use, and
-    /// the next call tries again.
-    fn renew(&self, applying: &mut Applying) -> Result<Arc<Catalog>> {
-        let layout = Layout::of(&self.home);
-        let store_id = self.place_store_id()?;
-        if self.place.disk.kind(&layout.view)?.is_some() {
-            quarantine(&*self.place.disk, &layout, &layout.view, self.clock.now_ms())?;
-        }
-        let whole = Catalog::create(&layout.view, store_id, CACHE_BYTES_DEFAULT)?;
-        let durable_seq = self.log.durable_seq();
-        replay(&self.place, &self.log.segments().all(), &whole, durable_seq)?;
+    /// Puts a new view in the place of a damaged one, with everything that is durable, at least up to `last_seq`.
+    pub(super) fn rebuild(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
+        let segments = self.log.segments().all();
+        let last_seq = self.log.durable_seq().max(last_seq);
+        let whole =
+            build_view(&Layout::of(&self.home), &self.place, &segments, last_seq, self.clock.now_ms())?;
         let whole = Arc::new(whole);
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&whole));
         self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.log.with_staged(|pending| pending.applied(durable_seq));
         *applying = Applying::new();
         tracing::warn!("the view was rebuilt from the log");
         Ok(whole)
-    }
-
-    fn place_store_id(&self) -> Result<[u8; 16]> {
-        let first = self.log.segments().all().first().map(|segment| segment.header.store_id);
-        first.ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "the store has no segments").at(&self.place.segments)
-        })
     }
 
     /// Tells the applying thread that there is work, or does the work when too much of it waits.
@@ -178,13 +184,18 @@ impl Inner {
     }
 
     fn apply_until_stopped(&self) {
+        let mut failed = false;
         while !self.is_stopping() {
             let mut state = lock(&self.background.state);
             let applied_seq = self.catalog().map_or(0, |catalog| catalog.position().applied_seq);
             let nothing_to_do = self.log.durable_seq() <= applied_seq;
             state.idle = nothing_to_do;
             // The wait ends early when work comes or the store is closed.
-            let wait = if nothing_to_do { CHECKPOINT_INTERVAL } else { GATHER };
+            let wait = match (nothing_to_do, failed) {
+                (true, _) => CHECKPOINT_INTERVAL,
+                (false, true) => RETRY_INTERVAL,
+                (false, false) => GATHER,
+            };
             if self.is_stopping() {
                 return;
             }
@@ -196,11 +207,18 @@ impl Inner {
                 return;
             }
             let done = if nothing_to_do && timeout.timed_out() { self.checkpoint() } else { self.catch_up() };
+            failed = done.is_err();
             if let Err(error) = done {
                 tracing::error!(%error, "the view lags behind the log");
             }
         }
     }
+}
+
+/// Whether this error is gone when the view is built anew. What was written in part must not be written twice.
+pub(super) fn is_healed_by_rebuild(error: &Error, catalog: &Catalog) -> bool {
+    error.durability() == Durability::NotWritten
+        && (error.kind() == ErrorKind::Corrupt || catalog.damaged().is_some())
 }
 
 fn position_after(record: &Committed) -> Position {

@@ -10,6 +10,8 @@ mod open;
 mod recall;
 mod staged;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::HashMap;

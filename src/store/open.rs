@@ -68,8 +68,17 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     let listing = log::list(&place)?;
     let view_is_there = disk.kind(&layout.view)?.is_some();
     let store_id = store_id(&place, &listing, view_is_there)?;
-    let catalog = open_view(&*disk, &layout, store_id, &*options.clock)?;
-    let recovered = log::recover(&place, &options.clock, store_id, catalog.position().applied_seq)?;
+    let view = match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+        Opened::Ready(catalog) => Some(catalog),
+        Opened::Missing => None,
+        Opened::Unusable(reason) => {
+            tracing::warn!(reason, "the view cannot be used and is rebuilt from the log");
+            None
+        }
+    };
+    let applied_seq = view.as_ref().map_or(0, |view| view.position().applied_seq);
+    // The log before the view: a view without a log would look like a store whose segments are gone.
+    let recovered = log::recover(&place, &options.clock, store_id, applied_seq)?;
     for number in &recovered.missing {
         tracing::error!(segment = number, "a segment is missing");
     }
@@ -77,7 +86,11 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         tracing::error!(%error, "a segment cannot be read");
     }
     let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
-    replay(&place, &segments, &catalog, last_seq)?;
+    let catalog = match view.map(|view| brought_up(view, &place, &segments, last_seq)).transpose()?.flatten()
+    {
+        Some(view) => view,
+        None => build_view(&layout, &place, &segments, last_seq, options.clock.now_ms())?,
+    };
 
     let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
     let models = Models::new(&options, &catalog)?;
@@ -180,26 +193,59 @@ fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8
     Ok(id)
 }
 
-/// Opens the view; one that cannot be used is moved to quarantine, and an empty one takes its place.
-fn open_view(
-    disk: &dyn Disk,
-    layout: &Layout,
-    store_id: [u8; 16],
-    clock: &dyn crate::clock::Clock,
-) -> Result<Catalog> {
-    match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
-        Opened::Ready(catalog) => return Ok(catalog),
-        Opened::Missing => {}
-        Opened::Unusable(reason) => {
-            tracing::warn!(reason, "the view cannot be used and is rebuilt from the log");
-            quarantine(disk, layout, &layout.view, clock.now_ms())?;
+/// The view with all records of the log; `None` when it turns out to be damaged.
+fn brought_up(view: Catalog, place: &Place, segments: &[Segment], last_seq: u64) -> Result<Option<Catalog>> {
+    // The models are needed in a moment; a store must not stay shut because their rows are damaged.
+    match replay(place, segments, &view, last_seq).and_then(|()| view.view().models().map(drop)) {
+        Ok(()) => Ok(Some(view)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!(%error, "the view cannot be brought up to date and is rebuilt from the log");
+            Ok(None)
         }
+        Err(error) => Err(error),
     }
-    Catalog::create(&layout.view, store_id, CACHE_BYTES_DEFAULT)
+}
+
+/// Builds a view from the log alone. It takes the place of what is there only when it is whole: what is there may hold
+/// the only copy of a memory whose record is damaged.
+pub(super) fn build_view(
+    layout: &Layout,
+    place: &Place,
+    segments: &[Segment],
+    last_seq: u64,
+    now_ms: i64,
+) -> Result<Catalog> {
+    let disk = &*place.disk;
+    let store_id = segments.first().expect("a log has a segment").header.store_id;
+    let beside = layout.folder.join("view.redb.new.tmp");
+    let remove_leftover = || match disk.kind(&beside)? {
+        Some(Kind::File(_)) => disk.remove(&beside),
+        _ => Ok(()),
+    };
+    remove_leftover()?;
+    let built = Catalog::create(&beside, store_id, CACHE_BYTES_DEFAULT).and_then(|view| {
+        replay(place, segments, &view, last_seq)?;
+        view.close()
+    });
+    if let Err(error) = built {
+        // It takes space, and whatever is wrong with it is no secret.
+        let _ = remove_leftover();
+        return Err(error);
+    }
+    if disk.kind(&layout.view)?.is_some() {
+        quarantine(disk, layout, &layout.view, now_ms)?;
+    }
+    disk.rename(&beside, &layout.view)?;
+    disk.sync_folder(&layout.folder)?;
+    match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+        Opened::Ready(view) => Ok(view),
+        Opened::Missing => Err(Error::corrupt(&layout.view, 0, "the view that was just built is gone")),
+        Opened::Unusable(reason) => Err(Error::corrupt(&layout.view, 0, reason)),
+    }
 }
 
 /// Moves a damaged file out of the way; nothing is ever deleted that might be the only copy.
-pub(super) fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Result<()> {
+fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Result<()> {
     disk.create_folder(&layout.quarantine)?;
     fs::check_folder(&layout.quarantine)?;
     let name = path.file_name().and_then(|name| name.to_str()).expect("a file of ours has a plain name");
@@ -220,7 +266,7 @@ pub(super) fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: 
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when such a record is damaged or its segment is missing.
-pub(super) fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<()> {
+fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<()> {
     let start = catalog.position();
     if start.applied_seq >= last_seq {
         return Ok(());

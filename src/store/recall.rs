@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::apply::is_healed_by_rebuild;
 use super::embedding::{check_made, normalize};
 use super::{Inner, Store, lock};
 use crate::catalog::Catalog;
@@ -381,6 +382,7 @@ impl Inner {
                 })
         };
         self.catch_up()?;
+        let mut healed = false;
         loop {
             let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
             if is_loaded(&search) {
@@ -390,22 +392,33 @@ impl Inner {
             // Nothing is applied while an index is loaded, so that it misses nothing.
             let mut applying = self.applying();
             let catalog = self.apply_committed(&mut applying)?;
-            let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-            if text {
-                search.text.load(&catalog, deadline)?;
-            }
-            if let Some(model) = model {
-                let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
-                search.vectors.load(
-                    model,
-                    dimensions,
-                    &catalog,
-                    self.log.segments(),
-                    &self.place,
-                    deadline,
-                )?;
+            match self.load_search(text, model, &catalog, deadline) {
+                Err(error) if !healed && is_healed_by_rebuild(&error, &catalog) => {
+                    tracing::error!(%error, "the view is damaged");
+                    self.rebuild(&mut applying, 0)?;
+                    healed = true;
+                }
+                loaded => loaded?,
             }
         }
+    }
+
+    fn load_search(
+        &self,
+        text: bool,
+        model: Option<ModelNumber>,
+        catalog: &Catalog,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
+        if text {
+            search.text.load(catalog, deadline)?;
+        }
+        if let Some(model) = model {
+            let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
+            search.vectors.load(model, dimensions, catalog, self.log.segments(), &self.place, deadline)?;
+        }
+        Ok(())
     }
 
     /// Uses of the caches in this process: answers, then query vectors.

@@ -114,7 +114,7 @@ impl Store {
             (None, Some(text)) => inner.vectors_of(text)?,
             (None, None) => None,
         };
-        let updated = inner.log.commit(|pending, seq| {
+        let updated = inner.commit(|pending, seq| {
             let current = inner.current(pending, &id)?.ok_or_else(|| not_found(&id))?;
             let memory = changed(&current.memory, &update)?;
             let text_changed = memory.text != current.memory.text;
@@ -137,7 +137,6 @@ impl Store {
                 outcome: Updated { id: id.clone(), seq, changed: true },
             })
         })?;
-        inner.committed();
         if update.text.is_some() && vectors.is_none() {
             inner.wake_embedder();
         }
@@ -153,21 +152,21 @@ impl Store {
     pub fn forget<I: AsRef<str>>(&self, ids: impl IntoIterator<Item = I>) -> Result<Forgotten> {
         let ids = ids.into_iter().map(|id| MemoryId::new(id.as_ref())).collect::<Result<Vec<_>>>()?;
         let inner = &self.inner;
-        let forgotten = inner.log.commit(|pending, first_seq| {
+        inner.commit(|pending, first_seq| {
             let mut answer = Forgotten::default();
             let mut ops = Vec::new();
-            for id in ids {
-                if answer.forgotten.contains(&id) {
+            for id in &ids {
+                if answer.forgotten.contains(id) {
                     continue;
                 }
-                let Some(current) = inner.current(pending, &id)? else {
-                    answer.missing.push(id);
+                let Some(current) = inner.current(pending, id)? else {
+                    answer.missing.push(id.clone());
                     continue;
                 };
                 let seq = first_seq + ops.len() as u64;
                 ops.push((seq, current.key, id.clone()));
                 answer.seq = Some(seq);
-                answer.forgotten.push(id);
+                answer.forgotten.push(id.clone());
             }
             // Staged only when nothing can fail any more.
             let ops: Vec<_> = ops
@@ -177,16 +176,15 @@ impl Store {
                     Arc::new(Op::Forget { key, id })
                 })
                 .collect();
-            Ok(Planned { after_seq: answer.seq.unwrap_or(0), ops, outcome: answer })
-        })?;
-        inner.committed();
-        Ok(forgotten)
+            // That a memory is missing is only true when whatever took it away is durable.
+            Ok(Planned { after_seq: answer.seq.unwrap_or(first_seq - 1), ops, outcome: answer })
+        })
     }
 
     /// Stores memories under their own ids, as one atomic group, and says what became of each.
     pub(crate) fn import_group(&self, all: &[Remember], on_conflict: OnConflict) -> Result<Vec<Outcome>> {
         let inner = &self.inner;
-        let outcomes = inner.log.commit(|pending, first_seq| {
+        let outcomes = inner.commit(|pending, first_seq| {
             let mut plan = Plan::new(pending, first_seq);
             let outcomes = all
                 .iter()
@@ -194,7 +192,6 @@ impl Store {
                 .collect::<Result<Vec<_>>>();
             plan.finish(outcomes)
         })?;
-        inner.committed();
         inner.wake_embedder();
         Ok(outcomes)
     }
@@ -203,7 +200,8 @@ impl Store {
     pub(crate) fn preview_import(&self, item: &Remember, on_conflict: OnConflict) -> Result<Outcome> {
         let inner = &self.inner;
         let id = item.id.as_ref().expect("imported memories have ids");
-        let Some(current) = inner.log.with_staged(|pending| inner.current(pending, id))? else {
+        let current = inner.healing(|| inner.log.with_staged(|pending| inner.current(pending, id)))?;
+        let Some(current) = current else {
             return Ok(Outcome::New);
         };
         let unchanged = *current.memory == new_memory(item, id.clone(), current.memory.timestamp);
@@ -267,16 +265,25 @@ impl<'a> Plan<'a> {
 impl Inner {
     fn commit_all(&self, all: &[Prepared]) -> Result<Vec<Remembered>> {
         let now = self.clock.now_ms().div_euclid(1000);
-        let done = self.log.commit(|pending, first_seq| {
+        self.commit(|pending, first_seq| {
             let mut plan = Plan::new(pending, first_seq);
             let done = all
                 .iter()
                 .map(|prepared| self.plan_remember(&mut plan, prepared, now))
                 .collect::<Result<Vec<_>>>();
             plan.finish(done)
-        })?;
+        })
+    }
+
+    /// Plans operations and returns when they are durable. When the plan meets a damaged view, the view is rebuilt and
+    /// the plan is made once more.
+    pub(super) fn commit<T>(
+        &self,
+        mut plan: impl FnMut(&mut Pending, u64) -> Result<Planned<T>>,
+    ) -> Result<T> {
+        let outcome = self.healing(|| self.log.commit(&mut plan))?;
         self.committed();
-        Ok(done)
+        Ok(outcome)
     }
 
     fn plan_remember(&self, plan: &mut Plan<'_>, prepared: &Prepared, now: i64) -> Result<Remembered> {

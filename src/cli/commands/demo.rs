@@ -222,7 +222,7 @@ fn tell_match(found: &Match, context: &Context<'_>) -> String {
     about.extend(found.memory.tags.iter().map(|tag| format!("#{tag}")));
     let mut table = table::bare(context.out);
     table.add_row([
-        Cell::new(score_bar(found.score)).fg(Color::Green),
+        Cell::new(score_bar(found.score)).fg(Color::DarkGreen),
         Cell::new(text::line(&found.memory.text)),
     ]);
     table.add_row([Cell::new(""), Cell::new(about.join("  ")).add_attribute(Attribute::Dim)]);

@@ -1,14 +1,14 @@
 //! `import`: the JSON export of the original, or JSON Lines.
 
 use std::fmt::Write;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::load::{self, STDIN_NAME, Source};
+use super::load::{self, Source};
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
+use crate::cli::input::{self, STDIN_NAME};
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
@@ -132,14 +132,11 @@ fn finish(
     told
 }
 
-/// Standard input in a file with a name, since it is read more than once. It goes when it is dropped.
+/// Standard input in a file with a name, which the library reads more than once. It goes when it is dropped.
 fn spooled_stdin(out: &Output) -> Result<tempfile::NamedTempFile> {
-    let folder = std::env::temp_dir();
-    let mut file =
-        tempfile::NamedTempFile::new().map_err(|error| Error::io("make a temporary file", &folder, error))?;
-    let _bar = Bar::new(out, "reading", Unit::Bytes);
-    io::copy(&mut io::stdin().lock(), file.as_file_mut())
-        .map_err(|error| Error::io("read", Path::new(STDIN_NAME), error))?;
+    let made = tempfile::NamedTempFile::new();
+    let mut file = made.map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
+    input::spool_stdin(file.as_file_mut(), out)?;
     Ok(file)
 }
 

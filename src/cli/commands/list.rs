@@ -17,10 +17,10 @@ Examples:
   memento-kv list --json | jq -r '.[].id'")]
 pub(crate) struct ListArgs {
     /// At most this many
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, allow_negative_numbers = true)]
     limit: usize,
     /// Leave out this many at the beginning
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     offset: usize,
     /// The oldest first
     #[arg(long)]

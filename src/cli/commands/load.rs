@@ -5,13 +5,14 @@
 //! itself; the error then says which memories are safe.
 
 use std::fs::File;
-use std::io::{self, BufReader, Seek, SeekFrom};
+use std::io::{BufReader, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
+use crate::cli::input::{self, STDIN_NAME};
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
@@ -20,8 +21,6 @@ use crate::{Duplicates, Error, Result, Store};
 
 /// Memories of one batch, which is stored as a whole or not at all.
 const BATCH_COUNT_MAX: usize = 500;
-/// What errors call standard input.
-pub(super) const STDIN_NAME: &str = "standard input";
 
 /// What is to be loaded, and how.
 pub(super) struct Load<'a> {
@@ -66,16 +65,19 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(super) fn open(path: &'a Path, out: &Output) -> Result<Self> {
-        let (name, file) = if path == Path::new("-") {
-            let name = Path::new(STDIN_NAME);
-            (name, spool(&mut io::stdin().lock(), name, out)?)
-        } else {
-            let mut file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-            let metadata = file.metadata().map_err(|error| Error::io("read", path, error))?;
-            // A pipe has no beginning to go back to.
-            (path, if metadata.is_file() { file } else { spool(&mut file, path, out)? })
-        };
-        Ok(Self { name, file, count: 0 })
+        if path == Path::new("-") {
+            let mut file = unnamed_file()?;
+            input::spool_stdin(&mut file, out)?;
+            return Ok(Self { name: Path::new(STDIN_NAME), file, count: 0 });
+        }
+        let mut file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+        let metadata = file.metadata().map_err(|error| Error::io("read", path, error))?;
+        if !metadata.is_file() {
+            let mut spooled = unnamed_file()?;
+            input::spool(&mut file, path, &mut spooled)?;
+            file = spooled;
+        }
+        Ok(Self { name: path, file, count: 0 })
     }
 
     /// Reads all of it without storing anything, and says how many memories there are.
@@ -145,13 +147,9 @@ pub(super) fn embed(store: &Store, stored: u64, out: &Output) {
     }
 }
 
-/// Standard input, or a pipe, in an unnamed file that is gone when the program ends.
-pub(super) fn spool(from: &mut dyn io::Read, name: &Path, out: &Output) -> Result<File> {
-    let mut file = tempfile::tempfile()
-        .map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
-    let _bar = Bar::new(out, "reading", Unit::Bytes);
-    io::copy(from, &mut file).map_err(|error| Error::io("read", name, error))?;
-    Ok(file)
+/// A file without a name, which is gone when the program ends.
+fn unnamed_file() -> Result<File> {
+    tempfile::tempfile().map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))
 }
 
 fn warn_unknown(unknown: &UnknownKeys, out: &Output) {
@@ -260,8 +258,8 @@ mod tests {
 
     #[test]
     fn a_pipe_is_spooled_and_read_from_its_beginning() {
-        let mut lines = &b"{\"text\":\"a\"}\n"[..];
-        let file = spool(&mut lines, Path::new(STDIN_NAME), &Output::pipe()).expect("spooled");
+        let mut file = unnamed_file().expect("a temporary file");
+        input::spool(&mut &b"{\"text\":\"a\"}\n"[..], Path::new(STDIN_NAME), &mut file).expect("spooled");
         let mut source = Source { name: Path::new(STDIN_NAME), file, count: 0 };
         for _ in 0..2 {
             assert_eq!(source.check(&Output::pipe()).expect("one line"), 1);

@@ -26,13 +26,13 @@ pub(crate) struct RecallArgs {
     #[arg(required = true)]
     query: Vec<String>,
     /// At most this many answers [default: search.default_topk, else 5]
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", allow_negative_numbers = true)]
     limit: Option<usize>,
     /// What ranks: words and meaning, meaning only, or words only
     #[arg(long, value_enum, default_value_t = ModeArg::Hybrid)]
     mode: ModeArg,
     /// How long it may take, in milliseconds, 0 for no limit [default: search.timeout_ms, else 5000]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     timeout_ms: Option<u64>,
     /// Say what each score is made of
     #[arg(long)]

@@ -11,6 +11,8 @@ use super::tokenizer::TokenId;
 
 /// Values of one attention head.
 const HEAD: usize = DIMENSIONS / HEADS;
+/// Query, key and value of a token.
+const ATTENTION_WIDTH: usize = 3 * DIMENSIONS;
 /// Lanes of sums over a row, and tokens of a block of transposed keys.
 const LANES: usize = 16;
 /// Queries that attend together, so that each load of a key or a value serves several.
@@ -37,7 +39,8 @@ pub(super) struct Scratch {
     inner: Vec<f32>,
     quantized: Quantized,
     keys: Vec<KeyBlock>,
-    weights: [Vec<[f32; LANES]>; QUERIES],
+    values: Vec<[f32; HEAD]>,
+    weights: Vec<f32>,
 }
 
 /// Rows as unsigned bytes: a value is `scale * (code - zero)`.
@@ -63,7 +66,7 @@ impl Work for Forward<'_> {
     fn run<K: Kernel>(self, kernel: K) {
         let Self { model, tokens, scratch, vector } = self;
         assert!((1..=POSITIONS).contains(&tokens.len()));
-        let Scratch { rows, attention, added, inner, quantized, keys, weights } = scratch;
+        let Scratch { rows, attention, added, inner, quantized, keys, values, weights } = scratch;
         rows.resize(tokens.len(), [0.0; DIMENSIONS]);
         for (position, (row, token)) in rows.iter_mut().zip(tokens).enumerate() {
             model.embed_token(*token as usize, position, row);
@@ -74,8 +77,17 @@ impl Work for Forward<'_> {
             multiply(kernel, &layer.attention_in, quantized, attention);
             added.resize(tokens.len() * DIMENSIONS, 0.0);
             for head in 0..HEADS {
-                transpose_keys(attention, head, keys);
-                attend_all(attention, head, keys, weights, added);
+                gather(attention, head, keys, values);
+                weights.resize(QUERIES * keys.len() * LANES, 0.0);
+                let mut out = added.as_chunks_mut().0;
+                let mut queries = attention.as_chunks().0;
+                while out.len() >= QUERIES {
+                    attend::<QUERIES>(queries, head, keys, values, weights, out);
+                    (queries, out) = (&queries[QUERIES..], &mut out[QUERIES..]);
+                }
+                for (query, out) in queries.chunks_exact(1).zip(out.chunks_exact_mut(1)) {
+                    attend::<1>(query, head, keys, values, &mut weights[..keys.len() * LANES], out);
+                }
             }
             quantized.fill(added, DIMENSIONS);
             multiply(kernel, &layer.attention_out, quantized, added);
@@ -83,7 +95,9 @@ impl Work for Forward<'_> {
             for rows in rows.chunks_mut(INNER_ROWS) {
                 quantized.fill(rows.as_flattened(), DIMENSIONS);
                 multiply(kernel, &layer.inner_in, quantized, inner);
-                inner.iter_mut().for_each(|value| *value = gelu(*value));
+                for value in inner.iter_mut() {
+                    *value = gelu(*value);
+                }
                 quantized.fill(inner, INNER);
                 multiply(kernel, &layer.inner_out, quantized, added);
                 add_and_normalize(rows, added, layer.inner_norm);
@@ -152,10 +166,10 @@ fn multiply<K: Kernel>(kernel: K, matrix: &Matrix<'_>, rows: &Quantized, out: &m
         let weight_sums = &matrix.sums[first_output..][..PANEL];
         for first in (0..row_count).step_by(tile_rows) {
             let count = tile_rows.min(row_count - first);
-            let tile: [&[StepInputs]; TILE_ROWS_MAX] = std::array::from_fn(|row| {
-                let row = first + row.min(count - 1);
-                &steps[row * row_steps..][..row_steps]
-            });
+            let mut tile: [&[StepInputs]; TILE_ROWS_MAX] = [&[]; TILE_ROWS_MAX];
+            for (row, tile) in (first..first + count).zip(&mut tile) {
+                *tile = &steps[row * row_steps..][..row_steps];
+            }
             kernel.multiply(weights, &tile[..count], &mut sums);
             for (row, sums) in (first..first + count).zip(&sums) {
                 let (scale, zero) = (rows.scales[row], rows.zeros[row]);
@@ -170,57 +184,39 @@ fn multiply<K: Kernel>(kernel: K, matrix: &Matrix<'_>, rows: &Quantized, out: &m
     }
 }
 
-/// Lays the keys of a head side by side, so that one load gives a value of several tokens.
+/// Brings together what a head needs of all tokens: in the rows of a batch it is far apart, at strides that share
+/// few sets of the processor's cache.
 #[inline(always)]
-fn transpose_keys(attention: &[f32], head: usize, keys: &mut Vec<KeyBlock>) {
-    let tokens = attention.len() / (3 * DIMENSIONS);
-    keys.resize(tokens.div_ceil(LANES), [[0.0; LANES]; HEAD]);
-    for (token, row) in attention.chunks_exact(3 * DIMENSIONS).enumerate() {
+fn gather(attention: &[f32], head: usize, keys: &mut Vec<KeyBlock>, values: &mut Vec<[f32; HEAD]>) {
+    let rows = attention.as_chunks::<ATTENTION_WIDTH>().0;
+    keys.resize(rows.len().div_ceil(LANES), [[0.0; LANES]; HEAD]);
+    values.resize(rows.len(), [0.0; HEAD]);
+    for ((token, row), values) in rows.iter().enumerate().zip(values) {
         let block = &mut keys[token / LANES];
         for (lanes, value) in block.iter_mut().zip(&row[DIMENSIONS + head * HEAD..][..HEAD]) {
             lanes[token % LANES] = *value;
         }
+        values.copy_from_slice(&row[2 * DIMENSIONS + head * HEAD..][..HEAD]);
     }
 }
 
-#[inline(always)]
-fn attend_all(
-    attention: &[f32],
-    head: usize,
-    keys: &[KeyBlock],
-    weights: &mut [Vec<[f32; LANES]>; QUERIES],
-    out: &mut [f32],
-) {
-    let tokens = attention.len() / (3 * DIMENSIONS);
-    let mut token = 0;
-    while token + QUERIES <= tokens {
-        attend::<QUERIES>(attention, head, token, keys, weights, out);
-        token += QUERIES;
-    }
-    while token < tokens {
-        attend::<1>(attention, head, token, keys, weights, out);
-        token += 1;
-    }
-}
-
-/// Attention of one head for the queries of several tokens.
+/// Attention of one head for the queries of `COUNT` tokens in a row. Their weights need `COUNT` rows of scores.
 #[inline(always)]
 fn attend<const COUNT: usize>(
-    attention: &[f32],
+    attention: &[[f32; ATTENTION_WIDTH]],
     head: usize,
-    token: usize,
     keys: &[KeyBlock],
-    weights: &mut [Vec<[f32; LANES]>; QUERIES],
-    out: &mut [f32],
+    values: &[[f32; HEAD]],
+    weights: &mut [f32],
+    out: &mut [Vector],
 ) {
-    let tokens = attention.len() / (3 * DIMENSIONS);
     let scale = 1.0 / (HEAD as f32).sqrt();
-    let queries: [[f32; HEAD]; COUNT] = std::array::from_fn(|query| {
-        let row = &attention[(token + query) * 3 * DIMENSIONS + head * HEAD..][..HEAD];
-        std::array::from_fn(|value| row[value] * scale)
-    });
-    for weights in weights.iter_mut().take(COUNT) {
-        weights.resize(keys.len(), [0.0; LANES]);
+    let width = keys.len() * LANES;
+    let mut queries = [[0f32; HEAD]; COUNT];
+    for (query, row) in queries.iter_mut().zip(attention) {
+        for (value, stored) in query.iter_mut().zip(&row[head * HEAD..]) {
+            *value = stored * scale;
+        }
     }
     for (block, keys) in keys.iter().enumerate() {
         let mut scores = [[0f32; LANES]; COUNT];
@@ -231,48 +227,76 @@ fn attend<const COUNT: usize>(
                 }
             }
         }
-        for query in 0..COUNT {
-            weights[query][block] = scores[query];
+        for (query, scores) in scores.iter().enumerate() {
+            weights[query * width + block * LANES..][..LANES].copy_from_slice(scores);
         }
     }
-    for weights in weights.iter_mut().take(COUNT) {
-        softmax(weights, tokens);
+    for weights in weights.chunks_exact_mut(width) {
+        softmax(weights, values.len());
     }
-    let mut sums = [[0f32; HEAD]; COUNT];
-    for (other, row) in attention.chunks_exact(3 * DIMENSIONS).enumerate() {
-        let values = &row[2 * DIMENSIONS + head * HEAD..][..HEAD];
-        for query in 0..COUNT {
-            let weight = weights[query][other / LANES][other % LANES];
-            for value in 0..HEAD {
-                sums[query][value] += weight * values[value];
+    // Half a head at a time: these sums then stay in registers.
+    for half in 0..HEAD / LANES {
+        let mut sums = [[0f32; LANES]; COUNT];
+        for (token, values) in values.iter().enumerate() {
+            let values = &values.as_chunks::<LANES>().0[half];
+            // Fetched first, because a bounds check between the additions would keep them from being one instruction.
+            let mut factors = [0f32; COUNT];
+            for (query, factor) in factors.iter_mut().enumerate() {
+                *factor = weights[query * width + token];
+            }
+            for query in 0..COUNT {
+                add_scaled(&mut sums[query], factors[query], values);
             }
         }
+        for (out, sums) in out.iter_mut().zip(&sums) {
+            out[head * HEAD + half * LANES..][..LANES].copy_from_slice(sums);
+        }
     }
-    for (query, sums) in sums.iter().enumerate() {
-        out[(token + query) * DIMENSIONS + head * HEAD..][..HEAD].copy_from_slice(sums);
+}
+
+#[inline(always)]
+fn add_scaled(sums: &mut [f32; LANES], factor: f32, values: &[f32; LANES]) {
+    for lane in 0..LANES {
+        sums[lane] += factor * values[lane];
     }
 }
 
 /// Turns the first `count` scores into weights that sum to 1, and the others into 0.
 #[inline(always)]
-fn softmax(scores: &mut [[f32; LANES]], count: usize) {
-    let greatest = scores.as_flattened()[..count].iter().fold(f32::MIN, |a, b| if *b > a { *b } else { a });
-    let mut sums = [0f32; LANES];
-    for (block, scores) in scores.iter_mut().enumerate() {
-        for (lane, score) in scores.iter_mut().enumerate() {
-            let weight = exp(*score - greatest);
-            *score = if block * LANES + lane < count { weight } else { 0.0 };
-            sums[lane] += *score;
+fn softmax(scores: &mut [f32], count: usize) {
+    let (used, unused) = scores.split_at_mut(count);
+    let blocks = used.as_chunks_mut::<LANES>();
+    let mut greatest = [f32::MIN; LANES];
+    for scores in blocks.0.iter() {
+        for lane in 0..LANES {
+            greatest[lane] = if scores[lane] > greatest[lane] { scores[lane] } else { greatest[lane] };
         }
     }
+    let greatest = greatest.iter().chain(blocks.1.iter()).fold(f32::MIN, |a, b| if *b > a { *b } else { a });
+    let mut sums = [0f32; LANES];
+    for scores in blocks.0.iter_mut() {
+        for lane in 0..LANES {
+            scores[lane] = exp(scores[lane] - greatest);
+            sums[lane] += scores[lane];
+        }
+    }
+    for (score, sum) in blocks.1.iter_mut().zip(&mut sums) {
+        *score = exp(*score - greatest);
+        *sum += *score;
+    }
     let inverse = 1.0 / sum_lanes(sums);
-    scores.as_flattened_mut().iter_mut().for_each(|weight| *weight *= inverse);
+    for score in used {
+        *score *= inverse;
+    }
+    unused.fill(0.0);
 }
 
 #[inline(always)]
 fn add_and_normalize(rows: &mut [Vector], added: &[f32], norm: &Norm) {
     for (row, added) in rows.iter_mut().zip(added.as_chunks::<DIMENSIONS>().0) {
-        row.iter_mut().zip(added).for_each(|(value, added)| *value += added);
+        for (value, added) in row.iter_mut().zip(added) {
+            *value += added;
+        }
         normalize(row, norm);
     }
 }
@@ -293,11 +317,15 @@ fn normalize(row: &mut Vector, norm: &Norm) {
 fn pool(rows: &[Vector], vector: &mut Vector) {
     *vector = [0.0; DIMENSIONS];
     for row in rows {
-        vector.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        for (sum, value) in vector.iter_mut().zip(row) {
+            *sum += value;
+        }
     }
     // The number of rows need not be divided by, as only the direction stays.
     let length = lanes(vector, |value| value * value).sqrt();
-    vector.iter_mut().for_each(|value| *value /= length);
+    for value in vector {
+        *value /= length;
+    }
 }
 
 /// The sum of a function of the values, over parallel lanes.

@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code)]
 
-use super::layout::{PANEL, STEP_INPUTS, STEP_LEN, Shape};
+use super::layout::{INNER, PANEL, STEP_INPUTS, STEP_LEN, Shape};
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -142,24 +142,23 @@ impl Kernel for Scalar {
 
     #[inline(always)]
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
-        /// Bytes of a step whose sums fit the registers of any machine.
-        const PART: usize = 32;
-        for (row, sums) in rows.iter().zip(&mut sums[..rows.len()]) {
-            let row = &row[..panel.len()];
-            for (part, sums) in sums.as_chunks_mut::<{ PART / STEP_INPUTS }>().0.iter_mut().enumerate() {
-                // One sum for each byte, added up at the end: that is what compilers turn into vectors.
-                let mut byte_sums = [0; PART];
-                for (step, inputs) in panel.iter().zip(row) {
-                    let weights = &step.as_chunks::<PART>().0[part];
-                    for byte in 0..PART {
-                        let weight = i16::from(weights[byte].cast_signed());
-                        let input = i16::from(inputs[byte % STEP_INPUTS]);
-                        byte_sums[byte] += i32::from(weight) * i32::from(input);
-                    }
+        let mut weights = [0i16; INNER];
+        let weights = &mut weights[..panel.len() * STEP_INPUTS];
+        for output in 0..PANEL {
+            // In one row, because a long sum of products is what compilers know to vectorise.
+            for (weights, step) in weights.as_chunks_mut::<STEP_INPUTS>().0.iter_mut().zip(panel) {
+                let bytes = &step.as_chunks::<STEP_INPUTS>().0[output];
+                for (weight, byte) in weights.iter_mut().zip(bytes) {
+                    *weight = i16::from(byte.cast_signed());
                 }
-                for (sum, byte_sums) in sums.iter_mut().zip(byte_sums.as_chunks::<STEP_INPUTS>().0) {
-                    *sum = byte_sums.iter().sum();
+            }
+            for (row, sums) in rows.iter().zip(&mut sums[..rows.len()]) {
+                let inputs = row[..panel.len()].as_flattened();
+                let mut sum = 0;
+                for (weight, input) in weights.iter().zip(inputs) {
+                    sum += i32::from(*weight) * i32::from(*input);
                 }
+                sums[output] = sum;
             }
         }
     }
@@ -194,7 +193,10 @@ impl Kernel for Avx2 {
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
         #[target_feature(enable = "avx2")]
         fn multiply<const ROWS: usize>(panel: &[Step], rows: [&[StepInputs]; ROWS], sums: &mut [Sums]) {
-            let rows = rows.map(|row| &row[..panel.len()]);
+            let mut rows = rows;
+            for row in &mut rows {
+                *row = &row[..panel.len()];
+            }
             // Registers last for sixteen outputs of three rows.
             for half in 0..2 {
                 let mut pairs = [[_mm256_setzero_si256(); 4]; ROWS];
@@ -263,7 +265,10 @@ impl Kernel for Vnni {
     fn multiply(self, panel: &[Step], rows: &[&[StepInputs]], sums: &mut [Sums]) {
         #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
         fn multiply<const ROWS: usize>(panel: &[Step], rows: [&[StepInputs]; ROWS], sums: &mut [Sums]) {
-            let rows = rows.map(|row| &row[..panel.len()]);
+            let mut rows = rows;
+            for row in &mut rows {
+                *row = &row[..panel.len()];
+            }
             let mut low = [_mm512_setzero_si512(); ROWS];
             let mut high = [_mm512_setzero_si512(); ROWS];
             for (index, step) in panel.iter().enumerate() {
@@ -358,7 +363,7 @@ mod tests {
                 let mut sums = [[-1; PANEL]; TILE_ROWS_MAX];
                 kernel.multiply(self.panel, &self.rows[..count], &mut sums);
                 for (row, sums) in self.rows[..count].iter().zip(sums) {
-                    assert_eq!(sums, expected(self.panel, row), "{} rows", count);
+                    assert_eq!(sums, expected(self.panel, row), "{count} rows");
                 }
                 assert!(sums[count..].iter().flatten().all(|sum| *sum == -1), "{count} rows");
             }

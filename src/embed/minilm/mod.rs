@@ -49,7 +49,7 @@ pub(crate) struct MiniLm {
     identity: ModelIdentity,
     instructions: InstructionSet,
     /// One for each thread that was at work at the same time.
-    scratches: Mutex<Vec<Box<Scratch>>>,
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 impl MiniLm {

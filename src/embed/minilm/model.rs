@@ -100,7 +100,7 @@ impl Model {
         Ok(Self { sections, token_len_longest, specials, codebook, embedding_norm, layers, bytes })
     }
 
-    /// Compares every checksum and both digests with the bytes. Reads the whole file: about 40 ms.
+    /// Compares every checksum and both digests with the bytes. Reads the whole file, which takes tens of milliseconds.
     pub(super) fn verify(&self) -> Result<(), Damage> {
         let head = &self.bytes[..layout::HEAD_LEN];
         let (mut tokenizer, mut weights) = (Sha256::new(), Sha256::new());

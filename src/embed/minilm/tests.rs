@@ -68,7 +68,6 @@ fn vectors_agree_with_those_of_the_original() {
         .collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
     let least = cosines.iter().copied().fold(1.0, f64::min);
-    println!("{} texts: mean cosine {mean:.5}, least {least:.5}", cosines.len());
     assert_eq!(cosines.len(), 244);
     assert!(mean >= 0.997, "mean cosine {mean}");
     assert!(least >= 0.98, "least cosine {least}");
@@ -147,6 +146,92 @@ fn windows_are_as_few_as_cover_the_tokens() {
     ] {
         assert_eq!(windows(&tokens[..count]).count(), expected, "{count} tokens");
     }
+}
+
+/// The cells of the table rows under a heading of the specification.
+fn spec_rows(heading: &str) -> Vec<Vec<String>> {
+    let spec = std::fs::read_to_string(repository("format-spec/model-file.md")).unwrap();
+    let section = spec.split("\n## ").find(|section| section.starts_with(heading)).expect("a section");
+    let cells =
+        |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
+    section.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect()
+}
+
+#[test]
+fn the_specification_has_the_offsets_and_sizes_of_the_code() {
+    use layout::{entry, header};
+    let names = [
+        ("DIMENSIONS", DIMENSIONS),
+        ("LAYERS", layout::LAYERS),
+        ("HEADS", layout::HEADS),
+        ("INNER", layout::INNER),
+        ("POSITIONS", POSITIONS),
+        ("GROUP", layout::GROUP),
+        ("CODEBOOK", layout::CODEBOOK),
+        ("PANEL", layout::PANEL),
+        ("STEP_INPUTS", layout::STEP_INPUTS),
+        ("SLOTS", layout::SLOTS),
+        ("SLOT_EMPTY", usize::from(layout::SLOT_EMPTY)),
+        ("CLASS_LEN", layout::CLASS_LEN),
+        ("SECTIONS", layout::SECTIONS),
+        ("SECTION_ALIGN", layout::SECTION_ALIGN),
+        ("HEAD_LEN", layout::HEAD_LEN),
+        ("LAYER_LEN", layout::LAYER_LEN),
+    ];
+    let expected: Vec<_> =
+        names.iter().map(|(name, value)| vec![(*name).to_owned(), value.to_string()]).collect();
+    assert_eq!(spec_rows("File\n"), expected);
+
+    let fields = |heading: &str| -> Vec<(usize, usize, String)> {
+        let row = |row: &Vec<String>| (row[0].parse().unwrap(), row[1].parse().unwrap(), row[2].clone());
+        spec_rows(heading).iter().map(row).collect()
+    };
+    let expect = |heading: &str, names: &[(usize, &str)], len: usize| {
+        let ends = names.iter().skip(1).map(|(offset, _)| *offset).chain([len]);
+        let expected: Vec<_> =
+            names.iter().zip(ends).map(|((at, name), end)| (*at, end - at, (*name).to_owned())).collect();
+        assert_eq!(fields(heading), expected, "{heading}");
+    };
+    let of_header = [
+        (header::MAGIC, "magic"),
+        (header::VERSION, "version"),
+        (header::CRC, "checksum"),
+        (header::FILE_LEN, "file_len"),
+        (header::SECTIONS, "sections"),
+        (header::VOCABULARY, "vocabulary"),
+        (header::DIMENSIONS, "dimensions"),
+        (header::LAYERS, "layers"),
+        (header::HEADS, "heads"),
+        (header::INNER, "inner"),
+        (header::POSITIONS, "positions"),
+        (header::TOKEN_LEN_LONGEST, "token_len_longest"),
+        (header::RESERVED, "reserved"),
+        (header::SOURCE_WEIGHTS_SHA256, "source_weights_sha256"),
+        (header::SOURCE_VOCABULARY_SHA256, "source_vocabulary_sha256"),
+        (header::WEIGHTS_SHA256, "weights_sha256"),
+        (header::TOKENIZER_SHA256, "tokenizer_sha256"),
+        (header::RESERVED_END, "reserved"),
+    ];
+    expect("Header\n", &of_header, header::LEN);
+    let of_entry = [
+        (entry::NUMBER, "number"),
+        (entry::CRC, "checksum"),
+        (entry::OFFSET, "offset"),
+        (entry::LENGTH, "length"),
+        (entry::RESERVED, "reserved"),
+    ];
+    expect("Section table\n", &of_entry, entry::LEN);
+    expect("Character classes\n", &[(0, "first"), (4, "count"), (6, "class")], layout::CLASS_LEN);
+
+    let matrices = [layout::ATTENTION_IN, layout::ATTENTION_OUT, layout::INNER_IN, layout::INNER_OUT];
+    let [attention_in, attention_out, inner_in, inner_out] = matrices.map(layout::Shape::len);
+    let parts = [attention_in, attention_out, layout::NORM_LEN, inner_in, inner_out, layout::NORM_LEN];
+    // The second table under this heading, that of a matrix, has letters for its lengths.
+    let lengths = spec_rows("Layer\n")
+        .iter()
+        .map_while(|row| row[1].replace(',', "").parse().ok())
+        .collect::<Vec<usize>>();
+    assert_eq!(lengths, parts);
 }
 
 #[derive(Deserialize)]

@@ -190,3 +190,21 @@ pub(super) fn seeds() -> Seeds {
         ("cut", [text(MENDED | CUT, "tea"), vec![1, 0]].concat()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_changed_is_a_sound_model() {
+        for first in [0, MENDED] {
+            let model = MiniLm::parse(Cow::Owned(changed(first, Input(&[])))).expect("a sound file");
+            let tokens = model.tokens("teas aa! 茶 [SEP] xé\u{301}\u{8}0", TOKENS_MAX);
+            let named: Vec<&str> = tokens.iter().map(|id| VOCABULARY[*id as usize]).collect();
+            assert_eq!(named, ["tea", "##s", "a", "##a", "!", "茶", "[SEP]", "[UNK]"]);
+        }
+        let change = [1, 0, 0, 0, b'{'];
+        assert!(MiniLm::parse(Cow::Owned(changed(0, Input(&change)))).is_err(), "the checksum tells");
+        assert!(MiniLm::parse(Cow::Owned(changed(MENDED, Input(&change)))).is_err(), "[PAD] is gone");
+    }
+}

@@ -76,3 +76,34 @@ pub(super) fn seeds() -> Seeds {
     }
     seeds
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_sound_records_and_payloads() {
+        for (name, seed) in seeds() {
+            let (first, rest) = seed.split_first().expect("a first byte");
+            if first & FRAMED != 0 {
+                assert!(
+                    matches!(parse(rest, EPOCH), Parsed::Record { len, .. } if len == rest.len()),
+                    "{name}"
+                );
+            } else {
+                let kind = OpKind::ALL[usize::from(first >> KIND_SHIFT)];
+                assert!(Op::decode_payload(kind, first & VECTORS != 0, rest).is_ok(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mended_record_is_whole() {
+        let mut bytes = Vec::new();
+        append(&ops()[0].1, 7, EPOCH, &mut bytes);
+        bytes[8] = 9;
+        assert!(matches!(parse(&bytes, EPOCH), Parsed::Damaged(_)));
+        assert_eq!(mend(&mut bytes), Some(bytes.len()));
+        assert!(matches!(parse(&bytes, EPOCH), Parsed::Record { header, .. } if header.seq == 9));
+    }
+}

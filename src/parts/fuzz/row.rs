@@ -17,16 +17,8 @@ const TABLES: [TableTag; 6] =
 const MENDED: u8 = 0x80;
 
 pub(super) fn run(input: &[u8]) {
-    let mut input = Input(input);
-    let first = input.byte();
-    let table = TABLES[usize::from(first & !MENDED) % TABLES.len()];
-    let key_len = match table {
-        TableTag::State | TableTag::Id => usize::from(input.byte()),
-        TableTag::Memory => 8,
-        TableTag::Label | TableTag::Time | TableTag::Vector => 16,
-    };
-    let key = input.bytes(key_len);
-    let mut value = input.0.to_vec();
+    let (first, table, key, value) = parts(input);
+    let mut value = value.to_vec();
     if first & MENDED != 0 && value.len() >= CHECKSUM_LEN {
         let checksum = checksum(table, key, &value[CHECKSUM_LEN..]);
         value[..CHECKSUM_LEN].copy_from_slice(&checksum.to_le_bytes());
@@ -37,6 +29,19 @@ pub(super) fn run(input: &[u8]) {
         TableTag::Vector => location(u128::from_le_bytes(Input(key).array()), &value),
         TableTag::Id | TableTag::Label | TableTag::Time => number(table, key, &value),
     }
+}
+
+/// The first byte, the table that it names, and what is left of the input as a key and a value.
+fn parts(input: &[u8]) -> (u8, TableTag, &[u8], &[u8]) {
+    let mut input = Input(input);
+    let first = input.byte();
+    let table = TABLES[usize::from(first & !MENDED) % TABLES.len()];
+    let key_len = match table {
+        TableTag::State | TableTag::Id => usize::from(input.byte()),
+        TableTag::Memory => 8,
+        TableTag::Label | TableTag::Time | TableTag::Vector => 16,
+    };
+    (first, table, input.bytes(key_len), input.0)
 }
 
 /// Written here once more, as the spec has it, so that the two can disagree.
@@ -128,4 +133,18 @@ fn seed(table: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
         bytes.push(key.len().try_into().expect("a short key"));
     }
     [&bytes, key, value].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_sound_rows() {
+        for (name, seed) in seeds() {
+            let (_, table, key, value) = parts(&seed);
+            let stored = u32::from_le_bytes(Input(value).array());
+            assert_eq!(stored, checksum(table, key, &value[CHECKSUM_LEN..]), "{name}");
+        }
+    }
 }

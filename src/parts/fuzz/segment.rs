@@ -242,3 +242,40 @@ pub(super) fn seeds() -> Seeds {
         ("rolled", two(&sealed, &after_open)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_sound_segments_with_all_kinds_of_records() {
+        for sealed in [false, true] {
+            let first = sample(1, 1, None, sealed);
+            let second = sample(2, first.last_seq + 1, Some(&first), false);
+            let place = place();
+            put(&place, first.file());
+            put(&place, second.file());
+            drop(open(&place, second.last_seq).expect("a sound log"));
+            assert_eq!(records(&place).len() as u64, second.last_seq);
+            for segment in list(&place).expect("list").segments {
+                let verified = verify(&place, &segment, u64::MAX, |_, _| {}).expect("read");
+                assert!(verified.sealed || segment.header.number == 3);
+                assert_eq!(verified.flaws.len(), usize::from(!verified.sealed), "{:?}", verified.flaws);
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_record_counts_only_when_its_checksum_is_set_right() {
+        let mut short = sample(1, 1, None, false).short;
+        // The last byte that is no padding: padding is checked, but no checksum mends it.
+        let last = short.iter().rposition(|byte| *byte != 0).expect("records");
+        short[last] ^= 2;
+        let first_damaged = |first: u8| {
+            let place = place();
+            put(&place, expand(first, &short));
+            records(&place).len()
+        };
+        assert_eq!(first_damaged(RECORDS_MENDED), first_damaged(0) + 1);
+    }
+}

@@ -1,0 +1,49 @@
+//! The store on disks that fail.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::error::{Durability, ErrorKind};
+use crate::fs::faulty::{Call, FaultyDisk};
+use crate::memory::Remember;
+
+fn options(home: &Path, disk: FaultyDisk) -> Options {
+    Options::at(home).model(ModelSpec::None).background_embedding(false).disk(Arc::new(disk))
+}
+
+#[test]
+fn after_a_failed_sync_writes_are_refused_and_reads_go_on() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (disk, plan) = FaultyDisk::new(Call::Sync, io::ErrorKind::Other);
+    let store = Store::open(options(home.path(), disk)).expect("open");
+    let kept = store.remember(Remember::new("durable")).expect("remember").id;
+    plan.arm(1, 1);
+    let failed = store.remember(Remember::new("perhaps")).expect_err("the sync failed");
+    assert_eq!((failed.kind(), failed.durability()), (ErrorKind::CommitUnknown, Durability::Unknown));
+    let refused = store.remember(Remember::new("refused")).expect_err("poisoned");
+    assert_eq!((refused.kind(), refused.durability()), (ErrorKind::Poisoned, Durability::NotWritten));
+    assert_eq!(store.forget([&kept]).expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    assert_eq!(store.get(&kept).expect("reads go on").expect("there").text, "durable");
+    drop(store);
+    let store = Store::open(Options::at(home.path()).model(ModelSpec::None)).expect("open");
+    assert!(store.get(&kept).expect("get").is_some());
+    store.remember(Remember::new("after the reopen")).expect("remember");
+    let texts: Vec<_> =
+        store.list(&List::new()).expect("list").into_iter().map(|memory| memory.text).collect();
+    assert!(!texts.contains(&"refused".to_owned()));
+}
+
+#[test]
+fn a_full_disk_refuses_a_memory_and_keeps_all_others() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (disk, plan) = FaultyDisk::new(Call::Write, io::ErrorKind::StorageFull);
+    let store = Store::open(options(home.path(), disk)).expect("open");
+    plan.arm(1, 2);
+    let error = store.remember(Remember::new("no room")).expect_err("full");
+    assert_eq!((error.kind(), error.durability()), (ErrorKind::NoSpace, Durability::NotWritten));
+    let saved = store.remember(Remember::new("no room")).expect("space was freed");
+    assert_eq!(saved.duplicate_of, None, "what was not written leaves no trace");
+    assert_eq!(store.list(&List::new()).expect("list").len(), 1);
+}
