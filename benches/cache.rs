@@ -28,6 +28,7 @@ program nor the store was in the page cache (the system's own libraries were).
   --sizes LIST  memories in a store (1000,10000,100000)
   --runs N      fresh processes for each line, and new queries of a warm one (30)
   --cold N      fresh processes with a cold page cache (10)
+  --program P   also the built program, such as target/release/memento-kv, from its start to its end
   --dir DIR     where the stores are made";
 
 /// Words of a memory.
@@ -49,7 +50,8 @@ fn main() -> Result<()> {
     // A copy of its own, whose pages this process does not keep in the cache.
     let program = folder.path().join("program");
     std::fs::copy(std::env::current_exe().expect("this program"), &program).expect("copy");
-    let mut bench = Bench { program, queries: Random::new(7) };
+    let command_line = args.text("--program").map(PathBuf::from);
+    let mut bench = Bench { program, command_line, queries: Random::new(7) };
 
     println!("{:<52} {:>6} {:>11} {:>11} {:>11}", "", "runs", "p50", "p99", "least");
     let embeds = bench.embeds(folder.path(), runs)?;
@@ -70,7 +72,10 @@ fn main() -> Result<()> {
 }
 
 struct Bench {
+    /// This program, to be started as a child.
     program: PathBuf,
+    /// The program that users have.
+    command_line: Option<PathBuf>,
     queries: Random,
 }
 
@@ -137,6 +142,14 @@ impl Bench {
             cold.push(&self.recall_in_child(home, &query));
         }
         warm.print("A  fresh process, new query");
+        if let Some(program) = self.command_line.clone() {
+            let mut times = Times::default();
+            for _ in 0..runs {
+                let query = self.queries.question();
+                times.measure(|| run(&program, home, &query));
+            }
+            line("A  `memento-kv recall`, new query", &mut times);
+        }
         cold.print("A  fresh process, new query, cold page cache");
 
         let store = Store::open(Options::at(home))?;
@@ -179,6 +192,13 @@ impl Bench {
         let mut step = || steps.next().expect("two times");
         Child { steps: [step(), step()], whole }
     }
+}
+
+/// Asks with the program that users have.
+fn run(program: &Path, home: &Path, query: &str) {
+    let output =
+        Command::new(program).args(["recall", query, "--home"]).arg(home).output().expect("the program");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Times of fresh processes.

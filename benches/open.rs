@@ -25,6 +25,7 @@ Each opening is of a fresh copy, in the page cache.
   --words N     words of a text; 55 make rows of half a kilobyte (55)
   --vectors     memories have vectors of 384 dimensions
   --rounds N    openings (5)
+  --only HOME   only opens this store, for a profiler
   --dir DIR     where the databases are made; about 4 KB a memory, 10 KB with vectors";
 
 /// Rows of one transaction of redb.
@@ -53,6 +54,12 @@ fn main() -> Result<()> {
         vectors: args.has("--vectors"),
     };
     let rounds = args.number("--rounds", 5, 1);
+    if let Some(home) = args.text("--only") {
+        let start = Instant::now();
+        let store = Store::open(options(Path::new(home)))?;
+        println!("opened after {:.1?}", start.elapsed());
+        return store.close();
+    }
     if let Some(home) = args.text("--child-memento") {
         load_store(Path::new(home), &load)?;
         wait_for_death();

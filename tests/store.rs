@@ -229,7 +229,8 @@ fn filters_apply_before_ranking() {
             .on_duplicate(Duplicates::Keep);
         store.remember(remember).expect("remember");
     }
-    let cases: Vec<(Filter, Box<dyn Fn(i64) -> bool>)> = vec![
+    type Expected = Box<dyn Fn(i64) -> bool>;
+    let cases: Vec<(Filter, Expected)> = vec![
         (
             Filter { tags_any: vec!["odd".into(), "none".into()], ..Filter::default() },
             Box::new(|n| n % 2 == 1),
@@ -511,7 +512,8 @@ fn the_view_is_rebuilt_when_it_is_lost_damaged_or_foreign() {
         .collect();
     store.close().expect("close");
     let view = home.path().join("store/view.redb");
-    let damage: Vec<(&str, Box<dyn Fn()>)> = vec![
+    type Damage<'a> = (&'a str, Box<dyn Fn() + 'a>);
+    let damage: Vec<Damage<'_>> = vec![
         ("lost", Box::new(|| std::fs::remove_file(&view).expect("remove"))),
         ("empty", Box::new(|| std::fs::write(&view, b"").expect("write"))),
         ("no database", Box::new(|| std::fs::write(&view, b"this is no database").expect("write"))),

@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::Catalog;
 use super::guard::Fault;
 use super::snapshot::Snapshot;
+use super::{Catalog, Position};
 use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::format::op::{MemoryKey, ModelNumber};
@@ -38,6 +38,12 @@ impl<'a> View<'a> {
 
     fn head(&self) -> &Head {
         &self.snapshot.delta.head
+    }
+
+    /// Up to where the log has been applied in this state.
+    pub(crate) fn position(&self) -> Position {
+        let Head { applied_seq, segment, offset, .. } = *self.head();
+        Position { applied_seq, segment, offset }
     }
 
     /// How many memories there are in this state.

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, View};
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::ManifestV1;
 use crate::format::op::{MemoryKey, Op};
 use crate::fs::RealDisk;
 use crate::log::{self, Place, Segment};
@@ -63,7 +64,10 @@ pub struct CheckReport {
 
 const REBUILT: &str =
     "the view is derived: move store/view.redb away, it is rebuilt from the log at the next open";
+const KEPT: &str =
+    "keep store/view.redb: it may hold the only copy; put back the damaged segment, or restore a backup";
 const RESTORE: &str = "restore a backup, or put back the file from one";
+const REWRITTEN: &str = "the manifest is derived: it is written anew at the next open";
 
 impl Store {
     /// Reads every record of the log and every row of the view, and holds one against the other.
@@ -71,10 +75,14 @@ impl Store {
     /// # Errors
     /// When a file cannot be read. What is read and wrong is a finding.
     pub fn check(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        let (catalog, place, segments, last_seq) = self.settled()?;
+        let (catalog, place) = self.settled()?;
+        // One state of the view, and the segments that hold at least as much: others write meanwhile.
+        let view = catalog.view();
+        let segments = self.segments();
         let mut check = Check::new(place);
-        check.log(&segments, last_seq, progress)?;
-        check.view(&catalog)?;
+        check.manifest(&segments)?;
+        check.log(&segments, view.position().applied_seq, progress)?;
+        check.view(&catalog, &view)?;
         check.model();
         Ok(check.report)
     }
@@ -96,8 +104,9 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
     for (path, error) in &listing.unusable {
         check.found(path, error.offset(), "segment-header", error.message().to_owned(), RESTORE);
     }
+    let manifest = check.manifest(&listing.segments)?;
     // What a crash left behind the last acknowledged record is no damage: the next open drops it.
-    let last_seq = log::last_acknowledged(&check.place, &listing.segments)?;
+    let last_seq = log::last_acknowledged(&check.place, &listing.segments, manifest.as_ref())?;
     check.log(&listing.segments, last_seq, progress)?;
     Ok(check.report)
 }
@@ -125,6 +134,28 @@ impl Check {
             detail,
             repair: repair.to_owned(),
         });
+    }
+
+    /// The manifest, if it is whole; it names every segment.
+    fn manifest(&mut self, segments: &[Segment]) -> Result<Option<ManifestV1>> {
+        let path = self.place.manifest.clone();
+        let manifest = log::read_manifest(&self.place)?;
+        match &manifest {
+            None if self.place.disk.kind(&path)?.is_some() => {
+                self.found(&path, None, "manifest", "it is damaged or no file".to_owned(), REWRITTEN);
+            }
+            None => {}
+            Some(manifest) => {
+                let last = segments.last().map_or(0, |segment| segment.header.number);
+                // Those before the last are found by their links.
+                let missing = log::missing_numbers(segments, &manifest.segments);
+                for number in missing.into_iter().filter(|number| *number > last) {
+                    let detail = format!("segment {number} is missing");
+                    self.found(&path, None, "segment-missing", detail, RESTORE);
+                }
+            }
+        }
+        Ok(manifest)
     }
 
     fn log(&mut self, segments: &[Segment], last_seq: u64, progress: &mut dyn FnMut(Progress)) -> Result<()> {
@@ -155,7 +186,7 @@ impl Check {
                     RESTORE,
                 );
             }
-            self.report.bytes += segment.len;
+            self.report.bytes += verified.state.len;
             before = Some(verified);
         }
         progress(Progress::new(total, total));
@@ -195,12 +226,14 @@ impl Check {
         }
     }
 
-    fn view(&mut self, catalog: &Catalog) -> Result<()> {
+    fn view(&mut self, catalog: &Catalog, view: &View<'_>) -> Result<()> {
         let path = catalog.path().to_owned();
+        // A view that is built anew has only what the log gives.
+        let repair = if self.report.findings.is_empty() { REBUILT } else { KEPT };
         let damages = match catalog.check(&mut |_, _| {}) {
             Ok(damages) => damages,
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.found(&path, error.offset(), "view", error.message().to_owned(), REBUILT);
+                self.found(&path, error.offset(), "view", error.message().to_owned(), repair);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -211,10 +244,10 @@ impl Check {
                 (Some(table), None) => format!("table {table}: "),
                 (None, _) => String::new(),
             };
-            self.found(&path, damage.offset, "view-row", format!("{place}{}", damage.what), REBUILT);
+            self.found(&path, damage.offset, "view-row", format!("{place}{}", damage.what), repair);
         }
         let mut rows = Vec::new();
-        match catalog.view().for_each_row(MemoryKey(0), |row| {
+        match view.for_each_row(MemoryKey(0), |row| {
             rows.push((row.key, row.seq));
             ControlFlow::Continue(())
         }) {
@@ -228,11 +261,11 @@ impl Check {
                 Some(newest) if newest == *seq => {}
                 Some(newest) => {
                     let detail = format!("memory {} is at record {seq}, the log has record {newest}", key.0);
-                    self.found(&path, None, "view-stale", detail, REBUILT);
+                    self.found(&path, None, "view-stale", detail, repair);
                 }
                 None => {
                     let detail = format!("memory {} is in the view, but not in the log", key.0);
-                    self.found(&path, None, "view-stray", detail, REBUILT);
+                    self.found(&path, None, "view-stray", detail, repair);
                 }
             }
         }
@@ -245,7 +278,7 @@ impl Check {
                     None,
                     "view-missing",
                     format!("memory {} is in the log, but not in the view", key.0),
-                    REBUILT,
+                    repair,
                 );
             }
         }

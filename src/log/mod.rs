@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use commit::{Committed, Log, Planned, Staged};
-pub(crate) use recover::{last_acknowledged, recover, segments_gone};
+pub(crate) use recover::{last_acknowledged, missing_numbers, recover, segments_gone};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
 pub(crate) use verify::{Verified, verify};
 

@@ -11,7 +11,7 @@ use super::tail::{
 use super::{Listing, Place, Segment, list, parse_segment_name, read_manifest};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::TailV1;
+use crate::format::manifest::{ManifestV1, TailV1};
 use crate::format::op::{Op, OpKind};
 use crate::format::record::RecordHeader;
 use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
@@ -60,11 +60,7 @@ pub(crate) fn recover(
     let known = manifest.as_ref().map_or(&[][..], |manifest| &manifest.segments);
     let missing = missing_numbers(&segments, known);
     check_end(place, &segments, &unusable, &missing)?;
-    // A clean close is a proof, too, as long as the manifest that tells of it is there.
-    let durable_seq = manifest
-        .as_ref()
-        .and_then(|manifest| manifest.clean_tail)
-        .map_or(applied_seq, |tail| tail.last_seq.max(applied_seq));
+    let durable_seq = closed_at(manifest.as_ref()).max(applied_seq);
     let generation = manifest.as_ref().map_or(0, |manifest| manifest.generation);
 
     let Some(last) = segments.last() else {
@@ -182,7 +178,13 @@ fn check_end(
     Ok(())
 }
 
-fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
+/// The sequence at the last clean close. It proves what was durable as long as the manifest that tells of it is there.
+fn closed_at(manifest: Option<&ManifestV1>) -> u64 {
+    manifest.and_then(|manifest| manifest.clean_tail).map_or(0, |tail| tail.last_seq)
+}
+
+/// Numbers of segments that others or the manifest name, but that are not there.
+pub(crate) fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
     let there: Vec<u64> = segments.iter().map(|segment| segment.header.number).collect();
     let mut named: Vec<u64> =
         segments.iter().map(|segment| segment.header.prev_number).filter(|number| *number != 0).collect();
@@ -197,10 +199,15 @@ fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
 ///
 /// # Errors
 /// When the last segment cannot be read.
-pub(crate) fn last_acknowledged(place: &Place, segments: &[Segment]) -> Result<u64> {
-    let Some(last) = segments.last() else { return Ok(0) };
-    match find_end(place, last, 0) {
-        Ok(end) => Ok(end.state.last_seq),
+pub(crate) fn last_acknowledged(
+    place: &Place,
+    segments: &[Segment],
+    manifest: Option<&ManifestV1>,
+) -> Result<u64> {
+    let durable_seq = closed_at(manifest);
+    let Some(last) = segments.last() else { return Ok(durable_seq) };
+    match find_end(place, last, durable_seq) {
+        Ok(end) => Ok(end.state.last_seq.max(durable_seq)),
         // It is damaged: everything that can be read in it is looked at.
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(u64::MAX),
         Err(error) => Err(error),
@@ -255,7 +262,7 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64) -> Result<End> {
                     Err(damage) => return Err(damaged(damage.to_string())),
                 }
                 if !scanner.rest_is_empty()? {
-                    return Err(damaged("bytes follow the seal".to_owned()));
+                    return Err(Error::corrupt(&segment.path, scanner.offset(), "bytes follow the seal"));
                 }
                 let sealed_len = Some(scanner.offset());
                 return Ok(End { state, proven_len: state.len, sealed_len, torn: None });
@@ -341,6 +348,10 @@ fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
         file.set_len(sealed_len)?;
         file.sync()?;
         return file.make_read_only();
+    }
+    if end.torn.is_some() {
+        // Gone for good before the seal is written: a crash in between must not leave a seal with bytes behind it.
+        file.set_len(state.len)?;
     }
     rewrite(&*file, end.proven_len, state.len)?;
     if state.records > 0 {

@@ -26,6 +26,9 @@ pub(crate) enum ScanEnd {
     Damaged(Damage),
 }
 
+/// One whole record: its header, its payload, and its offset in the file.
+pub(crate) type Scanned<'a> = (RecordHeader, &'a [u8], u64);
+
 /// Reads records of one segment in order, through one buffer.
 pub(crate) struct Scanner<'a> {
     file: &'a dyn DiskFile,
@@ -58,7 +61,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(crate) fn next(&mut self) -> Result<Result<(RecordHeader, &[u8], u64), ScanEnd>> {
+    pub(crate) fn next(&mut self) -> Result<Result<Scanned<'_>, ScanEnd>> {
         let mut need = RECORD_ALIGN;
         loop {
             if self.offset >= self.file_len {

@@ -355,7 +355,7 @@ impl Active {
     }
 
     fn zero_fill_to(&mut self, target: u64) -> Result<(), WriteError> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let write = || -> Result<()> {
             let mut offset = self.filled;
             while offset < target {

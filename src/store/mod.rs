@@ -248,10 +248,15 @@ impl Store {
         Ok(rows.into_iter().map(|row| row.memory).collect())
     }
 
-    /// For a check: the view, where the log is, and up to which sequence both say the same.
-    pub(crate) fn settled(&self) -> Result<(Arc<Catalog>, Place, Vec<Segment>, u64)> {
-        let (catalog, last_seq) = self.inner.settled()?;
-        Ok((catalog, self.inner.place.clone(), self.inner.log.segments().all(), last_seq))
+    /// For a check: the view with everything that is durable, and where the log is.
+    pub(crate) fn settled(&self) -> Result<(Arc<Catalog>, Place)> {
+        let catalog = self.inner.apply_committed(&mut self.inner.applying())?;
+        Ok((catalog, self.inner.place.clone()))
+    }
+
+    /// All segments of the log.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        self.inner.log.segments().all()
     }
 
     /// Writes what is only in memory and lets go of the store. With other handles still there, only the former.
@@ -280,7 +285,8 @@ impl std::fmt::Debug for Store {
 /// # Errors
 /// Those of [`Store::open`].
 pub fn get_store() -> Result<Store> {
-    static STORES: OnceLock<Mutex<HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>>> = OnceLock::new();
+    type Opened = HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>;
+    static STORES: OnceLock<Mutex<Opened>> = OnceLock::new();
     let home = locate(&HomeInputs::of_process(None))?;
     let mut stores = lock(STORES.get_or_init(Mutex::default));
     if let Some((inner, alive)) = stores.get(&home.path)
@@ -314,14 +320,6 @@ impl Inner {
     fn catalog(&self) -> Result<Arc<Catalog>> {
         let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(catalog.as_ref().expect("the view is there until the store is shut")))
-    }
-
-    /// The view with everything applied that is durable, and up to which sequence that is.
-    fn settled(&self) -> Result<(Arc<Catalog>, u64)> {
-        let mut applying = self.applying();
-        let catalog = self.apply_committed(&mut applying)?;
-        let last_seq = catalog.position().applied_seq;
-        Ok((catalog, last_seq))
     }
 
     /// Leaves files so that the next open need not recover. Does nothing the second time.

@@ -219,8 +219,8 @@ pub(super) fn build_view(
     let store_id = segments.first().expect("a log has a segment").header.store_id;
     let beside = layout.folder.join("view.redb.new.tmp");
     let remove_leftover = || match disk.kind(&beside)? {
-        Some(Kind::File(_)) => disk.remove(&beside),
-        _ => Ok(()),
+        Some(Kind::File(_) | Kind::Other) => disk.remove(&beside),
+        Some(Kind::Folder) | None => Ok(()),
     };
     remove_leftover()?;
     let built = Catalog::create(&beside, store_id, CACHE_BYTES_DEFAULT).and_then(|view| {

@@ -24,6 +24,9 @@ use crate::scope::{Deadline, Scope};
 use crate::text::TextIndex;
 use crate::vector::VectorSet;
 
+/// The vector of a question, and the model it belongs to.
+type QueryVector = (ModelNumber, ModelIdentity, Arc<[f32]>);
+
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Rows that are loaded between two looks at the clock.
@@ -293,11 +296,7 @@ impl Inner {
     }
 
     /// The vector of the question under the store's model; `None` when words alone rank.
-    fn query_vector(
-        &self,
-        recall: &Recall,
-        degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn query_vector(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
         let Some((number, identity)) = self.models.active() else {
             // Without a model there are no vectors, and without memories nothing is missing.
             return self.without_model(recall, degraded);
@@ -332,11 +331,7 @@ impl Inner {
         }
     }
 
-    fn without_model(
-        &self,
-        recall: &Recall,
-        degraded: &mut Vec<Degraded>,
-    ) -> Result<Option<(ModelNumber, ModelIdentity, Arc<[f32]>)>> {
+    fn without_model(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
         if self.read(|catalog| Ok(catalog.count()))? == 0 {
             return Ok(None);
         }

@@ -298,18 +298,19 @@ impl Inner {
             plan.after_seq = plan.after_seq.max(current.seq);
             return Ok(Remembered { id: id.clone(), seq: current.seq, duplicate_of: Some(id.clone()) });
         }
-        if item.duplicates == Duplicates::Merge && item.id.is_none() {
-            if let Some(current) = self.same_text(plan.pending, &item.collection, &item.text)? {
-                let id = current.memory.id.clone();
-                let merged = merge(Memory::clone(&current.memory), &item.tags, item.importance);
-                let seq = if merged == *current.memory {
-                    plan.after_seq = plan.after_seq.max(current.seq);
-                    current.seq
-                } else {
-                    plan.update(&current, merged, None)
-                };
-                return Ok(Remembered { duplicate_of: Some(id.clone()), id, seq });
-            }
+        if item.duplicates == Duplicates::Merge
+            && item.id.is_none()
+            && let Some(current) = self.same_text(plan.pending, &item.collection, &item.text)?
+        {
+            let id = current.memory.id.clone();
+            let merged = merge(Memory::clone(&current.memory), &item.tags, item.importance);
+            let seq = if merged == *current.memory {
+                plan.after_seq = plan.after_seq.max(current.seq);
+                current.seq
+            } else {
+                plan.update(&current, merged, None)
+            };
+            return Ok(Remembered { duplicate_of: Some(id.clone()), id, seq });
         }
         let id = match &item.id {
             Some(id) => id.clone(),

@@ -1,5 +1,6 @@
 //! What the hard tests share: seeded randomness, an embedder of letters, folders, kill images, children.
 
+#![allow(clippy::print_stderr, reason = "a seed and a hang must be seen")]
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 use std::collections::BTreeMap;

@@ -79,7 +79,8 @@ impl Page {
 
     /// The bytes of the indented block under a heading.
     fn example(self, heading: &str) -> Vec<u8> {
-        let section = self.text().split("\n## ").find(|section| section.starts_with(heading)).expect("a section");
+        let section =
+            self.text().split("\n## ").find(|section| section.starts_with(heading)).expect("a section");
         let lines = section.lines().filter_map(|line| line.strip_prefix("    "));
         from_hex(&lines.collect::<String>())
     }

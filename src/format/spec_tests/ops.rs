@@ -172,7 +172,8 @@ fn structs_have_the_fields_of_their_tables() {
         let rows: Vec<_> = rows.iter().map(|row| (row[0], plain(row[1]).to_owned())).collect();
         assert_eq!(rows, expected, "{name}");
     }
-    let sections =
-        |page: Page| page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count();
+    let sections = |page: Page| {
+        page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count()
+    };
     assert_eq!(sections(OP) + sections(MANIFEST), 9);
 }

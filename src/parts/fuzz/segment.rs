@@ -19,7 +19,8 @@ use crate::format::record::chain;
 use crate::format::segment::{SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::Access;
 use crate::log::{
-    Log, Place, Planned, Scanner, Staged, last_acknowledged, list, open_segment, recover, verify,
+    Log, Place, Planned, Scanner, Staged, last_acknowledged, list, open_segment, read_manifest, recover,
+    verify,
 };
 
 pub(super) const STORE: [u8; 16] = [9; 16];
@@ -96,7 +97,8 @@ pub(super) fn put_file(place: &Place, path: &Path, bytes: Vec<u8>) {
 /// Looks without changing anything, as `check` does.
 fn look(place: &Place) {
     let Ok(listing) = list(place) else { return };
-    let _ = last_acknowledged(place, &listing.segments);
+    let manifest = read_manifest(place).ok().flatten();
+    let _ = last_acknowledged(place, &listing.segments, manifest.as_ref());
     for segment in &listing.segments {
         verify(place, segment, u64::MAX, |_, _| {}).expect("the disk works");
     }
