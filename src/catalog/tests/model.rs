@@ -84,6 +84,7 @@ impl Model {
         }
         assert_eq!(view.collections().expect("counts"), collections.into_iter().collect::<Vec<_>>());
 
+        assert_eq!(catalog.active_model(), self.active);
         self.check_vectors(&view);
         for filter in filters {
             self.check_filter(&view, filter);
@@ -269,7 +270,6 @@ fn view_says_what_a_plain_map_says_after_any_operations() {
         let filters: Vec<Filter> =
             std::iter::once(Filter::default()).chain((0..40).map(|_| dice.filter())).collect();
         let model = Model::of(&script);
-        println!("seed {seed}, {} memories", model.memories.len());
         model.check(&catalog, &filters);
         catalog.close().expect("a close");
         model.check(&reopened(&path), &filters);

@@ -2,6 +2,8 @@
 //! `cargo test --release --lib --no-default-features catalog::tests::speed -- --ignored --nocapture`.
 //! `MEMORIES=1000000` sets how many memories there are.
 
+#![allow(clippy::print_stdout, reason = "it prints figures")]
+
 use std::time::Duration;
 
 use super::*;
@@ -85,6 +87,13 @@ fn figures_of_the_view() {
         times.push(begun.elapsed() / 16);
     }
     print_times("apply of one in 16", times);
+    // A copy of the file is what a killed process leaves.
+    let killed = path.with_extension("killed");
+    std::fs::copy(&path, &killed).expect("a copy");
+    std::fs::File::open(&killed).and_then(|file| file.sync_all()).expect("a sync");
+    let left = timed("open after a crash", || reopened(&killed));
+    assert_eq!(left.position(), position_after(count as u64 + 8192));
+    drop(left);
     timed("close", || catalog.close().expect("a close"));
 
     let catalog = timed("open", || match Catalog::open(&path, STORE, CACHE_BYTES_DEFAULT) {
