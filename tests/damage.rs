@@ -6,10 +6,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Rng, everything, overwrite, segments, set_mode};
 use memento_kv::check::{CheckReport, CheckStatus, check_files};
+use memento_kv::embed::Embedder;
 use memento_kv::{ErrorKind, Filter, List, Memory, MemoryId, Mode, Options, Recall, Remember, Store, Update};
 
 const HANGS: Duration = Duration::from_secs(60);
@@ -672,7 +674,8 @@ fn damaged_rows_are_healed_wherever_they_are_met() {
             assert_eq!(store.remember(other).expect_err("conflict").kind(), ErrorKind::Conflict);
         }),
         ("embed", |store| {
-            store.reembed_with(&common::Letters::named("others"), &mut |_| {}).expect("reembed");
+            let others: Arc<dyn Embedder> = common::Letters::named("others");
+            store.reembed_with(&others, &mut |_| {}).expect("reembed");
         }),
     ];
     for (name, meet) in meetings {

@@ -1,77 +1,16 @@
 //! The store through its public API.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use common::{folder as home, open, options};
 use memento_kv::clock::ManualClock;
-use memento_kv::embed::{Embedder, ModelIdentity, ModelSpec};
 use memento_kv::{
-    Degraded, Duplicates, Error, ErrorKind, Filter, List, MemoryId, Mode, OnConflict, Options, Order, Recall,
-    Remember, Result, Store, Update,
+    Duplicates, ErrorKind, Filter, List, MemoryId, Mode, OnConflict, Order, Recall, Remember, Store, Update,
 };
-
-/// Letters as a vector: enough meaning for a test, and it can be told to fail.
-struct Letters {
-    identity: ModelIdentity,
-    broken: Mutex<bool>,
-}
-
-impl Letters {
-    fn new(name: &str) -> Arc<Self> {
-        let identity = ModelIdentity {
-            name: name.to_owned(),
-            weights_sha256: String::new(),
-            tokenizer_sha256: String::new(),
-            dimensions: 27,
-            pooling: "mean".to_owned(),
-            normalized: true,
-            max_tokens: 256,
-            document_form: "text/1".to_owned(),
-            query_form: "query/1".to_owned(),
-            engine: "letters/1".to_owned(),
-        };
-        Arc::new(Self { identity, broken: Mutex::new(false) })
-    }
-
-    fn set_broken(&self, broken: bool) {
-        *self.broken.lock().expect("lock") = broken;
-    }
-}
-
-impl Embedder for Letters {
-    fn identity(&self) -> &ModelIdentity {
-        &self.identity
-    }
-
-    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
-        if *self.broken.lock().expect("lock") {
-            return Err(Error::new(ErrorKind::Model, "broken for a test"));
-        }
-        let mut vector = vec![0.0; 27];
-        vector[26] = 0.1;
-        for letter in text.bytes().filter(u8::is_ascii_lowercase) {
-            vector[usize::from(letter - b'a')] += 1.0;
-        }
-        Ok(vec![vector])
-    }
-
-    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
-        Ok(self.embed_document(query)?.remove(0))
-    }
-}
-
-fn options(home: &Path) -> Options {
-    Options::at(home).embedder(Letters::new("letters")).background_embedding(false)
-}
-
-fn open(home: &Path) -> Store {
-    Store::open(options(home)).expect("open")
-}
-
-fn home() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a temporary folder")
-}
 
 fn texts(store: &Store) -> Vec<String> {
     let all = store.list(&List::new().limit(10_000).order(Order::Oldest)).expect("list");
@@ -267,98 +206,6 @@ fn filters_apply_before_ranking() {
         listed.reverse();
         assert_eq!(listed, expected);
     }
-}
-
-#[test]
-fn a_group_is_durable_before_it_is_embedded_and_found_by_words_until_then() {
-    let home = home();
-    let store = open(home.path());
-    let group = (0..10).map(|n| Remember::new(format!("group memory {n}"))).collect();
-    assert_eq!(store.remember_many(group).expect("remember").len(), 10);
-    let stats = store.stats().expect("stats");
-    assert_eq!((stats.memories, stats.embedded, stats.pending), (10, 0, 10));
-    let answer = store.recall(Recall::new("group memory 7")).expect("recall");
-    assert_eq!(answer.results[0].text, "group memory 7");
-    assert!(!answer.degraded.is_empty());
-    drop(store); // As after a crash: what is due is still due.
-    let store = open(home.path());
-    let embedded = store.embed_pending(&mut |_| {}).expect("embed");
-    assert_eq!((embedded.embedded, embedded.failed, store.stats().expect("stats").pending), (10, 0, 0));
-    assert!(store.recall(Recall::new("group memory 7")).expect("recall").degraded.is_empty());
-}
-
-#[test]
-fn vectors_are_made_behind_the_calls() {
-    let home = home();
-    let store = Store::open(options(home.path()).background_embedding(true)).expect("open");
-    store.remember_many((0..200).map(|n| Remember::new(format!("memory {n}"))).collect()).expect("remember");
-    while store.stats().expect("stats").pending > 0 {
-        std::thread::yield_now();
-    }
-    assert_eq!(store.stats().expect("stats").embedded, 200);
-}
-
-#[test]
-fn a_failed_embedding_never_costs_the_memory() {
-    let home = home();
-    let letters = Letters::new("letters");
-    letters.set_broken(true);
-    let store = Store::open(options(home.path()).embedder(letters.clone())).expect("open");
-    store.remember(Remember::new("kept without a vector")).expect("remember");
-    let answer = store.recall(Recall::new("vector")).expect("words answer");
-    assert_eq!(answer.results.len(), 1);
-    assert!(matches!(answer.degraded[..], [Degraded::NoModel(_)]), "{:?}", answer.degraded);
-    assert_eq!(
-        store.recall(Recall::new("vector").mode(Mode::Vector)).expect_err("no vector").kind(),
-        ErrorKind::Model
-    );
-    letters.set_broken(false);
-    store.embed_pending(&mut |_| {}).expect("embed");
-    assert!(store.recall(Recall::new("vector kept")).expect("recall").degraded.is_empty());
-}
-
-#[test]
-fn another_model_is_never_used_instead_and_reembed_converts() {
-    let home = home();
-    let store = open(home.path());
-    store.remember(Remember::new("made by letters")).expect("remember");
-    store.close().expect("close");
-    let other = Letters::new("other letters");
-    let store = Store::open(options(home.path()).embedder(other.clone())).expect("open");
-    let answer = store.recall(Recall::new("letters")).expect("words answer");
-    assert_eq!(answer.results.len(), 1);
-    assert!(matches!(answer.degraded[..], [Degraded::NoModel(_)]), "{:?}", answer.degraded);
-    assert!(store.stats().expect("stats").model_problem.is_some());
-    let other: Arc<dyn Embedder> = other;
-    store.reembed_with(&other, &mut |_| {}).expect("reembed");
-    assert!(store.recall(Recall::new("letters made")).expect("recall").degraded.is_empty());
-    drop(store);
-    let store = Store::open(options(home.path()).embedder(other)).expect("open");
-    assert!(store.recall(Recall::new("letters")).expect("recall").degraded.is_empty());
-    assert_eq!(store.stats().expect("stats").model.expect("a model").name, "other letters");
-}
-
-#[test]
-fn callers_may_give_all_vectors() {
-    let home = home();
-    let options = || Options::at(home.path()).model(ModelSpec::None);
-    let store = Store::open(options()).expect("open");
-    let north = store.remember(Remember::new("north").vector([0.0, 2.0])).expect("remember").id;
-    store.remember(Remember::new("east").vector([1.0, 0.0])).expect("remember");
-    let answer = store.recall(Recall::by_vector([0.1, 1.0]).topk(1)).expect("recall");
-    assert_eq!(answer.results[0].id, north);
-    for bad in
-        [vec![], vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![1.0; 3], vec![1.0; 5000]]
-    {
-        assert_eq!(
-            store.remember(Remember::new("bad").vector(bad.clone())).expect_err("refused").kind(),
-            ErrorKind::Invalid
-        );
-        assert_eq!(store.recall(Recall::by_vector(bad)).expect_err("refused").kind(), ErrorKind::Invalid);
-    }
-    drop(store);
-    let store = Store::open(options()).expect("open");
-    assert_eq!(store.recall(Recall::by_vector([0.1, 1.0]).topk(1)).expect("recall").results[0].id, north);
 }
 
 #[test]

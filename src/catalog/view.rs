@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::guard::Fault;
 use super::snapshot::Snapshot;
 use super::{Catalog, Position};
-use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
@@ -14,6 +13,7 @@ use crate::format::row::{
     Head, Label, Row, RowHeader, StateKey, TableTag, decode_model, decode_number, label_key, memory_key,
     vector_count_key, vector_key,
 };
+use crate::memory::ModelIdentity;
 
 /// Rows and entries that are read in one go, between calls of a caller's function.
 const CHUNK_LEN: usize = 256;

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Damage, codec};
-use crate::embed::ModelIdentity;
-use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId};
+use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId, ModelIdentity};
 
 /// The store's own name of a memory: the sequence of the record that first stored it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,8 +9,7 @@ use sha2::{Digest, Sha256};
 use super::Damage;
 use super::op::{MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
 use super::record::Location;
-use crate::embed::ModelIdentity;
-use crate::memory::Memory;
+use crate::memory::{Memory, ModelIdentity};
 
 /// Version of everything in this file; another one makes the view unusable, and it is rebuilt.
 pub(crate) const VIEW_VERSION: u16 = 1;

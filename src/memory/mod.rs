@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock. Every value that a caller can give is checked here, once, before it meets the store.
 
 mod limits;
+mod model;
 mod query;
 mod write;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub use limits::*;
+pub use model::ModelIdentity;
 pub use query::{Answer, Degraded, Explain, Filter, List, Match, Mode, Order, Recall};
 pub use write::{Duplicates, Forgotten, Remember, Remembered, Update, Updated};
 

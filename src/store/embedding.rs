@@ -1,27 +1,25 @@
-//! The store's embedding model, and vectors that are made after the durable write.
+//! Vectors that are made when a memory is stored, or after the durable write.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Inner, Options, Progress, Store, apply, lock};
-use crate::catalog::Catalog;
-use crate::embed::minilm::MiniLm;
-use crate::embed::{self, Embedder, ModelIdentity, ModelSpec};
+use super::models::Activate;
+use super::{Inner, Progress, Store, apply, lock};
+use crate::embed::{Embedder, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors, WINDOWS_MAX};
 use crate::log::Planned;
 
-/// Memories whose vectors are made and stored together.
+/// Memories whose vectors are made at once.
 const JOB_MEMORIES: usize = 64;
+/// Most bytes of vectors of one memory. A record holds them beside the longest text.
+const VECTORS_LEN_MAX: usize = 12 << 20;
+/// Vectors of a job are committed when they have this many bytes.
+const COMMIT_LEN: usize = 8 << 20;
 /// How long the embedding thread waits after a failure before it tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Name of the model of a store whose callers give all vectors themselves.
-const CALLER_MODEL: &str = "caller";
 
 /// What became of the vectors that were due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,135 +31,6 @@ pub struct Embedded {
     pub failed: u64,
 }
 
-/// The models of a store.
-pub(super) struct Models {
-    spec: ModelSpec,
-    models_dir: PathBuf,
-    given: Option<Arc<dyn Embedder>>,
-    known: RwLock<Known>,
-    /// The embedder of the store's model, loaded when it is first needed.
-    loaded: Mutex<Option<Loaded>>,
-}
-
-type Loaded = Result<Option<Arc<dyn Embedder>>, Arc<str>>;
-
-/// The models that have numbers, and the one that recall uses.
-#[derive(Clone, Default)]
-struct Known {
-    numbers: BTreeMap<ModelNumber, Arc<ModelIdentity>>,
-    active: Option<ModelNumber>,
-}
-
-impl Known {
-    fn read(catalog: &Catalog) -> Result<Self> {
-        let models = catalog.view().models()?.into_iter();
-        let numbers = models.map(|(number, identity)| (number, Arc::new(identity))).collect();
-        Ok(Self { numbers, active: catalog.active_model() })
-    }
-}
-
-impl Models {
-    pub(super) fn new(options: &Options, catalog: &Catalog) -> Result<Self> {
-        let models_dir = options
-            .models_dir
-            .clone()
-            .or_else(|| {
-                std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
-            })
-            .unwrap_or_else(|| options.home.join("models"));
-        let known = Known::read(catalog)?;
-        Ok(Self {
-            spec: options.model.clone(),
-            models_dir,
-            given: options.embedder.clone(),
-            known: RwLock::new(known),
-            loaded: Mutex::new(None),
-        })
-    }
-
-    /// Number and identity of the store's model.
-    pub(super) fn active(&self) -> Option<(ModelNumber, Arc<ModelIdentity>)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.active.and_then(|number| Some((number, known.numbers.get(&number)?.clone())))
-    }
-
-    /// The embedder of the store's model; `None` when the store is one of words only.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Model`] when the model that made the store's vectors is not there. Never another model instead.
-    pub(super) fn embedder(&self) -> Result<Option<Arc<dyn Embedder>>> {
-        let mut loaded = lock(&self.loaded);
-        let result = loaded.get_or_insert_with(|| self.load().map_err(|error| describe(&error)));
-        result.clone().map_err(|why| Error::new(ErrorKind::Model, why.to_string()))
-    }
-
-    fn load(&self) -> Result<Option<Arc<dyn Embedder>>> {
-        let Some((_, identity)) = self.active() else { return self.candidate() };
-        let candidate = self.candidate();
-        if let Ok(Some(embedder)) = &candidate
-            && *embedder.identity() == *identity
-        {
-            return candidate;
-        }
-        // The store's own model counts, not what the configuration asks for new stores.
-        if let Ok(builtin) = MiniLm::builtin()
-            && *builtin.identity() == *identity
-        {
-            return Ok(Some(Arc::new(builtin)));
-        }
-        for spec in specs_of(&identity) {
-            if let Ok(Some(embedder)) = load_model(&spec, &self.models_dir)
-                && *embedder.identity() == *identity
-            {
-                return Ok(Some(embedder));
-            }
-        }
-        if identity.engine == CALLER_MODEL {
-            return Ok(None);
-        }
-        let why = match candidate {
-            Err(error) => error.to_string(),
-            Ok(_) => "the model that was asked for is another one".to_owned(),
-        };
-        Err(Error::new(
-            ErrorKind::Model,
-            format!("the store's vectors were made by {}, which cannot be loaded: {why}", identity.name),
-        )
-        .hint("provide that model again, or convert the store with `memento-kv reembed --model NAME`"))
-    }
-
-    /// The embedder that was asked for.
-    fn candidate(&self) -> Result<Option<Arc<dyn Embedder>>> {
-        match &self.given {
-            Some(given) => Ok(Some(Arc::clone(given))),
-            None => load_model(&self.spec, &self.models_dir),
-        }
-    }
-
-    fn forget_loaded(&self) {
-        *lock(&self.loaded) = None;
-    }
-}
-
-/// Where the model of this identity may be: in a folder of its name, or under the name it is fetched by.
-fn specs_of(identity: &ModelIdentity) -> impl Iterator<Item = ModelSpec> {
-    let fetched = embed::list().into_iter().filter(|model| model.repository == identity.name);
-    let folder = ModelSpec::Dir(PathBuf::from(&identity.name));
-    fetched.map(|model| ModelSpec::Named(model.name)).chain([folder])
-}
-
-/// The embedder of a spec; `None` for words only.
-fn load_model(spec: &ModelSpec, models_dir: &Path) -> Result<Option<Arc<dyn Embedder>>> {
-    embed::load(spec, models_dir, || Ok(Arc::new(MiniLm::builtin()?)))
-}
-
-fn describe(error: &Error) -> Arc<str> {
-    match error.hint_text() {
-        Some(hint) => format!("{error}; {hint}").into(),
-        None => error.to_string().into(),
-    }
-}
-
 impl Store {
     /// Makes the vectors that are due and returns when they are stored. A crash or a stop in between loses nothing:
     /// what is done is done, the rest stays due.
@@ -169,9 +38,10 @@ impl Store {
     /// # Errors
     /// [`Model`](ErrorKind::Model) when the store's model is not there; otherwise as [`Store::remember`].
     pub fn embed_pending(&self, progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
-        let Some(embedder) = self.inner.models.embedder()? else { return Ok(Embedded::default()) };
-        let number = self.inner.active_number(embedder.identity())?;
-        self.inner.embed_missing(&*embedder, number, progress, &|| false)
+        match self.inner.embedder()? {
+            Some((number, embedder)) => self.inner.embed_missing(&*embedder, number, progress, &|| false),
+            None => Ok(Embedded::default()),
+        }
     }
 
     /// Moves the store to a model, or with `None` makes what is due for the present one. All vectors are made anew
@@ -182,8 +52,7 @@ impl Store {
     /// As [`Store::embed_pending`].
     pub fn reembed(&self, model: Option<&ModelSpec>, progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
         let Some(spec) = model else { return self.embed_pending(progress) };
-        let inner = &self.inner;
-        let Some(embedder) = load_model(spec, &inner.models.models_dir)? else {
+        let Some(embedder) = self.inner.models.other(spec)? else {
             return Err(Error::new(ErrorKind::Invalid, "a store cannot be converted to no model")
                 .hint("`recall --mode text` ranks by words only"));
         };
@@ -200,7 +69,7 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Embedded> {
         let inner = &self.inner;
-        let number = inner.register(embedder.identity(), false)?;
+        let number = inner.register(embedder.identity(), Activate::No)?;
         let embedded = inner.embed_missing(&**embedder, number, progress, &|| false)?;
         if embedded.failed > 0 {
             return Err(Error::new(
@@ -209,9 +78,9 @@ impl Store {
             )
             .hint("run it again: what is done is kept"));
         }
-        inner.activate(number)?;
-        inner.models.forget_loaded();
-        *lock(&inner.models.loaded) = Some(Ok(Some(Arc::clone(embedder))));
+        inner.activate(embedder)?;
+        // Memories that others stored in this moment have vectors of the former model.
+        inner.wake_embedder();
         Ok(embedded)
     }
 }
@@ -219,15 +88,15 @@ impl Store {
 impl Inner {
     /// Vectors of a new text; `None` when they are to be made later, or never.
     pub(super) fn vectors_of(&self, text: &str) -> Result<Option<Vectors>> {
-        let embedder = match self.models.embedder() {
+        let (number, embedder) = match self.embedder() {
             Ok(Some(embedder)) => embedder,
             Ok(None) => return Ok(None),
-            Err(error) => {
+            Err(error) if error.kind() == ErrorKind::Model => {
                 tracing::warn!(%error, "stored without a vector");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
-        let number = self.active_number(embedder.identity())?;
         match embed(&*embedder, number, text) {
             Ok(vectors) => Ok(Some(vectors)),
             Err(error) => {
@@ -240,83 +109,10 @@ impl Inner {
     /// A vector that the caller gives, at length 1.
     pub(super) fn given_vectors(&self, vector: &[f32]) -> Result<Vectors> {
         let dimensions = u32::try_from(vector.len()).expect("dimensions are limited at the door");
-        let (model, expected) = match self.models.active() {
-            Some((number, identity)) => (number, identity.dimensions),
-            None => {
-                let identity = match self.models.embedder() {
-                    Ok(Some(embedder)) => embedder.identity().clone(),
-                    _ => caller_identity(dimensions),
-                };
-                // A wrong vector must not decide what a new store is.
-                if identity.dimensions == dimensions {
-                    (self.register(&identity, true)?, dimensions)
-                } else {
-                    (ModelNumber(0), identity.dimensions)
-                }
-            }
-        };
-        if dimensions != expected {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("the vector has {dimensions} dimensions, the store's model has {expected}"),
-            ));
-        }
+        let model = self.number_for_given(dimensions)?;
         let mut values = vector.to_vec();
         normalize(&mut values);
         Ok(Vectors { model, dimensions, values })
-    }
-
-    /// The number of the store's model; a new store gets this one.
-    fn active_number(&self, identity: &ModelIdentity) -> Result<ModelNumber> {
-        match self.models.active() {
-            Some((number, _)) => Ok(number),
-            None => self.register(identity, true),
-        }
-    }
-
-    /// Gives a model a number, unless it has one, and makes it the store's if asked.
-    fn register(&self, identity: &ModelIdentity, activate: bool) -> Result<ModelNumber> {
-        let number = self.log.commit(|_, next_seq| {
-            let mut known = self.models.known.write().unwrap_or_else(PoisonError::into_inner);
-            let have =
-                known.numbers.iter().find(|(_, other)| ***other == *identity).map(|(number, _)| *number);
-            let number =
-                have.unwrap_or(ModelNumber(known.numbers.keys().last().map_or(1, |last| last.0 + 1)));
-            let mut ops = Vec::new();
-            if have.is_none() {
-                ops.push(Arc::new(Op::Model { number, identity: identity.clone() }));
-                known.numbers.insert(number, Arc::new(identity.clone()));
-            }
-            if activate && known.active.is_none() {
-                ops.push(Arc::new(Op::UseModel { number }));
-                known.active = Some(number);
-            }
-            let after_seq = next_seq + ops.len() as u64 - u64::from(!ops.is_empty());
-            Ok(Planned { after_seq: if ops.is_empty() { 0 } else { after_seq }, ops, outcome: number })
-        });
-        if number.is_err() {
-            self.reload_known()?;
-        }
-        let number = number?;
-        self.committed();
-        Ok(number)
-    }
-
-    /// Recall uses this model from here on.
-    fn activate(&self, number: ModelNumber) -> Result<()> {
-        self.log.commit(|_, seq| {
-            Ok(Planned { ops: vec![Arc::new(Op::UseModel { number })], after_seq: seq, outcome: () })
-        })?;
-        self.models.known.write().unwrap_or_else(PoisonError::into_inner).active = Some(number);
-        self.committed();
-        Ok(())
-    }
-
-    /// What was not written must not be believed.
-    fn reload_known(&self) -> Result<()> {
-        let catalog = self.catalog()?;
-        *self.models.known.write().unwrap_or_else(PoisonError::into_inner) = Known::read(&catalog)?;
-        Ok(())
     }
 
     /// Makes and stores the vectors of all memories that have none of this model.
@@ -325,7 +121,7 @@ impl Inner {
         embedder: &dyn Embedder,
         number: ModelNumber,
         progress: &mut dyn FnMut(Progress),
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Embedded> {
         let total = self.pending_count(number)?;
         let mut embedded = Embedded::default();
@@ -347,25 +143,40 @@ impl Inner {
                     row.filter(|row| row.text_seq == text_seq).map(|row| (key, text_seq, row.memory.text))
                 })
                 .collect();
-            let made = embed_jobs(embedder, number, &jobs);
-            let mut ops = Vec::with_capacity(made.len());
+            let made = embed_jobs(embedder, number, &jobs, stop);
+            let (mut ops, mut len) = (Vec::new(), 0);
             for ((key, text_seq, _), result) in jobs.iter().zip(made) {
                 match result {
-                    Ok(vectors) => ops.push(Arc::new(Op::Vector { key: *key, text_seq: *text_seq, vectors })),
-                    Err(error) => {
+                    Some(Ok(vectors)) => {
+                        len += 4 * vectors.values.len();
+                        ops.push(Arc::new(Op::Vector { key: *key, text_seq: *text_seq, vectors }));
+                    }
+                    Some(Err(error)) => {
                         tracing::warn!(%error, key = key.0, "a memory could not be embedded");
                         embedded.failed += 1;
                     }
+                    None => {}
+                }
+                if len >= COMMIT_LEN {
+                    embedded.embedded += self.commit_vectors(std::mem::take(&mut ops))?;
+                    len = 0;
                 }
             }
-            embedded.embedded += ops.len() as u64;
-            self.log
-                .commit(|_, seq| Ok(Planned { after_seq: (seq + ops.len() as u64) - 1, ops, outcome: () }))?;
-            self.committed();
+            embedded.embedded += self.commit_vectors(ops)?;
             if stop() {
                 return Ok(embedded);
             }
         }
+    }
+
+    /// Makes vectors durable and says of how many memories.
+    fn commit_vectors(&self, ops: Vec<Arc<Op>>) -> Result<u64> {
+        let count = ops.len() as u64;
+        if count > 0 {
+            self.log.commit(|_, seq| Ok(Planned { after_seq: seq + count - 1, ops, outcome: () }))?;
+            self.committed();
+        }
+        Ok(count)
     }
 
     /// Memories without vectors of this model.
@@ -415,9 +226,10 @@ impl Inner {
         if due == 0 {
             return Ok(Embedded::default());
         }
-        let Some(embedder) = self.models.embedder()? else { return Ok(Embedded::default()) };
-        let number = self.active_number(embedder.identity())?;
-        self.embed_missing(&*embedder, number, &mut |_| {}, &|| self.is_stopping())
+        let Some((number, embedder)) = self.embedder()? else { return Ok(Embedded::default()) };
+        let is_over =
+            || self.is_stopping() || self.models.active().is_none_or(|(active, _)| active != number);
+        self.embed_missing(&*embedder, number, &mut |_| {}, &is_over)
     }
 }
 
@@ -426,22 +238,24 @@ pub(super) fn spawn_embedder(inner: &Arc<Inner>) -> Result<()> {
     apply::spawn(inner, "memento-embed", Inner::embed_until_stopped)
 }
 
-/// Embeds texts on all cores, in order.
+/// Embeds texts on all cores, in order; `None` for those that were not begun before the stop.
 fn embed_jobs(
     embedder: &dyn Embedder,
     number: ModelNumber,
     jobs: &[(MemoryKey, u64, String)],
-) -> Vec<Result<Vectors>> {
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Vec<Option<Result<Vectors>>> {
     static CORES: OnceLock<usize> = OnceLock::new();
     let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let share = jobs.len().div_ceil(cores).max(1);
     let embed_share = |jobs: &[(MemoryKey, u64, String)]| {
-        jobs.iter().map(|(_, _, text)| embed(embedder, number, text)).collect::<Vec<_>>()
+        let embed_one = |text: &str| (!stop()).then(|| embed(embedder, number, text));
+        jobs.iter().map(|(_, _, text)| embed_one(text)).collect::<Vec<_>>()
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             jobs.chunks(share).map(|share| scope.spawn(move || embed_share(share))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<Result<Vectors>>>| {
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<Option<Result<Vectors>>>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         threads.into_iter().flat_map(join).collect()
@@ -452,11 +266,12 @@ fn embed_jobs(
 fn embed(embedder: &dyn Embedder, model: ModelNumber, text: &str) -> Result<Vectors> {
     let dimensions = embedder.identity().dimensions;
     let windows = embedder.embed_document(text)?;
-    if windows.is_empty() || windows.len() > WINDOWS_MAX {
-        return Err(Error::new(
-            ErrorKind::Model,
-            format!("the embedder gave {} vectors for a text", windows.len()),
-        ));
+    let len = windows.len().saturating_mul(4 * dimensions as usize);
+    if windows.is_empty() || windows.len() > WINDOWS_MAX || len > VECTORS_LEN_MAX {
+        let what =
+            format!("the embedder gave {} vectors of {dimensions} dimensions for a text", windows.len());
+        return Err(Error::new(ErrorKind::Model, what)
+            .hint(format!("the most is {WINDOWS_MAX} vectors and {VECTORS_LEN_MAX} bytes")));
     }
     let mut values = Vec::with_capacity(windows.len() * dimensions as usize);
     for mut window in windows {
@@ -486,20 +301,5 @@ pub(super) fn normalize(vector: &mut [f32]) {
     let length = vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt();
     for value in vector {
         *value = (f64::from(*value) / length) as f32;
-    }
-}
-
-fn caller_identity(dimensions: u32) -> ModelIdentity {
-    ModelIdentity {
-        name: CALLER_MODEL.to_owned(),
-        weights_sha256: String::new(),
-        tokenizer_sha256: String::new(),
-        dimensions,
-        pooling: String::new(),
-        normalized: true,
-        max_tokens: 0,
-        document_form: String::new(),
-        query_form: String::new(),
-        engine: CALLER_MODEL.to_owned(),
     }
 }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod embedding;
+mod models;
 mod open;
 mod recall;
 mod staged;
@@ -36,7 +37,7 @@ pub use write::OnConflict;
 pub(crate) use write::Outcome;
 
 use apply::Applying;
-use embedding::Models;
+use models::Models;
 pub(crate) use open::Layout;
 use recall::{AnswerCache, Search};
 use staged::Pending;

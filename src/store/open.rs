@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::apply::{Applying, CHECKPOINT_RECORDS, spawn_applier};
-use super::embedding::Models;
+use super::models::{Models, Registry};
 use super::recall::{AnswerCache, Search};
 use super::staged::Pending;
 use super::{Background, Inner, Options};
@@ -93,14 +93,15 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     };
 
     let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
-    let models = Models::new(&options, &catalog)?;
+    let pending = Pending::new(Registry::read(&catalog)?);
+    let models = Models::new(&options, &pending.models);
     let inner = Arc::new(Inner {
         home: options.home,
         folder: layout.folder.clone(),
         place,
         clock: options.clock,
         _lock: lock,
-        log: Log::new(recovered.tail, Pending::default()),
+        log: Log::new(recovered.tail, pending),
         catalog: RwLock::new(Some(Arc::new(catalog))),
         applying: Mutex::new(Applying::after(replayed)),
         search: RwLock::new(Search::default()),

@@ -27,8 +27,13 @@ use crate::vector::VectorSet;
 /// The vector of a question, and the model it belongs to.
 type QueryVector = (ModelNumber, Arc<ModelIdentity>, Arc<[f32]>);
 
+/// A model by its number, and the dimensions of its vectors.
+type VectorSpace = (ModelNumber, u32);
+
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// An answer with more bytes of texts and metadata is not kept, so that all together stay below 16 MiB.
+const ANSWER_LEN_MAX: usize = 64 << 10;
 /// Rows that are loaded between two looks at the clock.
 const LOAD_ROWS: usize = 1024;
 
@@ -219,6 +224,7 @@ impl Inner {
         let answer = self.search(recall)?;
         if let Some(question) = question
             && answer.degraded.is_empty()
+            && len_of(&answer) <= ANSWER_LEN_MAX
         {
             lock(&self.answers).answers.put(question, (seq, answer.clone()));
         }
@@ -235,7 +241,11 @@ impl Inner {
         // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
         // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
-        let search = self.loaded(words, query.as_ref().map(|(model, ..)| *model), deadline)?;
+        let search = self.loaded(
+            words,
+            query.as_ref().map(|(model, identity, _)| (*model, identity.dimensions)),
+            deadline,
+        )?;
         let texts = match &search.text.index {
             Some(index) if words => index.search(&recall.query, &scope, deadline)?,
             _ => Vec::new(),
@@ -309,7 +319,7 @@ impl Inner {
         if let Some(vector) = self.query_cache.get(&identity, &recall.query) {
             return Ok(Some((number, identity, vector)));
         }
-        let made = match self.models.embedder() {
+        let made = match self.models.embedder_of(Some(&(number, Arc::clone(&identity)))) {
             Ok(Some(embedder)) => embedder.embed_query(&recall.query).and_then(|mut vector| {
                 check_made(&vector, identity.dimensions)?;
                 normalize(&mut vector);
@@ -355,7 +365,8 @@ impl Inner {
         query: &[f32],
         k: usize,
     ) -> Result<Vec<(MemoryKey, f32)>> {
-        let search = self.loaded(false, Some(model), Deadline::NEVER)?;
+        let dimensions = u32::try_from(query.len()).expect("dimensions are limited at the door");
+        let search = self.loaded(false, Some((model, dimensions)), Deadline::NEVER)?;
         match &search.vectors.index {
             Some(index) => index.set.search(query, &Scope::All, k, Deadline::NEVER),
             None => Ok(Vec::new()),
@@ -366,12 +377,12 @@ impl Inner {
     fn loaded(
         &self,
         text: bool,
-        model: Option<ModelNumber>,
+        space: Option<VectorSpace>,
         deadline: Deadline,
     ) -> Result<RwLockReadGuard<'_, Search>> {
         let is_loaded = |search: &Search| {
             (!text || search.text.is_complete())
-                && model.is_none_or(|model| {
+                && space.is_none_or(|(model, _)| {
                     search.vectors.is_complete()
                         && search.vectors.index.as_ref().is_some_and(|index| index.model == model)
                 })
@@ -387,7 +398,7 @@ impl Inner {
             // Nothing is applied while an index is loaded, so that it misses nothing.
             let mut applying = self.applying();
             let catalog = self.apply_committed(&mut applying)?;
-            match self.load_search(text, model, &catalog, deadline) {
+            match self.load_search(text, space, &catalog, deadline) {
                 Err(error) if !healed && is_healed_by_rebuild(&error, &catalog) => {
                     tracing::error!(%error, "the view is damaged");
                     self.rebuild(&mut applying, 0)?;
@@ -401,7 +412,7 @@ impl Inner {
     fn load_search(
         &self,
         text: bool,
-        model: Option<ModelNumber>,
+        space: Option<VectorSpace>,
         catalog: &Catalog,
         deadline: Deadline,
     ) -> Result<()> {
@@ -409,9 +420,8 @@ impl Inner {
         if text {
             search.text.load(catalog, deadline)?;
         }
-        if let Some(model) = model {
-            let dimensions = self.models.active().map_or(0, |(_, identity)| identity.dimensions);
-            search.vectors.load(model, dimensions, catalog, self.log.segments(), &self.place, deadline)?;
+        if let Some(space) = space {
+            search.vectors.load(space, catalog, self.log.segments(), &self.place, deadline)?;
         }
         Ok(())
     }
@@ -457,8 +467,7 @@ impl Loading<VectorIndex> {
     /// As for words; the vectors themselves come from the log.
     fn load(
         &mut self,
-        model: ModelNumber,
-        dimensions: u32,
+        (model, dimensions): VectorSpace,
         catalog: &Catalog,
         segments: &SegmentMap,
         place: &log::Place,
@@ -507,6 +516,14 @@ impl Loading<VectorIndex> {
         self.next = None;
         Ok(())
     }
+}
+
+/// Bytes that an answer holds on to, roughly.
+fn len_of(answer: &Answer) -> usize {
+    let values = |memory: &Memory| {
+        memory.metadata.iter().map(|(key, value)| key.len() + value.to_string().len()).sum::<usize>()
+    };
+    answer.results.iter().map(|one| one.memory.text.len() + values(&one.memory)).sum()
 }
 
 /// What of a memory is found by words: its text, and who said it.

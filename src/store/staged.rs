@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use super::models::Registry;
 use crate::format::op::MemoryKey;
 use crate::log;
 use crate::memory::{Memory, MemoryId};
@@ -35,9 +36,15 @@ pub(super) struct Pending {
     hasher: RandomState,
     /// Every change, in order of sequence.
     order: VecDeque<(u64, MemoryId)>,
+    pub(super) models: Registry,
 }
 
 impl Pending {
+    /// Nothing but the models that the store has.
+    pub(super) fn new(models: Registry) -> Self {
+        Self { models, ..Self::default() }
+    }
+
     /// The memory's newest state: `None` when nothing is known here, `Some(None)` when it is forgotten.
     pub(super) fn get(&self, id: &MemoryId) -> Option<Option<&Current>> {
         self.by_id.get(id).and_then(|changes| changes.last()).map(|change| change.state.as_ref())
@@ -108,6 +115,7 @@ impl log::Staged for Pending {
             let (seq, id) = self.order.pop_back().expect("just seen");
             self.remove(seq, &id);
         }
+        self.models.abandon(after_seq);
     }
 }
 

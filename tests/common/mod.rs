@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use memento_kv::check::{CheckReport, CheckStatus};
 use memento_kv::embed::{Embedder, ModelIdentity};
-use memento_kv::{List, Memory, Options, Order, Result, Store};
+use memento_kv::{Error, ErrorKind, List, Memory, Options, Order, Result, Store};
 
 /// A small generator of random numbers (SplitMix64): the same numbers for the same seed, everywhere.
 #[derive(Clone, Debug)]
@@ -76,36 +77,35 @@ pub(crate) fn quick_folder() -> tempfile::TempDir {
     folder()
 }
 
-/// Letters as a vector: enough meaning for a test, quick, and the same in every process.
-pub(crate) struct Letters(ModelIdentity);
+/// Letters as a vector: enough meaning for a test, quick, the same in every process, and it can be told to fail.
+pub(crate) struct Letters {
+    identity: ModelIdentity,
+    broken: AtomicBool,
+}
 
 impl Letters {
     pub(crate) fn embedder() -> Arc<dyn Embedder> {
         Self::named("letters")
     }
 
-    pub(crate) fn named(name: &str) -> Arc<dyn Embedder> {
-        Arc::new(Self(ModelIdentity {
-            name: name.to_owned(),
-            weights_sha256: String::new(),
-            tokenizer_sha256: String::new(),
-            dimensions: 27,
-            pooling: "mean".to_owned(),
-            normalized: true,
-            max_tokens: 256,
-            document_form: "text/1".to_owned(),
-            query_form: "query/1".to_owned(),
-            engine: "letters/1".to_owned(),
-        }))
+    pub(crate) fn named(name: &str) -> Arc<Self> {
+        Arc::new(Self { identity: identity(name, 27), broken: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
     }
 }
 
 impl Embedder for Letters {
     fn identity(&self) -> &ModelIdentity {
-        &self.0
+        &self.identity
     }
 
     fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Model, "broken for a test"));
+        }
         let mut vector = vec![0.0; 27];
         vector[26] = 0.1;
         for letter in text.bytes().filter(u8::is_ascii_lowercase) {
@@ -116,6 +116,22 @@ impl Embedder for Letters {
 
     fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
         Ok(self.embed_document(query)?.remove(0))
+    }
+}
+
+/// A model that there is only in tests.
+pub(crate) fn identity(name: &str, dimensions: u32) -> ModelIdentity {
+    ModelIdentity {
+        name: name.to_owned(),
+        weights_sha256: String::new(),
+        tokenizer_sha256: String::new(),
+        dimensions,
+        pooling: "mean".to_owned(),
+        normalized: true,
+        max_tokens: 256,
+        document_form: "text/1".to_owned(),
+        query_form: "query/1".to_owned(),
+        engine: format!("{name}/1"),
     }
 }
 

@@ -12,10 +12,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::embed::ModelIdentity;
 use crate::format::op::Vectors;
 use crate::format::row::Label;
-use crate::memory::{Memory, MemoryId};
+use crate::memory::{Memory, MemoryId, ModelIdentity};
 
 const STORE: [u8; 16] = *b"store of a test!";
 const CACHE: usize = 1 << 20;

@@ -3,9 +3,8 @@
 use wincode::SchemaWrite;
 use wincode::config::Configuration;
 
-use crate::embed::ModelIdentity;
 use crate::format::op::{ModelNumber, Op};
-use crate::memory::{Memory, MemoryId};
+use crate::memory::{Memory, MemoryId, ModelIdentity};
 
 /// The name of a type in the tables.
 pub(super) trait SpecType {

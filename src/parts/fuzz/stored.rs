@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use crate::embed::ModelIdentity;
 use crate::format::op::{MemoryKey, ModelNumber, Op, SealV1, Vectors};
 use crate::format::record::{RecordHeader, frame};
-use crate::memory::{Duplicates, Memory, MemoryId, Remember};
+use crate::memory::{Duplicates, Memory, MemoryId, ModelIdentity, Remember};
 use crate::transfer::{JsonlReader, write_jsonl};
 
 /// The memory that the store makes of a checked request.
