@@ -585,6 +585,24 @@ fn a_view_from_another_time_is_brought_up_to_date() {
 }
 
 #[test]
+fn a_view_of_another_history_is_not_believed() {
+    // Two histories with a common past; the view of one of them comes to the log of the other.
+    let past = Sample::closed();
+    let (one, other) = (past.copy(), past.copy());
+    for (copy, text) in [(&one, "only here"), (&other, "only there")] {
+        let store = common::open(copy.home.path());
+        store.remember(Remember::new(text)).expect("remember");
+        store.close().expect("close");
+    }
+    let view = std::fs::read(one.store_file("view.redb")).expect("read");
+    overwrite(&other.store_file("view.redb"), &view);
+    let memories = everything(&common::open(other.home.path())).expect("list");
+    assert!(memories.values().any(|memory| memory.text == "only there"));
+    assert!(memories.values().all(|memory| memory.text != "only here"));
+    assert!(other.store_file("quarantine").exists(), "the view may hold what nobody else has");
+}
+
+#[test]
 fn a_view_that_knows_more_than_the_log_is_a_loss_that_is_told() {
     let sample = Sample::rolled();
     let old = sample.copy();

@@ -36,14 +36,11 @@ pub(super) fn apply(snapshot: &Snapshot, records: &[Applied<'_>], next: Position
         models: None,
     };
     for record in records {
-        if record.seq > batch.head.applied_seq {
+        if record.seq > snapshot.applied_seq() {
             batch.record(record)?;
-            batch.head.applied_seq = record.seq;
         }
     }
-    batch.head.applied_seq = batch.head.applied_seq.max(next.applied_seq);
-    batch.head.segment = next.segment;
-    batch.head.offset = next.offset;
+    batch.head.position = next;
     batch.finish()
 }
 
@@ -263,7 +260,7 @@ impl Batch<'_> {
         let last: BTreeMap<u128, bool> = self.vectors.iter().map(|(key, at)| (*key, at.is_some())).collect();
         for (key, has) in last {
             // A memory of this batch had none before it.
-            let is_new = memory_key(key).0 > self.snapshot.delta.head.applied_seq;
+            let is_new = memory_key(key).0 > self.snapshot.applied_seq();
             let had = !is_new && self.snapshot.vector_location(key)?.is_some();
             self.count(vector_count_key(model_of(key)), i64::from(has) - i64::from(had));
         }

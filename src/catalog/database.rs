@@ -12,7 +12,7 @@ use super::guard::Fault;
 use super::pages::{FrozenPages, Pages};
 use super::tables::{ID, LABEL, MEMORY, STATE, TIME, VECTOR};
 use crate::error::{Error, Result};
-use crate::format::row::{HEAD_KEY, Head};
+use crate::format::row::{HEAD_KEY, Head, Position};
 
 /// Mode of the view's files, whatever the umask.
 const FILE_MODE: u32 = 0o600;
@@ -108,7 +108,7 @@ pub(super) fn storage(file: File) -> Result<FileBackend, Fault> {
 
 /// The first commit: every table, and the head of a view that holds nothing yet.
 pub(super) fn initialize(database: &Database, store_id: [u8; 16]) -> Result<(), Fault> {
-    let head = Head { store_id, applied_seq: 0, segment: 0, offset: 0, active_model: None, memories: 0 };
+    let head = Head { store_id, position: Position::default(), active_model: None, memories: 0 };
     let mut txn = database.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.set_quick_repair(true);

@@ -32,6 +32,7 @@ pub(crate) use self::view::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op};
 use crate::format::record::Location;
+pub(crate) use crate::format::row::Position;
 use crate::format::row::{Head, Row};
 use crate::memory::{Filter, Order};
 
@@ -46,17 +47,6 @@ pub(crate) struct Applied<'a> {
     pub(crate) seq: u64,
     pub(crate) location: Location,
     pub(crate) op: &'a Op,
-}
-
-/// Up to where the log has been applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Position {
-    /// Sequence of the last record that the view holds; 0 when it holds none.
-    pub(crate) applied_seq: u64,
-    /// Segment in which the record after it begins.
-    pub(crate) segment: u64,
-    /// Offset in that segment at which the record after it begins.
-    pub(crate) offset: u64,
 }
 
 /// What was found where the view should be.
@@ -166,8 +156,12 @@ impl Catalog {
 
     /// Up to where the log has been applied, as readers see it.
     pub(crate) fn position(&self) -> Position {
-        let Head { applied_seq, segment, offset, .. } = self.head();
-        Position { applied_seq, segment, offset }
+        self.head().position
+    }
+
+    /// Sequence of the last record that readers see; 0 when there is none.
+    pub(crate) fn applied_seq(&self) -> u64 {
+        self.position().tail.last_seq
     }
 
     /// The file of the view.
@@ -189,7 +183,7 @@ impl Catalog {
         let is_full = {
             let _applying = locked(&self.live().applying);
             let snapshot = self.snapshot();
-            if next.applied_seq < snapshot.delta.head.applied_seq || next == self.position() {
+            if next.tail.last_seq < snapshot.applied_seq() || next == snapshot.delta.head.position {
                 return Ok(());
             }
             let delta = self.guard.run(|| apply::apply(&snapshot, records, next))?;

@@ -96,6 +96,11 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Sequence of the last record that this state holds; 0 when there is none.
+    pub(super) fn applied_seq(&self) -> u64 {
+        self.delta.head.position.tail.last_seq
+    }
+
     /// The state that the last transaction left.
     pub(super) fn read(database: &impl ReadableDatabase) -> Result<Self, Fault> {
         let base = Base::read(database)?;

@@ -42,8 +42,7 @@ impl<'a> View<'a> {
 
     /// Up to where the log has been applied in this state.
     pub(crate) fn position(&self) -> Position {
-        let Head { applied_seq, segment, offset, .. } = *self.head();
-        Position { applied_seq, segment, offset }
+        self.head().position
     }
 
     /// How many memories there are in this state.

@@ -81,7 +81,7 @@ impl Store {
         let segments = self.segments();
         let mut check = Check::new(place);
         check.manifest(&segments)?;
-        check.log(&segments, view.position().applied_seq, progress)?;
+        check.log(&segments, view.position().tail.last_seq, progress)?;
         check.view(&catalog, &view)?;
         check.model();
         Ok(check.report)

@@ -14,8 +14,8 @@ pub(crate) const MANIFEST_HEADER_LEN: usize = 20;
 /// Most bytes of a manifest.
 pub(crate) const MANIFEST_LEN_MAX: usize = 16 << 20;
 
-/// Where the log ended when the store was closed cleanly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A segment up to a place between two of its records, such as where the log ended when the store was closed cleanly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TailV1 {
     /// The segment that is open for records.
     pub(crate) segment: u64,

@@ -117,12 +117,17 @@ pub(crate) fn parse(bytes: &[u8], epoch: u64) -> Parsed<'_> {
             limit: PAYLOAD_LEN_MAX as u64,
         });
     }
+    // Before the payload is looked at: a text may be full of what looks like records, and each would cost a checksum.
+    let found_epoch = u64::from_le_bytes(head[16..24].try_into().expect("length is fixed"));
+    if found_epoch != epoch {
+        return Parsed::Damaged(Damage::Field { name: "epoch", found: found_epoch });
+    }
     let len = record_len(payload_len as usize);
     if bytes.len() < len {
         return Parsed::More(len);
     }
     let payload = &bytes[RECORD_HEADER_LEN..RECORD_HEADER_LEN + payload_len as usize];
-    match decode_header(head, payload, epoch) {
+    match decode_header(head, payload) {
         Ok(header) if bytes[RECORD_HEADER_LEN + payload.len()..len].iter().all(|byte| *byte == 0) => {
             Parsed::Record { header, payload, len }
         }
@@ -131,16 +136,12 @@ pub(crate) fn parse(bytes: &[u8], epoch: u64) -> Parsed<'_> {
     }
 }
 
-fn decode_header(head: &[u8; RECORD_HEADER_LEN], payload: &[u8], epoch: u64) -> Result<RecordHeader, Damage> {
+fn decode_header(head: &[u8; RECORD_HEADER_LEN], payload: &[u8]) -> Result<RecordHeader, Damage> {
     let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("length is fixed"));
     let stored = u32::from_le_bytes(head[36..40].try_into().expect("length is fixed"));
     let computed = checksum(&head[..36], payload);
     if stored != computed {
         return Err(Damage::Checksum { stored, computed });
-    }
-    let found_epoch = u64_at(16);
-    if found_epoch != epoch {
-        return Err(Damage::Field { name: "epoch", found: found_epoch });
     }
     let kind = OpKind::from_byte(head[32]).ok_or(Damage::Field { name: "op", found: u64::from(head[32]) })?;
     for (name, found, expected) in
@@ -154,7 +155,7 @@ fn decode_header(head: &[u8; RECORD_HEADER_LEN], payload: &[u8], epoch: u64) -> 
         kind,
         payload_len: u32::try_from(payload.len()).expect("limited above"),
         seq: u64_at(8),
-        epoch,
+        epoch: u64_at(16),
         durable_seq: u64_at(24),
         group_end: head[34] & FLAG_GROUP_END != 0,
         has_vectors: head[34] & FLAG_VECTORS != 0,

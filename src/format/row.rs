@@ -7,12 +7,13 @@
 use sha2::{Digest, Sha256};
 
 use super::Damage;
+use super::manifest::TailV1;
 use super::op::{MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
-use super::record::Location;
+use super::record::{Location, RecordHeader};
 use crate::memory::{Memory, ModelIdentity};
 
 /// Version of everything in this file; another one makes the view unusable, and it is rebuilt.
-pub(crate) const VIEW_VERSION: u16 = 1;
+pub(crate) const VIEW_VERSION: u16 = 2;
 /// Version byte of a memory's row.
 pub(crate) const ROW_VERSION: u8 = 1;
 /// Bytes of a value before its body.
@@ -20,7 +21,7 @@ pub(crate) const CHECKSUM_LEN: usize = 4;
 /// Bytes of a memory's row before the encoded memory.
 pub(crate) const ROW_HEADER_LEN: usize = 44;
 /// Bytes of the head.
-pub(crate) const HEAD_LEN: usize = 64;
+pub(crate) const HEAD_LEN: usize = 108;
 /// Bytes of a value that holds a number.
 pub(crate) const NUMBER_LEN: usize = 12;
 /// Bytes of a value that holds a location.
@@ -41,16 +42,32 @@ pub(crate) struct Row {
     pub(crate) memory: Memory,
 }
 
+/// A place between two records of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Epoch of the segment.
+    pub(crate) epoch: u64,
+    /// Offset of the record before this place.
+    pub(crate) last_offset: u64,
+    /// Its checksum: where it is another one, the log has another history.
+    pub(crate) last_checksum: u32,
+    /// The segment as it is without what follows.
+    pub(crate) tail: TailV1,
+}
+
+impl Position {
+    /// The place behind this record, with which the segment is as `tail` says.
+    pub(crate) fn behind(header: &RecordHeader, offset: u64, tail: TailV1) -> Self {
+        Self { epoch: header.epoch, last_offset: offset, last_checksum: header.checksum, tail }
+    }
+}
+
 /// What the view as a whole says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) store_id: [u8; 16],
-    /// Sequence of the last record that the view holds; 0 when it holds none.
-    pub(crate) applied_seq: u64,
-    /// Segment in which the next record begins.
-    pub(crate) segment: u64,
-    /// Offset in that segment at which the next record begins.
-    pub(crate) offset: u64,
+    /// Up to where the view holds the log.
+    pub(crate) position: Position,
     /// The model whose vectors recall uses.
     pub(crate) active_model: Option<ModelNumber>,
     /// How many memories there are.
@@ -282,11 +299,19 @@ impl Head {
         let mut value = [0; HEAD_LEN];
         value[4..6].copy_from_slice(&VIEW_VERSION.to_le_bytes());
         value[8..24].copy_from_slice(&self.store_id);
-        value[24..32].copy_from_slice(&self.applied_seq.to_le_bytes());
-        value[32..40].copy_from_slice(&self.segment.to_le_bytes());
-        value[40..48].copy_from_slice(&self.offset.to_le_bytes());
+        let Position { epoch, last_offset, last_checksum, tail } = self.position;
+        value[24..32].copy_from_slice(&tail.last_seq.to_le_bytes());
+        value[32..40].copy_from_slice(&tail.segment.to_le_bytes());
+        value[40..48].copy_from_slice(&tail.len.to_le_bytes());
         value[48..52].copy_from_slice(&self.active_model.map_or(0, |model| model.0).to_le_bytes());
+        value[52..56].copy_from_slice(&tail.chain.to_le_bytes());
         value[56..64].copy_from_slice(&self.memories.to_le_bytes());
+        value[64..72].copy_from_slice(&epoch.to_le_bytes());
+        value[72..80].copy_from_slice(&tail.records.to_le_bytes());
+        value[80..88].copy_from_slice(&tail.time_min.to_le_bytes());
+        value[88..96].copy_from_slice(&tail.time_max.to_le_bytes());
+        value[96..104].copy_from_slice(&last_offset.to_le_bytes());
+        value[104..108].copy_from_slice(&last_checksum.to_le_bytes());
         seal(TableTag::State, HEAD_KEY, &mut value);
         value
     }
@@ -299,15 +324,24 @@ impl Head {
         if version != u64::from(VIEW_VERSION) {
             return Err(Damage::Field { name: "view version", found: version });
         }
-        let (active_model, reserved) = (le_u32(body, 44), le_u32(body, 48));
-        if reserved != 0 {
-            return Err(Damage::Field { name: "reserved", found: reserved.into() });
-        }
+        let active_model = le_u32(body, 44);
+        let tail = TailV1 {
+            segment: le_u64(body, 28),
+            len: le_u64(body, 36),
+            records: le_u64(body, 68),
+            last_seq: le_u64(body, 20),
+            chain: le_u32(body, 48),
+            time_min: le_u64(body, 76).cast_signed(),
+            time_max: le_u64(body, 84).cast_signed(),
+        };
         Ok(Self {
             store_id: *body[4..].first_chunk().expect("the body is longer"),
-            applied_seq: le_u64(body, 20),
-            segment: le_u64(body, 28),
-            offset: le_u64(body, 36),
+            position: Position {
+                epoch: le_u64(body, 60),
+                last_offset: le_u64(body, 92),
+                last_checksum: le_u32(body, 100),
+                tail,
+            },
             active_model: (active_model != 0).then_some(ModelNumber(active_model)),
             memories: le_u64(body, 52),
         })

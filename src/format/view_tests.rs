@@ -1,5 +1,6 @@
 //! The tables of `format-spec/view.md` against the code.
 
+use super::manifest::TailV1;
 use super::op::{MemoryKey, ModelNumber};
 use super::pages::{
     FILE_HEADER_LEN, GROUP_PAGES, PAGE_LEN, PAGES_VERSION, SECTOR_LEN, STATE_LEN, STATE_SECTOR_OFFSET,
@@ -7,8 +8,8 @@ use super::pages::{
 };
 use super::record::Location;
 use super::row::{
-    CHECKSUM_LEN, HEAD_LEN, Head, LOCATION_LEN, Label, NUMBER_LEN, ROW_HEADER_LEN, ROW_VERSION, Row,
-    RowHeader, StateKey, TableTag, VIEW_VERSION, collection_count_key, decode_location, decode_number,
+    CHECKSUM_LEN, HEAD_LEN, Head, LOCATION_LEN, Label, NUMBER_LEN, Position, ROW_HEADER_LEN, ROW_VERSION,
+    Row, RowHeader, StateKey, TableTag, VIEW_VERSION, collection_count_key, decode_location, decode_number,
     encode_location, encode_number, key_bytes, label_key, model_key, time_key, vector_count_key, vector_key,
 };
 use crate::memory::{Memory, MemoryId};
@@ -133,22 +134,40 @@ fn values_are_laid_out_as_in_their_tables() {
 
     let head = Head {
         store_id: [8; 16],
-        applied_seq: 10,
-        segment: 11,
-        offset: 12,
+        position: Position {
+            epoch: 15,
+            last_offset: 20,
+            last_checksum: 21,
+            tail: TailV1 {
+                segment: 11,
+                len: 12,
+                records: 16,
+                last_seq: 10,
+                chain: 17,
+                time_min: -18,
+                time_max: 19,
+            },
+        },
         active_model: Some(ModelNumber(13)),
         memories: 14,
     };
     let bytes = head.encode();
     let expected = [
         ("checksum", checksum(1, b"h", &bytes)),
-        ("version", 1_u16.to_le_bytes().to_vec()),
+        ("version", 2_u16.to_le_bytes().to_vec()),
         ("store_id", vec![8; 16]),
         ("applied_seq", 10_u64.to_le_bytes().to_vec()),
         ("segment", 11_u64.to_le_bytes().to_vec()),
         ("offset", 12_u64.to_le_bytes().to_vec()),
         ("active_model", 13_u32.to_le_bytes().to_vec()),
+        ("chain", 17_u32.to_le_bytes().to_vec()),
         ("memories", 14_u64.to_le_bytes().to_vec()),
+        ("epoch", 15_u64.to_le_bytes().to_vec()),
+        ("records", 16_u64.to_le_bytes().to_vec()),
+        ("time_min", (-18_i64).to_le_bytes().to_vec()),
+        ("time_max", 19_i64.to_le_bytes().to_vec()),
+        ("last_offset", 20_u64.to_le_bytes().to_vec()),
+        ("last_checksum", 21_u32.to_le_bytes().to_vec()),
     ];
     assert_eq!(fields("Head", &bytes), expected);
     assert_eq!(Head::decode(&bytes), Ok(head));

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 
 use super::tail::{Entry, Tail, WriteError};
-use super::{GROUP_LEN_MAX, SegmentMap};
+use super::{BATCH_LEN_MAX, GROUP_LEN_MAX, SegmentMap};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::Op;
 use crate::format::record::{Location, PAYLOAD_LEN_MAX, record_len};
+use crate::format::row::Position;
 
 /// What the caller keeps about operations that are queued but not yet in the view.
 pub(crate) trait Staged {
@@ -27,6 +28,8 @@ pub(crate) struct Committed {
     pub(crate) seq: u64,
     pub(crate) location: Location,
     pub(crate) op: Arc<Op>,
+    /// The place behind it.
+    pub(crate) after: Position,
 }
 
 /// What a caller wants to be durable: operations as one atomic group, none when what it relies on is queued already.
@@ -62,6 +65,8 @@ struct Queue<S> {
 #[derive(Debug)]
 struct Ticket {
     thread: Thread,
+    /// What it waits for.
+    after_seq: u64,
     /// What became of its operations.
     fate: OnceLock<Fate>,
 }
@@ -109,12 +114,14 @@ impl<S: Staged> Log<S> {
         if planned.ops.is_empty() && planned.after_seq <= queue.durable_seq {
             return Ok(planned.outcome);
         }
+        let has_ops = !planned.ops.is_empty();
         // The plan is staged: from here on either its entries are queued, or it is taken back.
         if let Err(error) = queue.push(planned.ops) {
             queue.staged.abandon(next_seq - 1);
             return Err(error);
         }
-        let ticket = Arc::new(Ticket { thread: thread::current(), fate: OnceLock::new() });
+        let after_seq = if has_ops { planned.after_seq.max(queue.next_seq - 1) } else { planned.after_seq };
+        let ticket = Arc::new(Ticket { thread: thread::current(), after_seq, fate: OnceLock::new() });
         queue.tickets.push(Arc::clone(&ticket));
         loop {
             if queue.leading {
@@ -131,22 +138,23 @@ impl<S: Staged> Log<S> {
         }
     }
 
-    /// Writes everything that is queued as one batch.
+    /// Writes what is queued as one batch, up to [`BATCH_LEN_MAX`].
     fn lead(&self, mut queue: MutexGuard<'_, Queue<S>>) {
         queue.leading = true;
-        let entries = std::mem::take(&mut queue.entries);
-        let tickets = std::mem::take(&mut queue.tickets);
+        let entries = queue.take_batch();
         let durable_seq = queue.durable_seq;
+        let last_seq = entries.last().map_or(durable_seq, |entry| entry.seq);
+        let tickets: Vec<_> = queue.tickets.extract_if(.., |ticket| ticket.after_seq <= last_seq).collect();
         drop(queue);
 
         let result = self.lock_tail().write_batch(&entries, durable_seq);
-        let last_seq = entries.last().map_or(durable_seq, |entry| entry.seq);
-        if let Ok(locations) = &result {
+        if let Ok(written) = &result {
             // Handed over before anybody is told: who sees the new durable sequence finds its records here.
-            let committed = entries.into_iter().zip(locations).map(|(entry, location)| Committed {
+            let committed = entries.into_iter().zip(written).map(|(entry, (location, after))| Committed {
                 seq: entry.seq,
                 location: *location,
                 op: entry.op,
+                after: *after,
             });
             self.committed.lock().unwrap_or_else(PoisonError::into_inner).extend(committed);
         }
@@ -237,6 +245,21 @@ impl<S: Staged> Log<S> {
 }
 
 impl<S> Queue<S> {
+    /// Takes whole groups, as many as one batch may have, but at least one.
+    fn take_batch(&mut self) -> Vec<Entry> {
+        let (mut len, mut count) = (0, 0);
+        for (index, entry) in self.entries.iter().enumerate() {
+            len += record_len(entry.payload.len());
+            if count > 0 && len > BATCH_LEN_MAX {
+                break;
+            }
+            if entry.group_end {
+                count = index + 1;
+            }
+        }
+        self.entries.drain(..count).collect()
+    }
+
     /// Queues one atomic group.
     fn push(&mut self, ops: Vec<Arc<Op>>) -> Result<()> {
         let count = ops.len();

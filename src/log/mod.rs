@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use commit::{Committed, Log, Planned, Staged};
-pub(crate) use recover::{last_acknowledged, missing_numbers, recover, segments_gone};
+pub(crate) use recover::{is_in_history, last_acknowledged, missing_numbers, recover, segments_gone};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
+pub(crate) use tail::{advance, empty_state, memory_time};
 pub(crate) use verify::{Verified, verify};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +28,8 @@ use crate::fs::{self, Access, Disk, DiskFile, Kind};
 pub(crate) const SEGMENT_LEN_MAX: u64 = 64 << 20;
 /// Most bytes of one atomic group.
 pub(crate) const GROUP_LEN_MAX: usize = 32 << 20;
+/// A batch takes no further group beyond this, so that a segment never grows beyond its limit.
+const BATCH_LEN_MAX: usize = GROUP_LEN_MAX;
 
 /// Sequences and numbers of segments stay below this, so that they can be counted up without a thought.
 const NUMBER_END: u64 = 1 << 62;

@@ -11,7 +11,8 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{ManifestV1, TailV1};
 use crate::format::op::{Op, OpKind};
-use crate::format::record::RecordHeader;
+use crate::format::record::{RECORD_ALIGN, RecordHeader};
+use crate::format::row::Position;
 use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::{Access, DiskFile};
 
@@ -36,7 +37,8 @@ pub(crate) struct Recovered {
 
 /// Opens the log of a store for writing, or begins one when there is none.
 ///
-/// `applied_seq` is what the view holds: a hole below it in the last segment is damage, not a torn tail.
+/// `held` is where the view has come: what is before it was durable and is not scanned, and an end before it is damage,
+/// not a torn tail.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when acknowledged records of the last segment are damaged, [`ErrorKind::UnknownFormat`],
@@ -45,8 +47,9 @@ pub(crate) fn recover(
     place: &Place,
     clock: &Arc<dyn Clock>,
     store_id: [u8; 16],
-    applied_seq: u64,
+    held: Position,
 ) -> Result<Recovered> {
+    let applied_seq = held.tail.last_seq;
     let manifest = read_manifest(place)?;
     let Listing { mut segments, unusable } = list(place)?;
     if let Some(foreign) = segments.iter().find(|segment| segment.header.store_id != store_id) {
@@ -86,9 +89,9 @@ pub(crate) fn recover(
 
     // A crash while rolling leaves the segment before the last one without its seal.
     if let [.., before, last] = &segments[..] {
-        finish_roll(place, before, last)?;
+        finish_roll(place, before, last, held)?;
     }
-    let end = find_end(place, last, durable_seq)?;
+    let end = find_end(place, last, durable_seq, held)?;
     if end.state.last_seq < durable_seq {
         return Err(Error::corrupt(
             &last.path,
@@ -204,12 +207,41 @@ pub(crate) fn last_acknowledged(
 ) -> Result<u64> {
     let durable_seq = closed_at(manifest);
     let Some(last) = segments.last() else { return Ok(durable_seq) };
-    match find_end(place, last, durable_seq) {
+    match find_end(place, last, durable_seq, Position::default()) {
         Ok(end) => Ok(end.state.last_seq.max(durable_seq)),
         // It is damaged: everything that can be read in it is looked at.
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(u64::MAX),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a place that the view names lies in this log. When it does not, the view belongs to another history: to
+/// another state of a store whose segments were put back, for example. What is lost or damaged does not count: it is met
+/// and told by whoever needs it.
+///
+/// # Errors
+/// When the segment cannot be read.
+pub(crate) fn is_in_history(place: &Place, segments: &[Segment], held: Position) -> Result<bool> {
+    let Position { epoch, last_offset, last_checksum, tail } = held;
+    let goes_on_without = segments
+        .iter()
+        .find(|segment| segment.header.number > tail.segment)
+        .is_some_and(|segment| segment.header.base_seq <= tail.last_seq);
+    if goes_on_without {
+        return Ok(false);
+    }
+    let Some(segment) = segments.iter().find(|segment| segment.header.number == tail.segment) else {
+        return Ok(true);
+    };
+    if segment.header.epoch != epoch {
+        return Ok(false);
+    }
+    if last_offset < SEGMENT_HEADER_LEN as u64 || last_offset >= segment.len {
+        return Ok(true);
+    }
+    let file = place.disk.open(&segment.path, Access::Read)?;
+    let mut scanner = Scanner::new(&*file, epoch, last_offset)?;
+    Ok(scanner.next()?.map_or(true, |(header, ..)| header.checksum == last_checksum))
 }
 
 /// Makes the segment that follows this state.
@@ -243,11 +275,22 @@ struct End {
     torn: Option<TornTail>,
 }
 
+/// Where the scan of a segment begins: at the place that is held if that is in it, else behind its header.
+fn start_in(segment: &Segment, held: Position) -> TailV1 {
+    let Position { epoch, tail, .. } = held;
+    let is_in = tail.segment == segment.header.number
+        && epoch == segment.header.epoch
+        && (SEGMENT_HEADER_LEN as u64..=segment.len).contains(&tail.len)
+        && tail.len.is_multiple_of(RECORD_ALIGN as u64)
+        && tail.last_seq >= segment.header.base_seq;
+    if is_in { tail } else { empty_state(&segment.header) }
+}
+
 /// Scans a segment to its last whole group of records. Records up to `durable_seq` are known to have been durable.
-fn find_end(place: &Place, segment: &Segment, durable_seq: u64) -> Result<End> {
+fn find_end(place: &Place, segment: &Segment, durable_seq: u64, held: Position) -> Result<End> {
     let file = place.disk.open(&segment.path, Access::Read)?;
-    let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
-    let mut state = empty_state(&segment.header); // after the last record
+    let mut state = start_in(segment, held); // after the last record
+    let mut scanner = Scanner::new(&*file, segment.header.epoch, state.len)?;
     let mut whole = state; // after the last record that ends a group
     let mut proof = Proof { durable_seq, proven_len: state.len, waiting: VecDeque::new() };
     let stop = loop {
@@ -367,14 +410,14 @@ fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
 }
 
 /// Seals the segment before the last one, if a crash came between making the last one and that.
-fn finish_roll(place: &Place, before: &Segment, last: &Segment) -> Result<()> {
+fn finish_roll(place: &Place, before: &Segment, last: &Segment, held: Position) -> Result<()> {
     if last.header.prev_number != before.header.number {
         return Ok(());
     }
     if read_seal(&*place.disk.open(&before.path, Access::Read)?, before.header.epoch)?.is_some() {
         return Ok(());
     }
-    let end = find_end(place, before, last.header.prev_last_seq)?;
+    let end = find_end(place, before, last.header.prev_last_seq, held)?;
     if end.state.chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {
         return Err(Error::corrupt(
             &before.path,

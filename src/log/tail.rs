@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{ManifestV1, TailV1};
 use crate::format::op::{Op, OpKind, SealV1};
 use crate::format::record::{Location, RecordHeader, chain, frame, record_len};
+use crate::format::row::Position;
 use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::{self, Access, DiskFile, Kind};
 
@@ -19,6 +20,10 @@ const FILL_LEN_MIN: u64 = 64 << 10;
 const SEGMENT_LEN_EMPTY: u64 = SEGMENT_HEADER_LEN as u64;
 /// Most bytes that are zero-filled ahead at once.
 const FILL_LEN_MAX: u64 = 1 << 20;
+
+/// A batch that does not fit into the zero-filled space and has at least this many bytes is written without filling
+/// first: that one more sync weighs less than writing everything twice.
+const DIRECT_LEN_MIN: u64 = 256 << 10;
 
 /// One record to be written.
 #[derive(Debug)]
@@ -217,12 +222,13 @@ impl Tail {
         &self.segments
     }
 
-    /// Writes the batch and waits until it is durable: one write, one sync.
+    /// Writes the batch and waits until it is durable: one write, one sync. Gives the place of each record and the
+    /// one behind it.
     pub(crate) fn write_batch(
         &mut self,
         entries: &[Entry],
         durable_seq: u64,
-    ) -> Result<Vec<Location>, WriteError> {
+    ) -> Result<Vec<(Location, Position)>, WriteError> {
         if entries.is_empty() {
             return Ok(Vec::new()); // Only somebody who waits for the batch before this one.
         }
@@ -232,11 +238,13 @@ impl Tail {
         {
             self.roll()?;
         }
-        self.active.fill(batch_len)?;
+        if batch_len < DIRECT_LEN_MIN {
+            self.active.fill(batch_len)?;
+        }
         self.dirty = true;
 
         let mut state = self.active.state;
-        let mut locations = Vec::with_capacity(entries.len());
+        let mut written = Vec::with_capacity(entries.len());
         self.buffer.clear();
         for entry in entries {
             let mut header = RecordHeader {
@@ -252,17 +260,16 @@ impl Tail {
             header.checksum = frame(header, &entry.payload, &mut self.buffer);
             let len = record_len(entry.payload.len());
             let len_stored = u32::try_from(len).expect("payloads are limited at the door");
-            locations.push(Location { segment: state.segment, offset: state.len, len: len_stored });
+            let location = Location { segment: state.segment, offset: state.len, len: len_stored };
             advance(&mut state, &header, len as u64, memory_time(&entry.op));
+            written.push((location, Position::behind(&header, location.offset, state)));
         }
-        let file = &self.active.file;
-        file.write_at(&self.buffer, self.active.state.len).map_err(WriteError::Unknown)?;
-        file.sync().map_err(WriteError::Unknown)?; // Commit point: from here the batch survives a power cut.
+        self.active.write(&mut self.buffer)?; // Commit point: from here the batch survives a power cut.
         self.active.state = state;
         if self.buffer.capacity() > 4 << 20 {
             self.buffer = Vec::new();
         }
-        Ok(locations)
+        Ok(written)
     }
 
     /// Seals the active segment and goes on in a new one.
@@ -352,6 +359,29 @@ impl Active {
         filled?;
         self.fill_next = (self.fill_next * 2).min(FILL_LEN_MAX);
         Ok(())
+    }
+
+    /// Writes records behind the others, with zeros as reserve where they outgrow the filled space, and syncs.
+    fn write(&mut self, records: &mut Vec<u8>) -> Result<(), WriteError> {
+        let end = self.state.len + records.len() as u64 + SEAL_RESERVE_LEN;
+        if end > self.filled {
+            records.resize(records.len() + SEAL_RESERVE_LEN as usize, 0);
+            let inside = usize::try_from(self.filled - self.state.len).expect("the filled space is limited");
+            let beyond = records.split_off(inside);
+            // What the file has no space for yet comes first: on a full disk nothing of it is left.
+            self.file.write_at(&beyond, self.filled).map_err(|error| self.taken_back(error))?;
+            self.filled = end;
+        }
+        self.file.write_at(records, self.state.len).map_err(WriteError::Unknown)?;
+        self.file.sync().map_err(WriteError::Unknown)
+    }
+
+    /// Gives back space that was taken behind the filled space and could not be used.
+    fn taken_back(&self, error: Error) -> WriteError {
+        match self.file.set_len(self.filled) {
+            Ok(()) if error.kind() == ErrorKind::NoSpace => WriteError::Clean(error),
+            _ => WriteError::Unknown(error),
+        }
     }
 
     fn zero_fill_to(&mut self, target: u64) -> Result<(), WriteError> {

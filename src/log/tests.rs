@@ -9,8 +9,10 @@ use super::recover::{Recovered, TornTail};
 use super::scan::read_seal;
 use super::*;
 use crate::clock::{Clock, ManualClock};
-use crate::format::op::{MemoryKey, Op};
+use crate::format::manifest::TailV1;
+use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
 use crate::format::record::RECORD_ALIGN;
+use crate::format::row::Position;
 use crate::fs::RealDisk;
 use crate::fs::faulty::{Call, FaultyDisk};
 use crate::memory::MemoryId;
@@ -32,6 +34,12 @@ struct Bench {
     place: Place,
 }
 
+/// What a view that holds so many records says.
+fn held(applied_seq: u64) -> Position {
+    let tail = TailV1 { last_seq: applied_seq, ..TailV1::default() };
+    Position { tail, ..Position::default() }
+}
+
 impl Bench {
     fn new() -> Self {
         Self::on(Arc::new(RealDisk))
@@ -49,7 +57,7 @@ impl Bench {
 
     fn open(&self, applied_seq: u64) -> Result<(Log<Seen>, Report)> {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1));
-        let Recovered { tail, torn, missing, .. } = recover(&self.place, &clock, STORE, applied_seq)?;
+        let Recovered { tail, torn, missing, .. } = recover(&self.place, &clock, STORE, held(applied_seq))?;
         Ok((Log::new(tail, Seen::default()), Report { torn, missing }))
     }
 
@@ -289,6 +297,142 @@ fn a_full_disk_is_met_before_a_record_is_at_stake() {
     assert_eq!(bench.records(), [(1, "b".to_owned())]);
 }
 
+/// A record of about so many bytes.
+fn large(len: usize) -> Arc<Op> {
+    let vectors = Vectors { model: ModelNumber(1), dimensions: 1024, values: vec![0.5; 1024 * (len / 4096)] };
+    Arc::new(Op::Vector { key: MemoryKey(1), text_seq: 1, vectors })
+}
+
+fn write_large(log: &Log<Seen>, len: usize) -> Result<u64> {
+    log.commit(|staged, next_seq| {
+        staged.0.push(next_seq);
+        Ok(Planned { ops: vec![large(len)], after_seq: next_seq, outcome: next_seq })
+    })
+}
+
+#[test]
+fn a_large_batch_that_finds_no_room_leaves_the_log_as_it_was() {
+    // The first write goes where the file has no space yet, the second one over zeros that are there.
+    for (failing, is_clean) in [(1, true), (2, false)] {
+        let (disk, plan) = FaultyDisk::new(Call::Write, io::ErrorKind::StorageFull);
+        let bench = Bench::on(Arc::new(disk));
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        let len = std::fs::metadata(bench.last_path()).expect("metadata").len();
+        plan.arm(failing, 1);
+        let error = write_large(&log, 1 << 20).expect_err("the disk is full");
+        if is_clean {
+            assert_eq!(error.kind(), ErrorKind::NoSpace);
+            assert_eq!(
+                std::fs::metadata(bench.last_path()).expect("metadata").len(),
+                len,
+                "space is given back"
+            );
+            assert_eq!(write(&log, &["b"]).expect("a small one has room"), 2);
+            assert_eq!(write_large(&log, 1 << 20).expect("space was freed"), 3);
+            assert_eq!(write(&log, &["c"]).expect("write"), 4);
+        } else {
+            assert_eq!(error.kind(), ErrorKind::CommitUnknown, "records may be in the file");
+        }
+        drop(log); // a kill
+        bench.open(0).expect("open");
+        let names: Vec<_> = bench.records().into_iter().map(|(seq, _)| seq).collect();
+        assert_eq!(names, if is_clean { vec![1, 2, 4] } else { vec![1] });
+    }
+}
+
+#[test]
+fn a_batch_never_makes_a_segment_longer_than_its_limit() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    let tail = log.lock_tail(); // Nobody writes, so that the groups of all threads gather.
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| write_large(&log, 15 << 20).expect("write"));
+        }
+        while log.with_staged(|seen| seen.0.len()) < 6 {
+            std::thread::yield_now();
+        }
+        drop(tail);
+    });
+    let segments = log.segments().all();
+    let lens: Vec<_> =
+        segments.iter().map(|segment| std::fs::metadata(&segment.path).expect("metadata").len()).collect();
+    assert!(lens.iter().all(|len| *len <= SEGMENT_LEN_MAX), "{lens:?}");
+    assert_eq!(log.durable_seq(), 6);
+}
+
+#[test]
+fn what_the_view_holds_is_not_scanned_again_and_the_seal_counts_it_all_the_same() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    write(&log, &["a"]).expect("write");
+    write(&log, &["b"]).expect("write");
+    let held = log.take_committed().last().expect("two records").after;
+    write(&log, &["c", "d"]).expect("write");
+    drop(log); // a kill
+    let path = bench.last_path();
+    let image = std::fs::read(&path).expect("read");
+    flip(&path, 4096 + 44);
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1));
+    let foreign = Position { epoch: held.epoch + 1, ..held };
+    for other in [foreign, Position::default()] {
+        let error = recover(&bench.place, &clock, STORE, other).expect_err("the first record is damaged");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+    drop(recover(&bench.place, &clock, STORE, held).expect("what the view holds need not be read"));
+    let sealed = |path: &Path| {
+        let epoch = list(&bench.place).expect("list").segments[0].header.epoch;
+        read_seal(&*RealDisk.open(path, Access::Read).expect("open"), epoch).expect("read").expect("sealed")
+    };
+    let seal = sealed(&path);
+    assert_eq!((seal.records, seal.last_seq), (4, 4));
+    // The same without the damage and without a view.
+    for segment in list(&bench.place).expect("list").segments {
+        std::fs::remove_file(segment.path).expect("remove");
+    }
+    std::fs::remove_file(&bench.place.manifest).expect("remove");
+    std::fs::write(&path, image).expect("write");
+    drop(bench.open(0).expect("open"));
+    assert_eq!(sealed(&path), seal);
+}
+
+#[test]
+fn a_place_in_another_history_is_told_from_one_that_is_only_ahead() {
+    let bench = rolled();
+    let segments = list(&bench.place).expect("list").segments;
+    let at = |number: usize, last_seq: u64| Position {
+        epoch: segments[number - 1].header.epoch,
+        tail: TailV1 { segment: number as u64, last_seq, ..TailV1::default() },
+        ..Position::default()
+    };
+    let begins = segments[1].header.base_seq;
+    let is_in_history = |segments: &[Segment], held: Position| {
+        super::is_in_history(&bench.place, segments, held).expect("the disk works")
+    };
+    assert!(is_in_history(&segments, Position::default()));
+    assert!(is_in_history(&segments, at(1, begins - 1)));
+    assert!(
+        is_in_history(&segments, at(2, begins + 100)),
+        "the log may have lost its end: that is told elsewhere"
+    );
+    assert!(is_in_history(&segments[1..], at(1, begins - 1)), "a segment that is gone tells nothing");
+    assert!(!is_in_history(&segments, at(1, begins)), "the log went on without what the view has");
+    assert!(!is_in_history(&segments[1..], at(1, begins)));
+    let other = Position { epoch: segments[1].header.epoch + 1, ..at(2, begins) };
+    assert!(!is_in_history(&segments, other));
+    // The record before the place tells two histories of one segment apart, when it is whole.
+    let file = open_segment(&bench.place, &segments[1]).expect("open");
+    let mut scanner = Scanner::new(&*file, segments[1].header.epoch, 4096).expect("scan");
+    let (header, ..) = scanner.next().expect("read").expect("a record");
+    let mine = Position { last_offset: 4096, last_checksum: header.checksum, ..at(2, begins) };
+    assert!(is_in_history(&segments, mine));
+    let theirs = Position { last_checksum: header.checksum ^ 1, ..mine };
+    assert!(!is_in_history(&segments, theirs));
+    flip(&segments[1].path, 4096 + 44);
+    assert!(is_in_history(&segments, theirs), "damage is no other history");
+}
+
 #[test]
 fn rolling_seals_and_a_crash_in_between_is_finished() {
     let bench = Bench::new();
@@ -428,7 +572,7 @@ fn a_foreign_and_a_newer_segment_are_refused() {
     drop(bench.open(0).expect("open"));
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1));
     assert_eq!(
-        recover(&bench.place, &clock, [8; 16], 0).expect_err("foreign").kind(),
+        recover(&bench.place, &clock, [8; 16], held(0)).expect_err("foreign").kind(),
         ErrorKind::ForeignStore
     );
     let path = bench.last_path();

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::open::{Layout, build_view};
 use super::{Inner, lock};
-use crate::catalog::{Applied, Catalog, Position};
+use crate::catalog::{Applied, Catalog};
 use crate::error::{Durability, Error, ErrorKind, Result};
-use crate::log::Committed;
 
 /// The view is put on stable storage after this many records, ...
 pub(super) const CHECKPOINT_RECORDS: u64 = 4096;
@@ -51,7 +50,7 @@ impl Applying {
 impl Inner {
     /// Applies everything that is durable, so that a read sees all that was acknowledged before it.
     pub(super) fn catch_up(&self) -> Result<()> {
-        if self.log.durable_seq() <= self.catalog()?.position().applied_seq {
+        if self.log.durable_seq() <= self.catalog()?.applied_seq() {
             return Ok(());
         }
         self.apply_committed(&mut self.applying()).map(drop)
@@ -68,7 +67,7 @@ impl Inner {
         // One take is enough: a record is here before anybody is told that it is durable.
         let records = self.log.take_committed();
         if let Some(last) = records.last() {
-            let (last_seq, next) = (last.seq, position_after(last));
+            let (last_seq, next) = (last.seq, last.after);
             let applied: Vec<_> = records
                 .iter()
                 .map(|record| Applied { seq: record.seq, location: record.location, op: &record.op })
@@ -161,7 +160,7 @@ impl Inner {
 
     /// Tells the applying thread that there is work, or does the work when too much of it waits.
     pub(super) fn committed(&self) {
-        let applied_seq = self.catalog().map_or(0, |catalog| catalog.position().applied_seq);
+        let applied_seq = self.catalog().map_or(0, |catalog| catalog.applied_seq());
         if self.log.durable_seq().saturating_sub(applied_seq) > BACKLOG_MAX
             && let Err(error) = self.catch_up()
         {
@@ -192,7 +191,7 @@ impl Inner {
         let mut failed = false;
         while !self.is_stopping() {
             let mut state = lock(&self.background.state);
-            let applied_seq = self.catalog().map_or(0, |catalog| catalog.position().applied_seq);
+            let applied_seq = self.catalog().map_or(0, |catalog| catalog.applied_seq());
             let nothing_to_do = self.log.durable_seq() <= applied_seq;
             state.idle = nothing_to_do;
             // The wait ends early when work comes or the store is closed.
@@ -224,14 +223,6 @@ impl Inner {
 pub(super) fn is_healed_by_rebuild(error: &Error, catalog: &Catalog) -> bool {
     error.durability() == Durability::NotWritten
         && (error.kind() == ErrorKind::Corrupt || catalog.damaged().is_some())
-}
-
-fn position_after(record: &Committed) -> Position {
-    Position {
-        applied_seq: record.seq,
-        segment: record.location.segment,
-        offset: record.location.offset + u64::from(record.location.len),
-    }
 }
 
 /// Starts the thread that applies records behind the writers.

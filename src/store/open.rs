@@ -14,7 +14,6 @@ use crate::embed::cache::QueryCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{Op, OpKind};
 use crate::format::record::{Location, record_len};
-use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::fs::{self, Access, Disk, DiskFile, Kind};
 use crate::log::{self, Listing, Log, Place, ScanEnd, Scanner, Segment};
 
@@ -69,16 +68,20 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     let view_is_there = disk.kind(&layout.view)?.is_some();
     let store_id = store_id(&place, &listing, view_is_there)?;
     let view = match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
-        Opened::Ready(catalog) => Some(catalog),
+        Opened::Ready(view) if log::is_in_history(&place, &listing.segments, view.position())? => Some(view),
+        Opened::Ready(_) => {
+            tracing::warn!("the view belongs to another history and is rebuilt from the log");
+            None
+        }
         Opened::Missing => None,
         Opened::Unusable(reason) => {
             tracing::warn!(reason, "the view cannot be used and is rebuilt from the log");
             None
         }
     };
-    let applied_seq = view.as_ref().map_or(0, |view| view.position().applied_seq);
+    let held = view.as_ref().map_or_else(Position::default, Catalog::position);
     // The log before the view: a view without a log would look like a store whose segments are gone.
-    let recovered = log::recover(&place, &options.clock, store_id, applied_seq)?;
+    let recovered = log::recover(&place, &options.clock, store_id, held)?;
     for number in &recovered.missing {
         tracing::error!(segment = number, "a segment is missing");
     }
@@ -277,35 +280,39 @@ fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Res
 /// [`ErrorKind::Corrupt`] when such a record is damaged or its segment is missing.
 fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64) -> Result<u64> {
     let start = catalog.position();
-    if start.applied_seq >= last_seq {
+    let applied_seq = start.tail.last_seq;
+    if applied_seq >= last_seq {
         return Ok(0);
     }
-    let first = segments
-        .iter()
-        .rposition(|segment| segment.header.base_seq <= start.applied_seq + 1)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorKind::Corrupt,
-                format!("the segment with record {} is missing", start.applied_seq + 1),
-            )
-            .at(&place.segments)
-            .hint("put the segment file back, or restore a backup")
+    let first =
+        segments.iter().rposition(|segment| segment.header.base_seq <= applied_seq + 1).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, format!("the segment with record {} is missing", applied_seq + 1))
+                .at(&place.segments)
+                .hint("put the segment file back, or restore a backup")
         })?;
-    tracing::info!(from_seq = start.applied_seq + 1, last_seq, "applying the log to the view");
-    let mut batch =
-        Batch { catalog, records: Vec::new(), len: 0, applied_seq: start.applied_seq, since_checkpoint: 0 };
+    tracing::info!(from_seq = applied_seq + 1, last_seq, "applying the log to the view");
+    let mut batch = Batch {
+        catalog,
+        records: Vec::new(),
+        len: 0,
+        next_seq: applied_seq + 1,
+        position: start,
+        since_checkpoint: 0,
+    };
     for segment in &segments[first..] {
         if segment.header.base_seq > last_seq {
             break;
         }
-        let from =
-            if segment.header.number == start.segment { start.offset } else { SEGMENT_HEADER_LEN as u64 };
-        replay_segment(place, segment, from, last_seq, &mut batch)?;
+        if segment.header.number != start.tail.segment {
+            let tail = log::empty_state(&segment.header);
+            batch.position = Position { tail, ..Position::default() };
+        }
+        replay_segment(place, segment, last_seq, &mut batch)?;
     }
-    if batch.next_seq() <= last_seq {
+    if batch.next_seq <= last_seq {
         return Err(Error::new(
             ErrorKind::Corrupt,
-            format!("record {} is missing from the log", batch.next_seq()),
+            format!("record {} is missing from the log", batch.next_seq),
         )
         .at(&place.segments)
         .hint("put the missing segment file back, or restore a backup"));
@@ -318,37 +325,34 @@ fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64)
     Ok(0)
 }
 
-fn replay_segment(
-    place: &Place,
-    segment: &Segment,
-    from: u64,
-    last_seq: u64,
-    batch: &mut Batch<'_>,
-) -> Result<()> {
+fn replay_segment(place: &Place, segment: &Segment, last_seq: u64, batch: &mut Batch<'_>) -> Result<()> {
     let file = log::open_segment(place, segment)?;
-    let mut scanner = Scanner::new(&*file, segment.header.epoch, from)?;
-    while batch.next_seq() <= last_seq {
+    let mut scanner = Scanner::new(&*file, segment.header.epoch, batch.position.tail.len)?;
+    while batch.next_seq <= last_seq {
         let end = scanner.offset();
         match scanner.next()? {
             Ok((header, ..)) if header.kind == OpKind::Seal => return Ok(()),
             Ok((header, payload, offset)) => {
-                if header.seq < batch.next_seq() {
-                    continue;
-                }
                 let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
-                if header.seq > batch.next_seq() {
-                    return Err(damaged(format!("record {} is missing", batch.next_seq())));
+                if header.seq > batch.next_seq {
+                    return Err(damaged(format!("record {} is missing", batch.next_seq)));
                 }
                 let op = Op::decode_payload(header.kind, header.has_vectors, payload)
                     .map_err(|damage| damaged(damage.to_string()))?;
                 let len = u32::try_from(record_len(payload.len())).expect("payloads are limited");
-                batch.push(header.seq, Location { segment: segment.header.number, offset, len }, op)?;
+                let mut tail = batch.position.tail;
+                log::advance(&mut tail, &header, u64::from(len), log::memory_time(&op));
+                batch.position = Position::behind(&header, offset, tail);
+                if header.seq == batch.next_seq {
+                    let location = Location { segment: segment.header.number, offset, len };
+                    batch.push(location, op, header.group_end)?;
+                }
             }
             Err(ScanEnd::Damaged(damage)) => {
                 return Err(Error::corrupt(
                     &segment.path,
                     end,
-                    format!("record {}: {damage}", batch.next_seq()),
+                    format!("record {}: {damage}", batch.next_seq),
                 ));
             }
             Err(ScanEnd::File | ScanEnd::Empty) => return Ok(()),
@@ -362,38 +366,34 @@ struct Batch<'a> {
     catalog: &'a Catalog,
     records: Vec<(u64, Location, Op)>,
     len: u64,
-    applied_seq: u64,
+    next_seq: u64,
+    /// Behind the last record that was read.
+    position: Position,
     since_checkpoint: u64,
 }
 
 impl Batch<'_> {
-    fn next_seq(&self) -> u64 {
-        self.records.last().map_or(self.applied_seq, |(seq, ..)| *seq) + 1
-    }
-
-    fn push(&mut self, seq: u64, location: Location, op: Op) -> Result<()> {
-        self.records.push((seq, location, op));
+    fn push(&mut self, location: Location, op: Op, group_end: bool) -> Result<()> {
+        self.records.push((self.next_seq, location, op));
+        self.next_seq += 1;
         self.len += u64::from(location.len);
-        if self.records.len() >= REPLAY_BATCH || self.len >= REPLAY_BATCH_LEN {
+        // Only whole groups, so that the view never holds a part of one.
+        if group_end && (self.records.len() >= REPLAY_BATCH || self.len >= REPLAY_BATCH_LEN) {
             self.apply()?;
         }
         Ok(())
     }
 
     fn apply(&mut self) -> Result<()> {
-        let Some((seq, location, _)) = self.records.last() else { return Ok(()) };
-        let next = Position {
-            applied_seq: *seq,
-            segment: location.segment,
-            offset: location.offset + u64::from(location.len),
-        };
+        if self.records.is_empty() {
+            return Ok(());
+        }
         let applied: Vec<_> = self
             .records
             .iter()
             .map(|(seq, location, op)| Applied { seq: *seq, location: *location, op })
             .collect();
-        self.catalog.apply(&applied, next)?;
-        self.applied_seq = next.applied_seq;
+        self.catalog.apply(&applied, self.position)?;
         self.since_checkpoint += self.records.len() as u64;
         self.records.clear();
         self.len = 0;

@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::format::manifest::TailV1;
 use crate::format::op::Vectors;
 use crate::format::row::Label;
 use crate::memory::{Memory, MemoryId, ModelIdentity};
@@ -44,7 +45,7 @@ impl Script {
     /// Applies all records after the catalog's position, in transactions of this many.
     fn apply_to(&self, catalog: &Catalog, batch_len: usize) {
         let records = self.records();
-        let from = usize::try_from(catalog.position().applied_seq).expect("a short script");
+        let from = usize::try_from(catalog.applied_seq()).expect("a short script");
         for batch in records[from..].chunks(batch_len) {
             catalog.apply(batch, position_after(batch[batch.len() - 1].seq)).expect("a script is in order");
         }
@@ -64,7 +65,12 @@ fn location_of(seq: u64) -> Location {
 
 fn position_after(seq: u64) -> Position {
     let Location { segment, offset, .. } = location_of(seq + 1);
-    Position { applied_seq: seq, segment, offset }
+    Position {
+        epoch: 7,
+        last_offset: 0,
+        last_checksum: 0,
+        tail: TailV1 { segment, len: offset, last_seq: seq, ..TailV1::default() },
+    }
 }
 
 fn memory(id: &str, text: &str, timestamp: i64) -> Memory {

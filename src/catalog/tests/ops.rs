@@ -138,7 +138,8 @@ fn position_moves_on_without_records_when_a_new_segment_begins() {
     let mut script = Script::default();
     script.remember(memory("one", "a text", 5));
     script.apply_to(&catalog, 10);
-    let rolled = Position { applied_seq: 1, segment: 9, offset: 4096 };
+    let tail = TailV1 { segment: 9, len: 4096, last_seq: 1, ..TailV1::default() };
+    let rolled = Position { epoch: 8, tail, ..Position::default() };
     catalog.apply(&[], rolled).expect("an empty batch");
     assert_eq!(catalog.position(), rolled);
 }

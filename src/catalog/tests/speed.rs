@@ -30,7 +30,7 @@ fn ops(range: std::ops::Range<usize>) -> Vec<Op> {
 }
 
 fn apply(catalog: &Catalog, ops: &[Op]) {
-    let first = catalog.position().applied_seq + 1;
+    let first = catalog.applied_seq() + 1;
     let numbered = ops.iter().zip(first..);
     let records: Vec<_> = numbered.map(|(op, seq)| Applied { seq, location: location_of(seq), op }).collect();
     catalog.apply(&records, position_after(first + ops.len() as u64 - 1)).expect("it follows");

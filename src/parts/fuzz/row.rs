@@ -3,12 +3,13 @@
 use super::Seeds;
 use super::input::Input;
 use super::stored::{identity, memory};
+use crate::format::manifest::TailV1;
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
-    CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, Row, RowHeader, StateKey, TableTag, collection_count_key,
-    decode_location, decode_model, decode_number, encode_location, encode_model, encode_number, key_bytes,
-    label_keys, model_key, vector_count_key,
+    CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, Position, Row, RowHeader, StateKey, TableTag,
+    collection_count_key, decode_location, decode_model, decode_number, encode_location, encode_model,
+    encode_number, key_bytes, label_keys, model_key, vector_count_key,
 };
 
 const TABLES: [TableTag; 6] =
@@ -105,9 +106,12 @@ pub(super) fn seeds() -> Seeds {
     let location = Location { segment: 1, offset: 4096, len: 160 };
     let head = Head {
         store_id: [7; 16],
-        applied_seq: 2,
-        segment: 1,
-        offset: 4416,
+        position: Position {
+            epoch: 3,
+            last_offset: 4256,
+            last_checksum: 5,
+            tail: TailV1 { segment: 1, len: 4416, records: 2, last_seq: 2, ..TailV1::default() },
+        },
         active_model: Some(ModelNumber(1)),
         memories: 2,
     };

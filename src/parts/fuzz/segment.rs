@@ -14,8 +14,10 @@ use super::record::mend;
 use super::stored::{append, id, ops};
 use crate::clock::{Clock, ManualClock};
 use crate::error::{ErrorKind, Result};
+use crate::format::manifest::TailV1;
 use crate::format::op::{MemoryKey, Op, OpKind, SealV1};
 use crate::format::record::chain;
+use crate::format::row::Position;
 use crate::format::segment::{SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::Access;
 use crate::log::{
@@ -133,7 +135,8 @@ pub(super) fn write_on(place: &Place, applied_seq: u64) {
 
 fn open(place: &Place, applied_seq: u64) -> Result<Log<Nothing>> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1));
-    Ok(Log::new(recover(place, &clock, STORE, applied_seq)?.tail, Nothing))
+    let tail = TailV1 { last_seq: applied_seq, ..TailV1::default() };
+    Ok(Log::new(recover(place, &clock, STORE, Position { tail, ..Position::default() })?.tail, Nothing))
 }
 
 /// What recovery may answer; all else would be a defect or a problem of the disk, which has none.
