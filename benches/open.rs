@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -78,6 +79,7 @@ fn main() -> Result<()> {
     let view = path("whole").join("store/view.redb");
     copy(&home, &path("whole"));
     Store::open(options(&path("whole")))?.close()?;
+    let view = as_redb(&view, &path("view.plain"));
     for (name, tables) in [("rows.redb", &[][..]), ("all.redb", &["--all-tables"][..])] {
         let source = ["--view".as_ref(), view.as_os_str()];
         let more = source.into_iter().chain(tables.iter().map(AsRef::as_ref));
@@ -197,6 +199,26 @@ fn copy_table<K: Key + 'static, V: Value + 'static>(
         drop(target);
         transaction.commit().expect("commit");
     }
+}
+
+/// The database in a view without the checksums of its pages, as redb itself reads it. The layout is that of
+/// `format-spec/view.md`.
+fn as_redb(view: &Path, plain: &Path) -> PathBuf {
+    const PAGE: u64 = 4096;
+    let source = std::fs::File::open(view).expect("the view");
+    let target = std::fs::File::create(plain).expect("create");
+    let len = source.metadata().expect("metadata").len();
+    let mut page = [0; PAGE as usize];
+    source.read_exact_at(&mut page[..320], 512).expect("the state sector");
+    target.write_all_at(&page, 0).expect("write");
+    for (number, offset) in (1..).map(|number| (number, (2 + number + number / 1024) * PAGE)) {
+        if offset >= len {
+            break;
+        }
+        source.read_exact_at(&mut page, offset).expect("a page");
+        target.write_all_at(&page, number * PAGE).expect("write");
+    }
+    plain.to_owned()
 }
 
 /// Runs this program as a child with the same arguments and kills it when it has loaded.

@@ -41,7 +41,7 @@ pub(crate) struct ManifestV1 {
     pub(crate) generation: u64,
     /// Numbers of all segments, ascending.
     pub(crate) segments: Vec<u64>,
-    /// Set by a clean close, absent while the store is open.
+    /// Set by a clean close; absent since the first roll or recovery after it.
     pub(crate) clean_tail: Option<TailV1>,
 }
 

@@ -3,7 +3,7 @@
 use super::Damage;
 use super::op::{OP_VERSION, OpKind};
 
-/// First bytes of a record. Four zeros instead are the clean end of the log in zero-filled space.
+/// First bytes of a record. A whole header of zeros instead is the clean end of the log in zero-filled space.
 pub(crate) const RECORD_MAGIC: [u8; 4] = *b"MRC1";
 /// Bytes before the payload.
 pub(crate) const RECORD_HEADER_LEN: usize = 40;
