@@ -147,16 +147,8 @@ struct VectorV1 {
 #[derive(Serialize, Deserialize)]
 struct ModelV1 {
     number: u32,
-    name: String,
-    weights_sha256: String,
-    tokenizer_sha256: String,
-    dimensions: u32,
-    pooling: String,
-    normalized: bool,
-    max_tokens: u32,
-    document_form: String,
-    query_form: String,
-    engine: String,
+    /// Its fields stand here one by one, in their order.
+    identity: ModelIdentity,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -279,7 +271,7 @@ impl Op {
                 codec::encode_into(&VectorV1 { key: key.0, text_seq: *text_seq }, out)
             }
             Self::Model { number, identity } => {
-                codec::encode_into(&ModelV1::from_identity(*number, identity), out)
+                codec::encode_into(&ModelV1 { number: number.0, identity: identity.clone() }, out)
             }
             Self::UseModel { number } => codec::encode_into(&UseModelV1 { number: number.0 }, out),
             Self::Seal(seal) => codec::encode_into(seal, out),
@@ -339,8 +331,8 @@ impl Op {
                 Self::Forget { key: MemoryKey(forget.key), id: decoded_id(forget.id)? }
             }
             OpKind::Model => {
-                let (number, identity) = codec::decode::<ModelV1>(op)?.into_identity();
-                Self::Model { number, identity }
+                let ModelV1 { number, identity } = codec::decode(op)?;
+                Self::Model { number: ModelNumber(number), identity }
             }
             OpKind::UseModel => {
                 Self::UseModel { number: ModelNumber(codec::decode::<UseModelV1>(op)?.number) }
@@ -398,65 +390,6 @@ fn decode_vectors(bytes: &[u8]) -> Result<Vectors, Damage> {
         dimensions,
         values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
     })
-}
-
-impl ModelV1 {
-    fn from_identity(number: ModelNumber, identity: &ModelIdentity) -> Self {
-        let ModelIdentity {
-            name,
-            weights_sha256,
-            tokenizer_sha256,
-            dimensions,
-            pooling,
-            normalized,
-            max_tokens,
-            document_form,
-            query_form,
-            engine,
-        } = identity.clone();
-        Self {
-            number: number.0,
-            name,
-            weights_sha256,
-            tokenizer_sha256,
-            dimensions,
-            pooling,
-            normalized,
-            max_tokens,
-            document_form,
-            query_form,
-            engine,
-        }
-    }
-
-    fn into_identity(self) -> (ModelNumber, ModelIdentity) {
-        let Self {
-            number,
-            name,
-            weights_sha256,
-            tokenizer_sha256,
-            dimensions,
-            pooling,
-            normalized,
-            max_tokens,
-            document_form,
-            query_form,
-            engine,
-        } = self;
-        let identity = ModelIdentity {
-            name,
-            weights_sha256,
-            tokenizer_sha256,
-            dimensions,
-            pooling,
-            normalized,
-            max_tokens,
-            document_form,
-            query_form,
-            engine,
-        };
-        (ModelNumber(number), identity)
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::limits::{check_importance, check_label, check_metadata, check_text, check_vector, clean_tags};
-use super::{DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, MemoryId};
+use super::{DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, Memory, MemoryId};
 use crate::error::Result;
 use crate::time;
 
@@ -150,6 +150,24 @@ impl Remember {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The memory that this becomes under an id; `now` is its time if it names none.
+    pub(crate) fn to_memory(&self, id: MemoryId, now: i64) -> Memory {
+        Memory {
+            id,
+            text: self.text.clone(),
+            timestamp: self.timestamp.unwrap_or(now),
+            source: self.source.clone(),
+            session_id: self.session_id.clone(),
+            importance: self.importance,
+            tags: self.tags.clone(),
+            collection: self.collection.clone(),
+            speaker: self.speaker.clone(),
+            role: self.role.clone(),
+            position: self.position,
+            metadata: self.metadata.clone(),
+        }
     }
 
     /// Checks every field and brings tags into their stored form.

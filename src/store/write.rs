@@ -204,7 +204,7 @@ impl Store {
         let Some(current) = current else {
             return Ok(Outcome::New);
         };
-        let unchanged = *current.memory == new_memory(item, id.clone(), current.memory.timestamp);
+        let unchanged = *current.memory == item.to_memory(id.clone(), current.memory.timestamp);
         match on_conflict {
             _ if unchanged => Ok(Outcome::Unchanged),
             OnConflict::Fail => Err(conflict(id)),
@@ -292,7 +292,7 @@ impl Inner {
             && let Some(current) = self.current(plan.pending, id)?
         {
             // Whoever repeats a call without a time of its own means the time of the first call.
-            if *current.memory != new_memory(item, id.clone(), current.memory.timestamp) {
+            if *current.memory != item.to_memory(id.clone(), current.memory.timestamp) {
                 return Err(conflict(id));
             }
             plan.after_seq = plan.after_seq.max(current.seq);
@@ -316,7 +316,7 @@ impl Inner {
             Some(id) => id.clone(),
             None => self.new_id()?,
         };
-        let mut memory = new_memory(item, id.clone(), now);
+        let mut memory = item.to_memory(id.clone(), now);
         let mut duplicate_of = None;
         if let Some(near) = near
             && let Some(other) =
@@ -334,10 +334,10 @@ impl Inner {
         let id = item.id.as_ref().expect("imported memories have ids");
         let now = self.clock.now_ms().div_euclid(1000);
         let Some(current) = self.current(plan.pending, id)? else {
-            plan.remember(new_memory(item, id.clone(), now), None);
+            plan.remember(item.to_memory(id.clone(), now), None);
             return Ok(Outcome::New);
         };
-        let memory = new_memory(item, id.clone(), current.memory.timestamp);
+        let memory = item.to_memory(id.clone(), current.memory.timestamp);
         if memory == *current.memory {
             plan.after_seq = plan.after_seq.max(current.seq);
             return Ok(Outcome::Unchanged);
@@ -411,24 +411,6 @@ impl Inner {
         let next = if fresh > *last { fresh } else { last.increment().unwrap_or(fresh) };
         *last = next;
         MemoryId::new(next.to_string())
-    }
-}
-
-/// The memory that an item becomes.
-fn new_memory(item: &Remember, id: MemoryId, now: i64) -> Memory {
-    Memory {
-        id,
-        text: item.text.clone(),
-        timestamp: item.timestamp.unwrap_or(now),
-        source: item.source.clone(),
-        session_id: item.session_id.clone(),
-        importance: item.importance,
-        tags: item.tags.clone(),
-        collection: item.collection.clone(),
-        speaker: item.speaker.clone(),
-        role: item.role.clone(),
-        position: item.position,
-        metadata: item.metadata.clone(),
     }
 }
 

@@ -126,21 +126,8 @@ mod tests {
     }
 
     pub(super) fn as_memory(remember: &Remember) -> Memory {
-        let mut memory = Memory::new(
-            remember.id.clone().expect("written memories have an id"),
-            remember.text.clone(),
-            remember.timestamp.expect("written memories have a time"),
-        );
-        memory.source.clone_from(&remember.source);
-        memory.session_id.clone_from(&remember.session_id);
-        memory.importance = remember.importance;
-        memory.tags.clone_from(&remember.tags);
-        memory.collection.clone_from(&remember.collection);
-        memory.speaker.clone_from(&remember.speaker);
-        memory.role.clone_from(&remember.role);
-        memory.position = remember.position;
-        memory.metadata.clone_from(&remember.metadata);
-        memory
+        assert!(remember.timestamp.is_some(), "written memories have a time");
+        remember.to_memory(remember.id.clone().expect("written memories have an id"), 0)
     }
 
     fn label() -> impl Strategy<Value = String> {

@@ -9,18 +9,7 @@ use crate::transfer::{JsonlReader, write_jsonl};
 
 /// The memory that the store makes of a checked request.
 pub(super) fn as_memory(remember: &Remember) -> Memory {
-    let id = remember.id.clone().unwrap_or_else(|| id("01ARZ3NDEKTSV4RRFFQ69G5FAV"));
-    let mut memory = Memory::new(id, remember.text.clone(), remember.timestamp.unwrap_or(0));
-    memory.source.clone_from(&remember.source);
-    memory.session_id.clone_from(&remember.session_id);
-    memory.importance = remember.importance;
-    memory.tags.clone_from(&remember.tags);
-    memory.collection.clone_from(&remember.collection);
-    memory.speaker.clone_from(&remember.speaker);
-    memory.role.clone_from(&remember.role);
-    memory.position = remember.position;
-    memory.metadata.clone_from(&remember.metadata);
-    memory
+    remember.to_memory(remember.id.clone().unwrap_or_else(|| id("01ARZ3NDEKTSV4RRFFQ69G5FAV")), 0)
 }
 
 /// Whatever comes in can be stored and comes out again: from the log, and through an export into another store.
