@@ -104,6 +104,26 @@ pub(crate) fn read_small(disk: &dyn Disk, path: &Path, len_max: usize) -> Result
     Ok(Some(bytes))
 }
 
+/// Makes a folder, and those above it that are missing, so that their names are durable.
+pub(crate) fn create_folders(disk: &dyn Disk, folder: &Path) -> Result<()> {
+    if disk.kind(folder)?.is_some() {
+        return Ok(());
+    }
+    let above = folder_above(folder);
+    create_folders(disk, above)?;
+    disk.create_folder(folder)?;
+    disk.sync_folder(above)
+}
+
+/// The folder that a name is in.
+pub(crate) fn folder_above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => path,
+    }
+}
+
 /// Puts a file of these bytes in place of `path`, so that after a crash either the old or the new one is there.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().expect("a file of the store is in a folder");

@@ -1,6 +1,7 @@
 //! Tests of the view, and the model that they compare it with.
 
 mod files;
+mod full;
 mod model;
 mod ops;
 mod power;
