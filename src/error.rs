@@ -129,7 +129,12 @@ impl Error {
             Os::FileTooLarge => {
                 (ErrorKind::NoSpace, Some("raise the limit on the length of files, see `ulimit -f`"))
             }
-            Os::ReadOnlyFilesystem => (ErrorKind::ReadOnly, Some("the medium is mounted read-only")),
+            Os::ReadOnlyFilesystem => (
+                ErrorKind::ReadOnly,
+                Some(
+                    "mount the medium for writing, or copy the home to another place and name that with --home",
+                ),
+            ),
             Os::PermissionDenied => {
                 (ErrorKind::Permission, Some("check the owner and the mode of this path"))
             }

@@ -104,12 +104,16 @@ impl Catalog {
         let temporary = database::temporary_path(path);
         let file = database::create_file(&temporary)?;
         // redb makes a database in several steps, so a crash among them must not leave the file under its name.
-        Guard::new(&temporary).run(|| {
+        let made = Guard::new(&temporary).run(|| {
             let (database, _) = database::build(database::storage(file)?, cache_bytes)?;
             database::initialize(&database, store_id)?;
             Ok(database.close()?)
-        })?;
-        database::publish(&temporary, path)?;
+        });
+        if let Err(error) = made.and_then(|()| database::publish(&temporary, path)) {
+            // On a full disk it would keep the little space there is.
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
         match Self::open(path, store_id, cache_bytes)? {
             Opened::Ready(catalog) => Ok(catalog),
             Opened::Missing => Err(Error::new(ErrorKind::Io, "the view that was just made is gone").at(path)),

@@ -133,10 +133,17 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> 
     if disk.kind(&temporary)?.is_some() {
         disk.remove(&temporary)?;
     }
-    let file = disk.open(&temporary, Access::CreateNew)?;
-    file.write_at(bytes, 0)?;
-    file.sync()?; // The content is durable before the name points to it.
-    disk.rename(&temporary, path)?;
+    let written = || -> Result<()> {
+        let file = disk.open(&temporary, Access::CreateNew)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?; // The content is durable before the name points to it.
+        disk.rename(&temporary, path)
+    };
+    if let Err(error) = written() {
+        // On a full disk it would keep the little space there is.
+        let _ = disk.remove(&temporary);
+        return Err(error);
+    }
     disk.sync_folder(folder)
 }
 

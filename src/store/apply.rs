@@ -283,10 +283,11 @@ pub(super) fn spawn_applier(inner: &Arc<Inner>) -> Result<()> {
 /// Starts a thread that ends with the store.
 pub(super) fn spawn(inner: &Arc<Inner>, name: &str, work: fn(&Inner)) -> Result<()> {
     let own = Arc::clone(inner);
-    let thread = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || work(&own))
-        .map_err(|error| Error::new(ErrorKind::Io, format!("no thread from the system: {error}")))?;
+    let thread =
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&own)).map_err(|error| {
+            Error::new(ErrorKind::Io, format!("no thread from the system: {error}"))
+                .hint("end other programs, or raise the limits on memory and processes, see `ulimit -a`")
+        })?;
     lock(&inner.background.state).threads.push(thread);
     Ok(())
 }
