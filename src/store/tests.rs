@@ -83,3 +83,28 @@ fn names_that_a_crash_left_unsynced_are_synced_before_the_first_memory() {
         Store::open(options(&folder.path().join("other"), disk)).expect_err("a folder is not durable");
     assert_eq!(error.kind(), ErrorKind::Io);
 }
+
+#[test]
+fn reads_and_writes_go_on_while_a_checkpoint_waits_for_the_disk() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let options = Options::at(home.path()).model(ModelSpec::None).background_embedding(false);
+    let store = Store::open(options).expect("open");
+    let id = store.remember(Remember::new("the first")).expect("remember").id;
+    let (sender, done) = std::sync::mpsc::channel();
+    let catalog = store.inner.catalog().expect("the view");
+    let checkpoint = catalog.while_written(|| {
+        let closing = store.clone();
+        let checkpoint = std::thread::spawn(move || closing.close());
+        let working = store.clone();
+        std::thread::spawn(move || {
+            for n in 0..300 {
+                working.remember(Remember::new(format!("memory {n}"))).expect("remember");
+                working.get(&id).expect("get").expect("it is there");
+            }
+            sender.send(()).expect("somebody waits");
+        });
+        done.recv_timeout(Duration::from_secs(60)).expect("nobody waits for the checkpoint");
+        checkpoint
+    });
+    checkpoint.join().expect("no panic").expect("a checkpoint");
+}

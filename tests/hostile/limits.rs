@@ -1,5 +1,7 @@
 //! Limits that the operating system sets: length of files, memory, threads.
 
+#![allow(clippy::print_stdout, reason = "a child tells its parent")]
+
 use std::process::Command;
 
 use memento_kv::{ErrorKind, Remember, Store};

@@ -53,6 +53,14 @@ impl Script {
     }
 }
 
+impl Catalog {
+    /// Does something while a checkpoint waits for the disk.
+    pub(crate) fn while_written<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _writing = locked(&self.live().writing);
+        work()
+    }
+}
+
 /// Moves what was applied into redb's tables without a sync, as happens when there is much of it.
 fn write_undurably(catalog: &Catalog) -> Result<()> {
     let mut is_durable = locked(&catalog.live().writing);
