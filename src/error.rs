@@ -22,7 +22,7 @@ pub enum ErrorKind {
     NotFound,
     /// The id is taken by a memory with other content.
     Conflict,
-    /// The disk or a quota is full; nothing was written.
+    /// The disk, a quota or a file's limit is full; nothing was written.
     NoSpace,
     /// The store, or the medium it is on, may not be written.
     ReadOnly,
@@ -126,7 +126,15 @@ impl Error {
             Os::StorageFull | Os::QuotaExceeded => {
                 (ErrorKind::NoSpace, Some("free some space on this disk, then try again"))
             }
-            Os::ReadOnlyFilesystem => (ErrorKind::ReadOnly, Some("the medium is mounted read-only")),
+            Os::FileTooLarge => {
+                (ErrorKind::NoSpace, Some("raise the limit on the length of files, see `ulimit -f`"))
+            }
+            Os::ReadOnlyFilesystem => (
+                ErrorKind::ReadOnly,
+                Some(
+                    "mount the medium for writing, or copy the home to another place and name that with --home",
+                ),
+            ),
             Os::PermissionDenied => {
                 (ErrorKind::Permission, Some("check the owner and the mode of this path"))
             }
@@ -259,5 +267,20 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_run_out_of_space_is_one_kind_with_a_hint() {
+        for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::FBIG] {
+            let error = Error::io("write", Path::new("seg"), errno.into());
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+            assert!(error.hint_text().is_some(), "{error}");
+            assert!(error.is_retryable());
+        }
     }
 }

@@ -91,7 +91,11 @@ pub(super) fn temporary_path(path: &Path) -> PathBuf {
 
 /// Opens the database in a storage, or makes one in an empty storage.
 pub(super) fn build(storage: impl StorageBackend, cache_bytes: usize) -> Result<(Database, Pages), Fault> {
-    let pages = Pages::new(storage);
+    build_on(Pages::new(storage), cache_bytes)
+}
+
+/// Opens the database in these pages.
+pub(super) fn build_on(pages: Pages, cache_bytes: usize) -> Result<(Database, Pages), Fault> {
     let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(pages.clone())?;
     Ok((database, pages))
 }

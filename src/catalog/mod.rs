@@ -19,6 +19,7 @@ mod write;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -77,6 +78,8 @@ struct Live {
     database: Database,
     /// What the database reads and writes, for whoever reads the file beside it.
     pages: Pages,
+    /// Whether everything stays in memory until the next checkpoint, because the disk refused the last one.
+    holds: AtomicBool,
 }
 
 impl Catalog {
@@ -91,12 +94,16 @@ impl Catalog {
         let temporary = database::temporary_path(path);
         let file = database::create_file(&temporary)?;
         // redb makes a database in several steps, so a crash among them must not leave the file under its name.
-        Guard::new(&temporary).run(|| {
+        let made = Guard::new(&temporary).run(|| {
             let (database, _) = database::build(database::storage(file)?, cache_bytes)?;
             database::initialize(&database, store_id)?;
             Ok(database.close()?)
-        })?;
-        database::publish(&temporary, path)?;
+        });
+        if let Err(error) = made.and_then(|()| database::publish(&temporary, path)) {
+            // On a full disk it would keep the little space there is.
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
         match Self::open(path, store_id, cache_bytes)? {
             Opened::Ready(catalog) => Ok(catalog),
             Opened::Missing => Err(Error::new(ErrorKind::Io, "the view that was just made is gone").at(path)),
@@ -137,6 +144,7 @@ impl Catalog {
                     writing: Mutex::new(true),
                     database,
                     pages,
+                    holds: AtomicBool::new(false),
                 };
                 Ok(Opened::Ready(Self { guard, live: Some(live) }))
             }
@@ -152,6 +160,24 @@ impl Catalog {
                 _ => Ok(Opened::Unusable(error.message().to_owned())),
             },
         }
+    }
+
+    /// The view as its last checkpoint left it, in the place of this one, which writes nothing from here on. The log
+    /// has what came after; that stays in memory until a checkpoint is good.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`].
+    pub(crate) fn reopened(&self, cache_bytes: usize) -> Result<Opened> {
+        let live = self.live();
+        // Whoever writes now comes to an end first.
+        let _writing = locked(&live.writing);
+        let pages = live.pages.successor();
+        let opened =
+            Self::open_with(self.path(), self.head().store_id, || database::build_on(pages, cache_bytes))?;
+        if let Opened::Ready(catalog) = &opened {
+            catalog.live().holds.store(true, Ordering::SeqCst);
+        }
+        Ok(opened)
     }
 
     /// Up to where the log has been applied, as readers see it.
@@ -174,6 +200,17 @@ impl Catalog {
         self.guard.damaged()
     }
 
+    /// Whether the disk refused what was written: the view cannot be used any more, but what its last checkpoint left
+    /// can. See [`Catalog::reopened`].
+    pub(crate) fn write_failed(&self) -> bool {
+        self.live().pages.write_failed()
+    }
+
+    /// Whether everything stays in memory until the next checkpoint.
+    pub(crate) fn holds(&self) -> bool {
+        self.live().holds.load(Ordering::SeqCst)
+    }
+
     /// Applies records in the order of the log, all or none, and makes them visible. They are on stable storage
     /// after the next [`Catalog::checkpoint`]; until then the log has them. Records that the view holds are left out.
     ///
@@ -187,7 +224,7 @@ impl Catalog {
                 return Ok(());
             }
             let delta = self.guard.run(|| apply::apply(&snapshot, records, next))?;
-            let is_full = delta.bytes > DELTA_BYTES_MAX;
+            let is_full = delta.bytes > DELTA_BYTES_MAX && !self.holds();
             self.publish(Snapshot { base: Arc::clone(&snapshot.base), delta });
             is_full
         };
@@ -205,7 +242,7 @@ impl Catalog {
     /// Puts everything that was applied on stable storage, in such a way that opening after a crash takes no repair.
     ///
     /// # Errors
-    /// Those of the operating system; the view then counts as damaged.
+    /// Those of the operating system; then the view cannot be used any more.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         self.write_durably(&mut locked(&self.live().writing))
     }
@@ -228,6 +265,7 @@ impl Catalog {
         }
         self.write(Durability::Immediate)?;
         *is_durable = true;
+        self.live().holds.store(false, Ordering::SeqCst);
         Ok(())
     }
 

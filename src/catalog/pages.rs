@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::{BackendError, StorageBackend};
@@ -39,6 +40,11 @@ fn damaged(offset: u64, damage: Damage) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, PageDamage { offset, damage })
 }
 
+/// The error of pages whose successor has the file.
+fn opened_anew() -> io::Error {
+    io::Error::other("the view was opened anew")
+}
+
 /// A file of checked pages over any storage. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Pages {
@@ -47,8 +53,12 @@ pub(super) struct Pages {
 
 #[derive(Debug)]
 struct PagesFile {
-    storage: Box<dyn StorageBackend>,
+    storage: Arc<dyn StorageBackend>,
     sums: OnceLock<RwLock<Sums>>,
+    /// Whether the disk refused a write or a sync. What the last commit needs is on it nevertheless.
+    write_failed: AtomicBool,
+    /// Whether a successor has the storage. Held for reading while something is written.
+    retired: RwLock<bool>,
 }
 
 #[derive(Debug)]
@@ -97,7 +107,42 @@ impl Sums {
 impl Pages {
     /// The file in a storage; an empty storage becomes an empty file.
     pub(super) fn new(storage: impl StorageBackend) -> Self {
-        Self { file: Arc::new(PagesFile { storage: Box::new(storage), sums: OnceLock::new() }) }
+        Self::on(Arc::new(storage))
+    }
+
+    fn on(storage: Arc<dyn StorageBackend>) -> Self {
+        let file = PagesFile {
+            storage,
+            sums: OnceLock::new(),
+            write_failed: AtomicBool::new(false),
+            retired: RwLock::new(false),
+        };
+        Self { file: Arc::new(file) }
+    }
+
+    /// The same file as it is on the disk. From here on nothing is written through this value and its clones; what is
+    /// read through them is what they wrote, or an error.
+    pub(super) fn successor(&self) -> Self {
+        *self.file.retired.write().unwrap_or_else(PoisonError::into_inner) = true;
+        Self::on(Arc::clone(&self.file.storage))
+    }
+
+    /// Whether the disk refused something that was written.
+    pub(super) fn write_failed(&self) -> bool {
+        self.file.write_failed.load(Ordering::SeqCst)
+    }
+
+    fn is_retired(&self) -> bool {
+        *self.file.retired.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs what writes, and remembers whether the disk refused it.
+    fn writing<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let retired = self.file.retired.read().unwrap_or_else(PoisonError::into_inner);
+        if *retired {
+            return Err(opened_anew());
+        }
+        write().inspect_err(|_| self.file.write_failed.store(true, Ordering::SeqCst))
     }
 
     fn storage(&self) -> &dyn StorageBackend {
@@ -129,13 +174,20 @@ impl Pages {
         for (page, bytes) in spans(first, out.len()) {
             let out = &mut out[bytes];
             self.storage().read(page_offset(page), out)?;
-            let sums = self.read_sums()?;
-            for (bytes, page) in out.chunks(PAGE_LEN as usize).zip(page..) {
-                let stored = sums.of_pages.get(page as usize).copied().unwrap_or(0);
-                let computed = page_sum(page, bytes);
-                if stored != computed {
-                    return Err(damaged(page_offset(page), Damage::Checksum { stored, computed }));
-                }
+            if let Err(error) = self.check_pages(page, out) {
+                return Err(if self.is_retired() { opened_anew() } else { error });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_pages(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        let sums = self.read_sums()?;
+        for (bytes, page) in bytes.chunks(PAGE_LEN as usize).zip(first..) {
+            let stored = sums.of_pages.get(page as usize).copied().unwrap_or(0);
+            let computed = page_sum(page, bytes);
+            if stored != computed {
+                return Err(damaged(page_offset(page), Damage::Checksum { stored, computed }));
             }
         }
         Ok(())
@@ -211,35 +263,41 @@ impl StorageBackend for Pages {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let pages = first_page(len, 0)?;
-        let mut sums = self.write_sums()?;
-        self.storage().set_len(file_len(pages))?;
-        let former = sums.of_pages.len() as u64;
-        sums.of_pages.resize(pages as usize, 0);
-        // Checksums of pages that are cut off must not come back with later pages of the same number.
-        sums.unwritten.retain(|group| group * GROUP_PAGES < pages);
-        if pages < former && !pages.is_multiple_of(GROUP_PAGES) {
-            sums.unwritten.insert(pages / GROUP_PAGES);
-        }
-        Ok(())
+        self.writing(|| {
+            let mut sums = self.write_sums()?;
+            self.storage().set_len(file_len(pages))?;
+            let former = sums.of_pages.len() as u64;
+            sums.of_pages.resize(pages as usize, 0);
+            // Checksums of pages that are cut off must not come back with later pages of the same number.
+            sums.unwritten.retain(|group| group * GROUP_PAGES < pages);
+            if pages < former && !pages.is_multiple_of(GROUP_PAGES) {
+                sums.unwritten.insert(pages / GROUP_PAGES);
+            }
+            Ok(())
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.flush_sums()?;
-        self.storage().sync_data()
+        self.writing(|| {
+            self.flush_sums()?;
+            self.storage().sync_data()
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if offset == 0 {
             let state = data.try_into().map_err(|_| io::Error::other("redb wrote another header"))?;
-            self.storage().write(STATE_SECTOR_OFFSET, &encode_state(&state))?;
+            self.writing(|| self.storage().write(STATE_SECTOR_OFFSET, &encode_state(&state)))?;
             self.write_sums()?.state = state;
             return Ok(());
         }
-        self.write_pages(first_page(offset, data.len())?, data)
+        let first = first_page(offset, data.len())?;
+        self.writing(|| self.write_pages(first, data))
     }
 
     fn close(&self) -> io::Result<()> {
-        self.storage().close()
+        // The successor's locks are on the same file.
+        if self.is_retired() { Ok(()) } else { self.storage().close() }
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
@@ -259,7 +317,7 @@ impl StorageBackend for Pages {
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage().unlock_range(start, end)
+        if self.is_retired() { Ok(()) } else { self.storage().unlock_range(start, end) }
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {

@@ -26,6 +26,20 @@ impl From<Error> for Failure {
     }
 }
 
+impl Failure {
+    /// The same failure of an answer, with what is safe although the answer could not be written.
+    pub(crate) fn although(self, safe: &str) -> Self {
+        match self {
+            Self::Error(error) => {
+                let hint =
+                    error.hint_text().map_or_else(|| safe.to_owned(), |hint| format!("{hint}; {safe}"));
+                Self::Error(error.hint(hint))
+            }
+            failure => failure,
+        }
+    }
+}
+
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
 

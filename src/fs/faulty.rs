@@ -1,9 +1,9 @@
 //! A disk that fails on purpose, for tests: the real one, with some calls that give an error.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Access, Disk, DiskFile, Kind, RealDisk};
 use crate::error::{Error, Result};
@@ -27,13 +27,21 @@ pub(crate) struct Plan {
     first: AtomicI64,
     count: AtomicI64,
     error: io::ErrorKind,
+    /// Where calls of this kind came to.
+    places: Mutex<Vec<PathBuf>>,
 }
 
 impl Plan {
+    /// Where calls of this kind came to, until now.
+    pub(crate) fn places(&self) -> Vec<PathBuf> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn hit(&self, call: Call, path: &Path) -> Result<()> {
         if call != self.call {
             return Ok(());
         }
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
         let past = self.calls.fetch_add(1, Ordering::SeqCst) - self.first.load(Ordering::SeqCst);
         if (0..self.count.load(Ordering::SeqCst)).contains(&past) {
             return Err(Error::io("injected", path, io::Error::from(self.error)));
@@ -61,6 +69,7 @@ impl FaultyDisk {
             first: AtomicI64::new(0),
             count: AtomicI64::new(0),
             error,
+            places: Mutex::default(),
         });
         (Self(Arc::clone(&plan)), plan)
     }

@@ -104,6 +104,26 @@ pub(crate) fn read_small(disk: &dyn Disk, path: &Path, len_max: usize) -> Result
     Ok(Some(bytes))
 }
 
+/// Makes a folder, and those above it that are missing, so that their names are durable.
+pub(crate) fn create_folders(disk: &dyn Disk, folder: &Path) -> Result<()> {
+    if disk.kind(folder)?.is_some() {
+        return Ok(());
+    }
+    let above = folder_above(folder);
+    create_folders(disk, above)?;
+    disk.create_folder(folder)?;
+    disk.sync_folder(above)
+}
+
+/// The folder that a name is in.
+pub(crate) fn folder_above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => path,
+    }
+}
+
 /// Puts a file of these bytes in place of `path`, so that after a crash either the old or the new one is there.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().expect("a file of the store is in a folder");
@@ -113,10 +133,17 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> 
     if disk.kind(&temporary)?.is_some() {
         disk.remove(&temporary)?;
     }
-    let file = disk.open(&temporary, Access::CreateNew)?;
-    file.write_at(bytes, 0)?;
-    file.sync()?; // The content is durable before the name points to it.
-    disk.rename(&temporary, path)?;
+    let written = || -> Result<()> {
+        let file = disk.open(&temporary, Access::CreateNew)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?; // The content is durable before the name points to it.
+        disk.rename(&temporary, path)
+    };
+    if let Err(error) = written() {
+        // On a full disk it would keep the little space there is.
+        let _ = disk.remove(&temporary);
+        return Err(error);
+    }
     disk.sync_folder(folder)
 }
 

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::open::{Layout, build_view};
+use super::open::{Layout, brought_up, build_view};
 use super::{Inner, lock};
-use crate::catalog::{Applied, Catalog};
+use crate::catalog::{Applied, CACHE_BYTES_DEFAULT, Catalog, Opened};
 use crate::error::{Durability, Error, ErrorKind, Result};
 
 /// The view is put on stable storage after this many records, ...
@@ -17,6 +17,8 @@ const CHECKPOINT_LEN: u64 = 8 << 20;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 /// The applying thread lets records gather for this long, so that one transaction serves many.
 const GATHER: Duration = Duration::from_millis(10);
+/// After the disk refused a checkpoint, the next one is tried after this long.
+const CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// After a failure the applying thread waits this long before it tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A writer applies records itself when this many wait, so that they never grow without bound.
@@ -28,22 +30,25 @@ pub(super) struct Applying {
     records: u64,
     len: u64,
     since: Option<Instant>,
+    /// When the disk refused the last checkpoint.
+    refused: Option<Instant>,
 }
 
 impl Applying {
     pub(super) fn new() -> Self {
-        Self { records: 0, len: 0, since: None }
+        Self::after(0)
     }
 
     /// So many records were applied at the open.
     pub(super) fn after(records: u64) -> Self {
-        Self { records, len: 0, since: (records > 0).then(Instant::now) }
+        Self { records, len: 0, since: (records > 0).then(Instant::now), refused: None }
     }
 
     fn checkpoint_is_due(&self) -> bool {
-        self.records >= CHECKPOINT_RECORDS
+        let enough = self.records >= CHECKPOINT_RECORDS
             || self.len >= CHECKPOINT_LEN
-            || self.since.is_some_and(|since| since.elapsed() >= CHECKPOINT_INTERVAL)
+            || self.since.is_some_and(|since| since.elapsed() >= CHECKPOINT_INTERVAL);
+        enough && self.refused.is_none_or(|refused| refused.elapsed() >= CHECKPOINT_RETRY_INTERVAL)
     }
 }
 
@@ -74,7 +79,7 @@ impl Inner {
                 .collect();
             if let Err(error) = catalog.apply(&applied, next) {
                 tracing::error!(%error, "the view cannot take what the log has");
-                catalog = match self.rebuild(applying, last_seq) {
+                catalog = match self.restore(applying, last_seq) {
                     Ok(whole) => whole,
                     Err(error) => {
                         // Whoever reads next tries again: these records must not be missing in silence.
@@ -95,29 +100,29 @@ impl Inner {
             // From here on the view answers for these records.
             self.log.with_staged(|pending| pending.applied(last_seq));
         }
-        if applying.checkpoint_is_due() {
-            self.checkpoint_view(&mut catalog, applying)?;
-        }
         Ok(catalog)
     }
 
-    fn checkpoint_view(&self, catalog: &mut Arc<Catalog>, applying: &mut Applying) -> Result<()> {
-        if let Err(error) = catalog.checkpoint() {
-            tracing::error!(%error, "the view cannot be put on stable storage");
-            *catalog = self.rebuild(applying, 0)?;
-        }
-        *applying = Applying::new();
-        Ok(())
-    }
-
-    /// Applies what is durable and puts the view on stable storage.
+    /// Applies what is durable and puts the view on stable storage. Others read and apply beside that.
+    ///
+    /// # Errors
+    /// When the disk refuses it. Then what is in memory stays there, and the next checkpoint tries again.
     pub(super) fn checkpoint(&self) -> Result<()> {
         let mut applying = self.applying();
-        let mut catalog = self.apply_committed(&mut applying)?;
-        if applying.records > 0 {
-            self.checkpoint_view(&mut catalog, &mut applying)?;
+        let catalog = self.apply_committed(&mut applying)?;
+        // What comes from here on counts for the next one.
+        *applying = Applying::new();
+        drop(applying);
+
+        let Err(error) = catalog.checkpoint() else { return Ok(()) };
+        tracing::error!(%error, "the view cannot be put on stable storage");
+        let mut applying = self.applying();
+        let mut current = self.catalog()?;
+        if Arc::ptr_eq(&current, &catalog) {
+            current = self.restore(&mut applying, 0)?;
         }
-        Ok(())
+        // A view that was rebuilt is on stable storage.
+        if current.holds() { Err(error) } else { Ok(()) }
     }
 
     /// Reads from the view. When what is read is damaged, the view is rebuilt from the log and read once more.
@@ -126,22 +131,55 @@ impl Inner {
         self.healing(|| read(&*self.catalog()?))
     }
 
-    /// Does what looks into the view. When the view is damaged, it is rebuilt from the log and all is done once more.
+    /// Does what looks into the view. When the view cannot be used, another one takes its place and all is done once
+    /// more.
     pub(super) fn healing<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        let catalog = self.catalog()?;
-        match attempt() {
-            Err(error) if is_healed_by_rebuild(&error, &catalog) => {
-                tracing::error!(%error, "the view is damaged");
-                let mut applying = self.applying();
-                // Somebody else may have rebuilt it while this thread waited.
-                if Arc::ptr_eq(&self.catalog()?, &catalog) {
-                    self.rebuild(&mut applying, 0)?;
+        // The second time, when what a checkpoint left turns out to be damaged.
+        for _ in 0..2 {
+            let catalog = self.catalog()?;
+            match attempt() {
+                Err(error) if is_healed_by_rebuild(&error, &catalog) => {
+                    tracing::error!(%error, "the view cannot be used");
+                    let mut applying = self.applying();
+                    // Somebody else may have replaced it while this thread waited.
+                    if Arc::ptr_eq(&self.catalog()?, &catalog) {
+                        self.restore(&mut applying, 0)?;
+                    }
                 }
-                drop(applying);
-                attempt()
+                result => return result,
             }
-            result => result,
         }
+        attempt()
+    }
+
+    /// Puts a view that can be used in the place of one that cannot, at least up to `last_seq`. When the disk refused
+    /// what was written, that is what the last checkpoint left, with all that came after it in memory: it needs no
+    /// space. Otherwise it is built from the log.
+    fn restore(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
+        let former = self.catalog()?;
+        if !former.write_failed() {
+            return self.rebuild(applying, last_seq);
+        }
+        let seq = former.applied_seq();
+        let view = match former.reopened(CACHE_BYTES_DEFAULT)? {
+            Opened::Ready(view) => {
+                brought_up(view, &self.place, &self.log.segments().all(), last_seq.max(seq))?
+            }
+            Opened::Missing | Opened::Unusable(_) => None,
+        };
+        let Some((view, records)) = view else { return self.rebuild(applying, last_seq) };
+        let view = Arc::new(view);
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&view));
+        if last_seq > seq {
+            // The search indexes have not taken these records.
+            self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        *applying = Applying { refused: Some(Instant::now()), ..Applying::after(records) };
+        tracing::warn!(
+            records,
+            "the view goes on from its last checkpoint, with what came after it in memory"
+        );
+        Ok(view)
     }
 
     /// Puts a new view in the place of a damaged one, with everything that is durable, at least up to `last_seq`.
@@ -210,10 +248,13 @@ impl Inner {
             if self.is_stopping() {
                 return;
             }
-            let done = if nothing_to_do && timeout.timed_out() { self.checkpoint() } else { self.catch_up() };
-            failed = done.is_err();
-            if let Err(error) = done {
+            let applied = self.catch_up();
+            failed = applied.is_err();
+            if let Err(error) = applied {
                 tracing::error!(%error, "the view lags behind the log");
+            } else if (nothing_to_do && timeout.timed_out()) || self.applying().checkpoint_is_due() {
+                // What went wrong has been told, and it is tried again.
+                let _ = self.checkpoint();
             }
         }
     }
@@ -233,10 +274,11 @@ pub(super) fn spawn_applier(inner: &Arc<Inner>) -> Result<()> {
 /// Starts a thread that ends with the store.
 pub(super) fn spawn(inner: &Arc<Inner>, name: &str, work: fn(&Inner)) -> Result<()> {
     let own = Arc::clone(inner);
-    let thread = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || work(&own))
-        .map_err(|error| Error::new(ErrorKind::Io, format!("no thread from the system: {error}")))?;
+    let thread =
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&own)).map_err(|error| {
+            Error::new(ErrorKind::Io, format!("no thread from the system: {error}"))
+                .hint("end other programs, or raise the limits on memory and processes, see `ulimit -a`")
+        })?;
     lock(&inner.background.state).threads.push(thread);
     Ok(())
 }

@@ -59,12 +59,15 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     make_folders(&options, &layout)?;
     let lock = take_lock(&*disk, &layout.lock, options.lock_wait)?;
     let place = layout.place(Arc::clone(&disk));
-    disk.create_folder(&place.segments)?;
+    fs::create_folders(&*disk, &place.segments)?;
     fs::check_folder(&place.segments)?;
     remove_leftovers(&*disk, &layout.folder)?;
     remove_leftovers(&*disk, &place.segments)?;
 
     let listing = log::list(&place)?;
+    if listing.segments.is_empty() {
+        settle_names(&*disk, &options.home, &layout.folder)?;
+    }
     let view_is_there = disk.kind(&layout.view)?.is_some();
     let store_id = store_id(&place, &listing, view_is_there)?;
     let view = match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
@@ -90,6 +93,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     }
     let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
     let view = view.map(|view| brought_up(view, &place, &segments, last_seq)).transpose()?.flatten();
+    // Few records are left to the next checkpoint, so that opening need not wait for the disk.
     let (catalog, replayed) = match view {
         Some(brought_up) => brought_up,
         None => (build_view(&layout, &place, &segments, last_seq, options.clock.now_ms())?, 0),
@@ -115,11 +119,23 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });
-    spawn_applier(&inner)?;
-    if options.background_embedding {
-        super::embedding::spawn_embedder(&inner)?;
+    if replayed >= CHECKPOINT_RECORDS
+        && let Err(error) = inner.checkpoint()
+    {
+        // The log has everything and the view is whole, if only in memory.
+        tracing::warn!(%error, "the view is not on stable storage yet");
+    }
+    if let Err(error) = spawn_threads(&inner, options.background_embedding) {
+        // A thread that runs would hold the store, and its lock, for good.
+        inner.stop_threads();
+        return Err(error);
     }
     Ok(inner)
+}
+
+fn spawn_threads(inner: &Arc<Inner>, background_embedding: bool) -> Result<()> {
+    spawn_applier(inner)?;
+    if background_embedding { super::embedding::spawn_embedder(inner) } else { Ok(()) }
 }
 
 fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
@@ -134,13 +150,21 @@ fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
                 .at(home)
                 .hint("name its home with --home or MEMENTO_HOME; `remember` makes a new store"));
         }
-        if let Some(parent) = home.parent().filter(|_| nothing) {
-            std::fs::create_dir_all(parent).map_err(|error| Error::io("create folder", parent, error))?;
-        }
-        options.disk.create_folder(home)?;
+        fs::create_folders(&*options.disk, &layout.folder)?;
+        fs::check_folder(home)?;
     }
-    options.disk.create_folder(&layout.folder)?;
     fs::check_folder(&layout.folder)
+}
+
+/// Makes the names of a new store durable. Whoever made its folders may have ended before that.
+fn settle_names(disk: &dyn Disk, home: &Path, folder: &Path) -> Result<()> {
+    disk.sync_folder(folder)?;
+    disk.sync_folder(home)?;
+    if let Err(error) = disk.sync_folder(fs::folder_above(home)) {
+        // Others may have made the home where this user cannot read.
+        tracing::debug!(%error, "the folder above the home was not synced");
+    }
+    Ok(())
 }
 
 /// Takes the lock of the store and leaves a note of who has it.
@@ -199,7 +223,7 @@ fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8
 
 /// The view with all records of the log, and how many of them are only in memory; `None` when it turns out to be
 /// damaged.
-fn brought_up(
+pub(super) fn brought_up(
     view: Catalog,
     place: &Place,
     segments: &[Segment],
@@ -273,8 +297,7 @@ fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Res
     disk.sync_folder(&layout.folder)
 }
 
-/// Applies to the view all records that it does not hold yet, and says how many of them are only in memory: few enough
-/// to leave them to the next checkpoint, so that opening need not wait for the disk.
+/// Applies to the view all records that it does not hold yet, and says how many of them are only in memory.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when such a record is damaged or its segment is missing.
@@ -318,11 +341,7 @@ fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64)
         .hint("put the missing segment file back, or restore a backup"));
     }
     batch.apply()?;
-    if batch.since_checkpoint < CHECKPOINT_RECORDS {
-        return Ok(batch.since_checkpoint);
-    }
-    catalog.checkpoint()?;
-    Ok(0)
+    Ok(batch.since_checkpoint)
 }
 
 fn replay_segment(place: &Place, segment: &Segment, last_seq: u64, batch: &mut Batch<'_>) -> Result<()> {
@@ -397,7 +416,7 @@ impl Batch<'_> {
         self.since_checkpoint += self.records.len() as u64;
         self.records.clear();
         self.len = 0;
-        if self.since_checkpoint >= 8 * REPLAY_BATCH as u64 {
+        if self.since_checkpoint >= 8 * REPLAY_BATCH as u64 && !self.catalog.holds() {
             // Pages that transactions without a sync free come back only with one.
             self.catalog.checkpoint()?;
             self.since_checkpoint = 0;

@@ -47,3 +47,64 @@ fn a_full_disk_refuses_a_memory_and_keeps_all_others() {
     assert_eq!(saved.duplicate_of, None, "what was not written leaves no trace");
     assert_eq!(store.list(&List::new()).expect("list").len(), 1);
 }
+
+#[test]
+fn the_names_of_a_new_home_are_private_and_durable() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let home = folder.path().join("a/b/home");
+    let (disk, plan) = FaultyDisk::new(Call::SyncFolder, io::ErrorKind::Other);
+    let store = Store::open(options(&home, disk)).expect("open");
+    store.remember(Remember::new("durable")).expect("remember");
+    let synced = plan.places();
+    for made in ["a", "a/b", "a/b/home", "a/b/home/store", "a/b/home/store/seg"] {
+        let made = folder.path().join(made);
+        let mode = made.metadata().expect("it was made").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", made.display());
+        let above = made.parent().expect("a folder");
+        assert!(synced.iter().any(|folder| folder == above), "{} is not durable: {synced:?}", made.display());
+    }
+}
+
+#[test]
+fn names_that_a_crash_left_unsynced_are_synced_before_the_first_memory() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let home = folder.path().join("home");
+    std::fs::create_dir_all(home.join("store/seg")).expect("folders");
+    let (disk, plan) = FaultyDisk::new(Call::SyncFolder, io::ErrorKind::Other);
+    let store = Store::open(options(&home, disk)).expect("open");
+    for place in [folder.path(), &home, &home.join("store")] {
+        assert!(plan.places().iter().any(|synced| synced == place), "{}", place.display());
+    }
+    drop(store);
+    let (disk, plan) = FaultyDisk::new(Call::SyncFolder, io::ErrorKind::Other);
+    plan.arm(1, 1);
+    let error =
+        Store::open(options(&folder.path().join("other"), disk)).expect_err("a folder is not durable");
+    assert_eq!(error.kind(), ErrorKind::Io);
+}
+
+#[test]
+fn reads_and_writes_go_on_while_a_checkpoint_waits_for_the_disk() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let options = Options::at(home.path()).model(ModelSpec::None).background_embedding(false);
+    let store = Store::open(options).expect("open");
+    let id = store.remember(Remember::new("the first")).expect("remember").id;
+    let (sender, done) = std::sync::mpsc::channel();
+    let catalog = store.inner.catalog().expect("the view");
+    let checkpoint = catalog.while_written(|| {
+        let closing = store.clone();
+        let checkpoint = std::thread::spawn(move || closing.close());
+        let working = store.clone();
+        std::thread::spawn(move || {
+            for n in 0..300 {
+                working.remember(Remember::new(format!("memory {n}"))).expect("remember");
+                working.get(&id).expect("get").expect("it is there");
+            }
+            sender.send(()).expect("somebody waits");
+        });
+        done.recv_timeout(Duration::from_secs(60)).expect("nobody waits for the checkpoint");
+        checkpoint
+    });
+    checkpoint.join().expect("no panic").expect("a checkpoint");
+}

@@ -1,6 +1,7 @@
 //! Tests of the view, and the model that they compare it with.
 
 mod files;
+mod full;
 mod model;
 mod ops;
 mod power;
@@ -49,6 +50,14 @@ impl Script {
         for batch in records[from..].chunks(batch_len) {
             catalog.apply(batch, position_after(batch[batch.len() - 1].seq)).expect("a script is in order");
         }
+    }
+}
+
+impl Catalog {
+    /// Does something while a checkpoint waits for the disk.
+    pub(crate) fn while_written<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _writing = locked(&self.live().writing);
+        work()
     }
 }
 

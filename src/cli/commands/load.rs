@@ -51,7 +51,8 @@ pub(super) fn run(load: &Load<'_>, context: &Context<'_>) -> Result<(), Failure>
         embed(&store, loaded.remembered, context.out);
     }
     loaded.pending = store.stats()?.pending;
-    let told = tell(loaded, context.out);
+    let safe = format!("{} safely stored", text::count(loaded.remembered, "memory is", "memories are"));
+    let told = tell(loaded, context.out).map_err(|failure| failure.although(&safe));
     session::close(context, store);
     told
 }

@@ -89,7 +89,8 @@ pub(crate) fn run(args: RememberArgs, context: &Context<'_>) -> Result<(), Failu
     let shown = excerpt(remember.text());
     let (_, store) = session::open(context)?;
     let remembered = store.remember(remember)?;
-    let told = tell(&remembered, &shown, context);
+    let safe = format!("the memory is safely stored as {}", remembered.id);
+    let told = tell(&remembered, &shown, context).map_err(|failure| failure.although(&safe));
     session::close(context, store);
     told
 }
