@@ -104,7 +104,8 @@ pub(crate) fn parse(bytes: &[u8], epoch: u64) -> Parsed<'_> {
             Parsed::More(RECORD_HEADER_LEN)
         };
     };
-    if head.iter().all(|byte| *byte == 0) {
+    // As one comparison: behind a crash a search passes over a megabyte of zeros in steps of eight.
+    if *head == [0; RECORD_HEADER_LEN] {
         return Parsed::Empty;
     }
     if head[..4] != RECORD_MAGIC {

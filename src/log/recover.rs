@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::scan::{ScanEnd, Scanner, read_seal};
+use super::scan::{ScanEnd, Scanner, read_last, read_seal};
 use super::tail::{Tail, advance, create_segment, empty_state, random_u64, seal_of, seal_segment};
 use super::{Listing, Place, Segment, list, parse_segment_name, read_manifest};
 use crate::clock::Clock;
@@ -81,7 +81,9 @@ pub(crate) fn recover(
             && tail.last_seq >= applied_seq
             && missing.is_empty()
     });
-    if let Some(state) = clean {
+    if let Some(state) = clean
+        && is_end_of(place, last, &state)?
+    {
         let unusable = unusable.into_iter().map(|(_, error)| error).collect();
         let tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
         return Ok(Recovered { tail, torn: None, unusable, missing });
@@ -182,6 +184,21 @@ fn check_end(
 /// The sequence at the last clean close. It proves what was durable as long as the manifest that tells of it is there.
 fn closed_at(manifest: Option<&ManifestV1>) -> u64 {
     manifest.and_then(|manifest| manifest.clean_tail).map_or(0, |tail| tail.last_seq)
+}
+
+/// Whether the log can go on behind this clean tail, as far as its own numbers and the last record tell. A manifest
+/// of another copy of the store may have it wrong, and a sequence that is given twice would cost a memory. A last
+/// record that is damaged tells nothing.
+fn is_end_of(place: &Place, segment: &Segment, tail: &TailV1) -> Result<bool> {
+    let empty = empty_state(&segment.header);
+    if tail.last_seq.checked_sub(empty.last_seq) != Some(tail.records)
+        || (tail.records == 0) != (tail.len == empty.len)
+    {
+        return Ok(false);
+    }
+    let file = place.disk.open(&segment.path, Access::Read)?;
+    let last = read_last(&*file, segment.header.epoch)?;
+    Ok(last.is_none_or(|last| last.seq == tail.last_seq && last.group_end && last.kind != OpKind::Seal))
 }
 
 /// Numbers of segments that others or the manifest name, but that are not there.

@@ -14,6 +14,8 @@ use crate::fs::{self, DiskFile};
 pub(crate) const SEAL_RESERVE_LEN: u64 = 256;
 
 const READ_LEN: usize = 1 << 20;
+/// The last record of a segment is looked for in so many bytes.
+const LAST_LEN_MAX: u64 = 64 << 10;
 
 /// Why a scan ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,16 +158,7 @@ impl<'a> Scanner<'a> {
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn read_seal(file: &dyn DiskFile, epoch: u64) -> Result<Option<SealV1>> {
-    let file_len = file.len()?;
-    let from = file_len
-        .saturating_sub(SEAL_RESERVE_LEN)
-        .max(SEGMENT_HEADER_LEN as u64)
-        .next_multiple_of(RECORD_ALIGN as u64);
-    if from >= file_len {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; usize::try_from(file_len - from).expect("a few bytes")];
-    fs::read_exact_at(file, &mut bytes, from)?;
+    let (from, bytes) = read_end(file, SEAL_RESERVE_LEN)?;
     for start in (0..bytes.len()).step_by(RECORD_ALIGN) {
         let Parsed::Record { header, payload, len } = parse(&bytes[start..], epoch) else { continue };
         if header.kind == OpKind::Seal && start + len == bytes.len() {
@@ -177,6 +170,32 @@ pub(crate) fn read_seal(file: &dyn DiskFile, epoch: u64) -> Result<Option<SealV1
         }
     }
     Ok(None)
+}
+
+/// The record that ends where the segment does; `None` when none does, or only one of more than 64 KiB.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn read_last(file: &dyn DiskFile, epoch: u64) -> Result<Option<RecordHeader>> {
+    let (_, bytes) = read_end(file, LAST_LEN_MAX)?;
+    let ending = |start: usize| match parse(&bytes[start..], epoch) {
+        Parsed::Record { header, len, .. } if start + len == bytes.len() => Some(header),
+        _ => None,
+    };
+    Ok((0..bytes.len()).step_by(RECORD_ALIGN).rev().find_map(ending))
+}
+
+/// At most so many bytes of the end of a segment, from a place on where a record may begin, and that place.
+fn read_end(file: &dyn DiskFile, len_max: u64) -> Result<(u64, Vec<u8>)> {
+    let file_len = file.len()?;
+    let from = file_len
+        .saturating_sub(len_max)
+        .max(SEGMENT_HEADER_LEN as u64)
+        .next_multiple_of(RECORD_ALIGN as u64)
+        .min(file_len);
+    let mut bytes = vec![0; usize::try_from(file_len - from).expect("a few bytes")];
+    fs::read_exact_at(file, &mut bytes, from)?;
+    Ok((from, bytes))
 }
 
 /// Reads one record and checks it.

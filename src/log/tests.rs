@@ -684,6 +684,39 @@ fn a_clean_close_proves_what_was_there() {
 }
 
 #[test]
+fn a_clean_tail_that_the_last_record_contradicts_does_not_count() {
+    type Lie = fn(&mut TailV1);
+    let lies: [(&str, Lie); 4] = [
+        ("no record yet", |tail| (tail.records, tail.last_seq) = (0, 0)),
+        ("a record fewer", |tail| (tail.records, tail.last_seq) = (1, 1)),
+        ("only one number is wrong", |tail| tail.last_seq = 1),
+        ("numbers that run over", |tail| (tail.records, tail.last_seq) = (u64::MAX, u64::MAX)),
+    ];
+    for (what, lie) in lies {
+        let bench = Bench::new();
+        let (log, _) = bench.open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        write(&log, &["b"]).expect("write");
+        log.close().expect("close");
+        drop(log);
+        let mut manifest = read_manifest(&bench.place).expect("read").expect("it was closed");
+        lie(manifest.clean_tail.as_mut().expect("it was closed"));
+        std::fs::write(&bench.place.manifest, manifest.encode()).expect("write");
+        match bench.open(0) {
+            // A tail that goes beyond the records proves that some are gone.
+            Err(error) => assert_eq!((error.kind(), what), (ErrorKind::Corrupt, "numbers that run over")),
+            Ok((log, _)) => {
+                assert_eq!(write(&log, &["c"]).expect("write"), 3, "{what}");
+                drop(log);
+                bench.open(3).expect(what);
+            }
+        }
+        let names: String = bench.records().into_iter().map(|(_, name)| name).collect();
+        assert!(names.starts_with("ab"), "{what}: {names}");
+    }
+}
+
+#[test]
 fn a_roll_that_fails_leaves_a_log_that_goes_on() {
     for call in [Call::Write, Call::Sync, Call::Rename, Call::SyncFolder] {
         let (disk, plan) = FaultyDisk::new(call, io::ErrorKind::StorageFull);

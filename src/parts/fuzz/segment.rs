@@ -120,6 +120,8 @@ pub(super) fn write_on(place: &Place, applied_seq: u64) {
     };
     let recovered = records(place);
     assert!(is_subsequence(&recovered, &before), "recovery invented a record");
+    let in_whole_groups: Vec<Found> = before.into_iter().filter(|found| found.group_is_whole).collect();
+    assert!(is_subsequence(&in_whole_groups, &recovered), "recovery dropped a whole group");
     let forget = Op::Forget { key: MemoryKey(1), id: id("fuzz") };
     let outcome = log.commit(|_, next_seq| {
         Ok(Planned { ops: vec![Arc::new(forget)], after_seq: next_seq, outcome: next_seq })
@@ -128,7 +130,7 @@ pub(super) fn write_on(place: &Place, applied_seq: u64) {
     let Ok(seq) = outcome else { return };
     let mut expected = recovered;
     expected.extend(records(place).pop());
-    assert_eq!(expected.last().map(|(seq, _)| *seq), Some(seq), "an acknowledged record is gone");
+    assert_eq!(expected.last().map(|found| found.seq), Some(seq), "an acknowledged record is gone");
     drop(open(place, seq).expect("what was just written is in order"));
     assert_eq!(records(place), expected, "an acknowledged record is gone");
 }
@@ -152,23 +154,38 @@ impl Staged for Nothing {
     fn abandon(&mut self, _: u64) {}
 }
 
-/// Sequence and checksum of the records of all segments, each up to the first that is not whole.
-fn records(place: &Place) -> Vec<(u64, u32)> {
-    let mut found = Vec::new();
+/// A whole record that stands in a segment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Found {
+    seq: u64,
+    checksum: u32,
+    /// The group that it belongs to has its end.
+    group_is_whole: bool,
+}
+
+/// The records of all segments, each up to the first that is not whole.
+fn records(place: &Place) -> Vec<Found> {
+    let mut all = Vec::new();
     for segment in list(place).map_or_else(|_| Vec::new(), |listing| listing.segments) {
         let file = open_segment(place, &segment).expect("it was listed");
         let mut scanner =
             Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64).expect("the disk works");
+        let mut group_start = all.len();
         while let Ok((header, _, _)) = scanner.next().expect("the disk works") {
-            if header.kind != OpKind::Seal {
-                found.push((header.seq, header.checksum));
+            if header.kind == OpKind::Seal {
+                continue;
+            }
+            all.push(Found { seq: header.seq, checksum: header.checksum, group_is_whole: false });
+            if header.group_end {
+                all[group_start..].iter_mut().for_each(|found| found.group_is_whole = true);
+                group_start = all.len();
             }
         }
     }
-    found
+    all
 }
 
-fn is_subsequence(part: &[(u64, u32)], whole: &[(u64, u32)]) -> bool {
+fn is_subsequence(part: &[Found], whole: &[Found]) -> bool {
     let mut whole = whole.iter();
     part.iter().all(|wanted| whole.any(|found| found == wanted))
 }
