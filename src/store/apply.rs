@@ -79,7 +79,7 @@ impl Inner {
                 .collect();
             if let Err(error) = catalog.apply(&applied, next) {
                 tracing::error!(%error, "the view cannot take what the log has");
-                catalog = match self.restore(applying, last_seq) {
+                catalog = match self.rebuild(applying, last_seq) {
                     Ok(whole) => whole,
                     Err(error) => {
                         // Whoever reads next tries again: these records must not be missing in silence.
@@ -143,7 +143,7 @@ impl Inner {
                     let mut applying = self.applying();
                     // Somebody else may have replaced it while this thread waited.
                     if Arc::ptr_eq(&self.catalog()?, &catalog) {
-                        self.restore(&mut applying, 0)?;
+                        self.rebuild(&mut applying, 0)?;
                     }
                 }
                 result => return result,
@@ -152,13 +152,20 @@ impl Inner {
         attempt()
     }
 
-    /// Puts a view that can be used in the place of one that cannot, at least up to `last_seq`. When the disk refused
-    /// what was written, that is what the last checkpoint left, with all that came after it in memory: it needs no
-    /// space. Otherwise it is built from the log.
+    /// Puts a view that can be used in the place of one that cannot, at least up to `last_seq`. The search indexes are
+    /// loaded anew: they may have followed in part.
+    pub(super) fn rebuild(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
+        let view = self.restore(applying, last_seq)?;
+        self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(view)
+    }
+
+    /// When the disk refused what was written, the view goes on from what its last checkpoint left, with all that came
+    /// after it in memory: that needs no space. Otherwise it is built from the log.
     fn restore(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
         let former = self.catalog()?;
         if !former.write_failed() {
-            return self.rebuild(applying, last_seq);
+            return self.build(applying, last_seq);
         }
         let seq = former.applied_seq();
         let view = match former.reopened(CACHE_BYTES_DEFAULT)? {
@@ -167,13 +174,9 @@ impl Inner {
             }
             Opened::Missing | Opened::Unusable(_) => None,
         };
-        let Some((view, records)) = view else { return self.rebuild(applying, last_seq) };
+        let Some((view, records)) = view else { return self.build(applying, last_seq) };
         let view = Arc::new(view);
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&view));
-        if last_seq > seq {
-            // The search indexes have not taken these records.
-            self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
-        }
         *applying = Applying { refused: Some(Instant::now()), ..Applying::after(records) };
         tracing::warn!(
             records,
@@ -182,8 +185,9 @@ impl Inner {
         Ok(view)
     }
 
-    /// Puts a new view in the place of a damaged one, with everything that is durable, at least up to `last_seq`.
-    pub(super) fn rebuild(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
+    /// Puts a view that is made of the log in the place of a damaged one, with everything that is durable, at least up to
+    /// `last_seq`.
+    fn build(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
         let segments = self.log.segments().all();
         let last_seq = self.log.durable_seq().max(last_seq);
         let whole =
