@@ -297,9 +297,7 @@ impl Tail {
         self.segments.push(segment);
         let state = empty_state(&header);
         self.active = Active { file, header, state, filled: state.len, fill_next: FILL_LEN_MAX };
-        if let Err(error) = self.write_manifest(None) {
-            tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
-        }
+        self.note_segments(None);
         Ok(())
     }
 
@@ -313,8 +311,15 @@ impl Tail {
         }
     }
 
+    /// Replaces the manifest, if that can be done: it is only an accelerator, and no write waits for it.
+    pub(super) fn note_segments(&mut self, clean_tail: Option<TailV1>) {
+        if let Err(error) = self.write_manifest(clean_tail) {
+            tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
+        }
+    }
+
     /// Replaces the manifest.
-    pub(crate) fn write_manifest(&mut self, clean_tail: Option<TailV1>) -> Result<()> {
+    fn write_manifest(&mut self, clean_tail: Option<TailV1>) -> Result<()> {
         self.generation += 1;
         let manifest = ManifestV1 {
             store_id: self.active.header.store_id,

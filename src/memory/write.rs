@@ -152,6 +152,12 @@ impl Remember {
         &self.text
     }
 
+    /// The time that the memory is to have, in Unix seconds, if it was named.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<i64> {
+        self.timestamp
+    }
+
     /// The memory that this becomes under an id; `now` is its time if it names none.
     pub(crate) fn to_memory(&self, id: MemoryId, now: i64) -> Memory {
         Memory {

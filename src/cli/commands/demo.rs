@@ -131,9 +131,9 @@ fn fill(store: &Store, context: &Context<'_>) -> Result<u64> {
 
 fn samples(now: i64) -> Result<Vec<Remember>> {
     let read = JsonlReader::new(MEMORIES.as_bytes()).next_batch(usize::MAX)?;
-    let newest = read.iter().filter_map(|sample| sample.remember.timestamp).max().unwrap_or(now);
+    let newest = read.iter().filter_map(|sample| sample.remember.timestamp()).max().unwrap_or(now);
     let shift = now - NEWEST_AGE - newest;
-    let moved = |remember: Remember| match remember.timestamp {
+    let moved = |remember: Remember| match remember.timestamp() {
         Some(at) => remember.at(at + shift),
         None => remember,
     };
@@ -273,7 +273,7 @@ mod tests {
         let now = 1_800_000_000;
         let samples = samples(now).expect("samples that ship are good");
         assert_eq!(samples.len(), MEMORIES.lines().count());
-        let times: Vec<i64> = samples.iter().filter_map(|sample| sample.timestamp).collect();
+        let times: Vec<i64> = samples.iter().filter_map(|sample| sample.timestamp()).collect();
         assert_eq!(times.len(), samples.len(), "every sample has a time");
         assert_eq!(times.iter().max(), Some(&(now - NEWEST_AGE)));
         assert!(times.iter().all(|at| now - at < 60 * 86_400));
