@@ -153,17 +153,17 @@ impl Bench {
         cold.print("A  fresh process, new query, cold page cache");
 
         let store = Store::open(Options::at(home))?;
-        store.recall(Recall::new(self.queries.question()))?;
+        store.recall(Recall::new(self.queries.question()).timeout(None))?;
         let (mut new, mut again) = (Times::default(), Times::default());
         for _ in 0..runs * 10 {
             let query = self.queries.question();
-            let answer = new.measure(|| store.recall(Recall::new(query)))?;
+            let answer = new.measure(|| store.recall(Recall::new(query).timeout(None)))?;
             assert!(!answer.results.is_empty() && answer.degraded.is_empty());
         }
         line("B  warm process, new query", &mut new);
         for _ in 0..REPEATS {
             let query = known.clone();
-            again.measure(|| store.recall(Recall::new(query)))?;
+            again.measure(|| store.recall(Recall::new(query).timeout(None)))?;
         }
         line("C  warm process, same query", &mut again);
         store.close()?;
@@ -230,7 +230,7 @@ fn child_recall(home: &Path, query: &str) -> Result<()> {
     let start = Instant::now();
     let store = Store::open(Options::at(home))?;
     let opened = start.elapsed();
-    let answer = store.recall(Recall::new(query))?;
+    let answer = store.recall(Recall::new(query).timeout(None))?;
     assert!(!answer.results.is_empty());
     println!("{} {}", opened.as_nanos(), (start.elapsed() - opened).as_nanos());
     store.close()

@@ -103,6 +103,7 @@ fn main() -> Result<()> {
     let mut times: [Times; 4] = Default::default();
     for _ in 0..rounds {
         copy(&home, &path("copy"));
+        settle();
         let start = Instant::now();
         let store = Store::open(options(&path("copy")))?;
         times[0].push(start.elapsed());
@@ -112,6 +113,7 @@ fn main() -> Result<()> {
         std::fs::remove_dir_all(path("copy")).expect("remove");
         for (which, name) in [(2, "rows.redb"), (3, "all.redb")] {
             copy(&path(name), &path("copy"));
+            settle();
             let database = times[which].measure(|| Database::open(path("copy"))).expect("it is repaired");
             let rows = database.begin_read().expect("begin").open_table(MEMORY).expect("the table");
             assert!(rows.last().expect("read").is_some());
@@ -261,6 +263,12 @@ fn copy(from: &Path, to: &Path) {
     let mut target = std::fs::File::create(to).expect("create");
     std::io::copy(&mut source, &mut target).expect("copy");
     target.sync_all().expect("sync");
+}
+
+/// Waits until the disk has done what was left for later, such as freeing the former copy.
+fn settle() {
+    let synced = Command::new("sync").status().expect("sync runs");
+    assert!(synced.success());
 }
 
 fn megabytes(path: &Path) -> u64 {

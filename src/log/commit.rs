@@ -4,10 +4,15 @@
 //! whose work is not yet on its way becomes the leader, writes everything that is queued as one batch and wakes the
 //! others. While it syncs, the next batch gathers. Each caller waits for itself and is woken when its work is done, or
 //! to lead: were all woken after each batch, most would find that it is not their turn.
+//!
+//! Threads that write one memory after the other would fall into two halves, one that syncs and one that waits. So a
+//! leader gives those of the batch before a moment to come back, as databases do that have a "commit delay": a fraction
+//! of what a sync takes, and only as long as somebody comes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use super::tail::{Entry, Tail, WriteError};
 use super::{BATCH_LEN_MAX, GROUP_LEN_MAX, SegmentMap};
@@ -15,6 +20,13 @@ use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::Op;
 use crate::format::record::{Location, PAYLOAD_LEN_MAX, record_len};
 use crate::format::row::Position;
+
+/// A leader waits for others at most for this part of what the last batch took, ...
+const GATHER_SHARE: u32 = 4;
+/// ... and never longer than this.
+const GATHER_MAX: Duration = Duration::from_micros(500);
+/// Most batches without waiting after nobody came.
+const GATHER_SKIP_MAX: u32 = 63;
 
 /// What the caller keeps about operations that are queued but not yet in the view.
 pub(crate) trait Staged {
@@ -59,6 +71,20 @@ struct Queue<S> {
     tickets: Vec<Arc<Ticket>>,
     leading: bool,
     poisoned: bool,
+    pace: Pace,
+}
+
+/// What the last batches tell about the next one.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Callers of the last batch, and those who waited when it was done.
+    writers: usize,
+    /// How long it took.
+    took: Duration,
+    /// Batches for which nobody is waited for, because nobody came the last time.
+    skip: u32,
+    /// How many those were the last time.
+    skipped: u32,
 }
 
 /// One caller who waits.
@@ -90,6 +116,7 @@ impl<S: Staged> Log<S> {
             tickets: Vec::new(),
             leading: false,
             poisoned: false,
+            pace: Pace::default(),
         };
         Self {
             queue: Mutex::new(queue),
@@ -139,15 +166,18 @@ impl<S: Staged> Log<S> {
     }
 
     /// Writes what is queued as one batch, up to [`BATCH_LEN_MAX`].
-    fn lead(&self, mut queue: MutexGuard<'_, Queue<S>>) {
+    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue<S>>) {
         queue.leading = true;
+        queue = self.gather(queue);
         let entries = queue.take_batch();
         let durable_seq = queue.durable_seq;
         let last_seq = entries.last().map_or(durable_seq, |entry| entry.seq);
         let tickets: Vec<_> = queue.tickets.extract_if(.., |ticket| ticket.after_seq <= last_seq).collect();
         drop(queue);
 
+        let started = Instant::now();
         let result = self.lock_tail().write_batch(&entries, durable_seq);
+        let took = started.elapsed();
         if let Ok(written) = &result {
             // Handed over before anybody is told: who sees the new durable sequence finds its records here.
             let committed = entries.into_iter().zip(written).map(|(entry, (location, after))| Committed {
@@ -161,6 +191,8 @@ impl<S: Staged> Log<S> {
 
         let mut queue = self.lock();
         queue.leading = false;
+        queue.pace.took = took;
+        queue.pace.writers = tickets.len() + queue.tickets.len();
         let (fate, later) = match result {
             Ok(_) => {
                 queue.durable_seq = last_seq;
@@ -194,6 +226,30 @@ impl<S: Staged> Log<S> {
         if let Some((tickets, fate)) = later {
             settle(tickets, &fate);
         }
+    }
+
+    /// Waits a moment for writers who are likely to come.
+    fn gather<'a>(&'a self, mut queue: MutexGuard<'a, Queue<S>>) -> MutexGuard<'a, Queue<S>> {
+        let Pace { writers, took, skip, skipped } = queue.pace;
+        let waiting = queue.tickets.len();
+        if waiting >= writers {
+            return queue;
+        }
+        if skip > 0 {
+            queue.pace.skip -= 1;
+            return queue;
+        }
+        let limit = (took / GATHER_SHARE).min(GATHER_MAX);
+        let started = Instant::now();
+        while queue.tickets.len() < writers && started.elapsed() < limit {
+            drop(queue);
+            thread::yield_now();
+            queue = self.lock();
+        }
+        queue.pace.skipped =
+            if queue.tickets.len() > waiting { 0 } else { (2 * skipped + 1).min(GATHER_SKIP_MAX) };
+        queue.pace.skip = queue.pace.skipped;
+        queue
     }
 
     /// The highest sequence that is durable.
