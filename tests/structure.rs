@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("home", &["error", "config", "embed"]),
     ("scope", &["error", "format"]),
     ("log", &["error", "clock", "fs", "format"]),
-    ("catalog", &["error", "memory", "format"]),
+    ("catalog", &["error", "memory", "fs", "format"]),
     ("rank", &["memory", "format"]),
     ("text", &["error", "format", "scope"]),
     ("vector", &["error", "memory", "format", "scope"]),

@@ -1,85 +1,87 @@
 //! The file of the view: the one place where a redb database is built.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend};
 
 use super::guard::Fault;
 use super::pages::{FrozenPages, Pages};
 use super::tables::{ID, LABEL, MEMORY, STATE, TIME, VECTOR};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::row::{HEAD_KEY, Head, Position};
-
-/// Mode of the view's files, whatever the umask.
-const FILE_MODE: u32 = 0o600;
+use crate::fs::{self, Access, Disk, DiskFile, Kind};
 
 /// What is at the view's path.
 pub(super) enum Found {
-    File(File),
+    File(FileStorage),
     Nothing,
     /// Something that cannot be the view, and why.
     Unusable(String),
 }
 
+/// The storage of a view in a file of the store's disk, locked against other processes while it lives.
+#[derive(Debug)]
+pub(super) struct FileStorage(Box<dyn DiskFile>);
+
+impl FileStorage {
+    fn locked(file: Box<dyn DiskFile>) -> Result<Self> {
+        if file.try_lock()? {
+            return Ok(Self(file));
+        }
+        Err(Error::new(ErrorKind::Busy, "another process has the view open")
+            .at(file.path())
+            .hint("wait for it to finish, or stop it, then try again"))
+    }
+}
+
+impl StorageBackend for FileStorage {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len().map_err(fs::as_io)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let read = self.0.read_at(out, offset).map_err(fs::as_io)?;
+        if read < out.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len).map_err(fs::as_io)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync().map_err(fs::as_io)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(data, offset).map_err(fs::as_io)
+    }
+}
+
 /// Opens the view's file without following a link.
-pub(super) fn open_file(path: &Path) -> Result<Found> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err(Error::io("looking at the view", path, error)),
-    };
-    if !kind.is_file() {
-        return Ok(Found::Unusable("it is not a regular file".to_owned()));
+pub(super) fn open_file(disk: &dyn Disk, path: &Path) -> Result<Found> {
+    match disk.kind(path)? {
+        None => Ok(Found::Nothing),
+        // redb takes an empty file for a new database.
+        Some(Kind::File(0)) => Ok(Found::Unusable("the file is empty".to_owned())),
+        Some(Kind::File(_)) => Ok(Found::File(FileStorage::locked(disk.open(path, Access::Write)?)?)),
+        Some(Kind::Folder | Kind::Other) => Ok(Found::Unusable("it is not a regular file".to_owned())),
     }
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(|error| Error::io("opening the view", path, error))?;
-    let metadata = file.metadata().map_err(|error| Error::io("looking at the view", path, error))?;
-    if !metadata.is_file() {
-        return Ok(Found::Unusable("it is not a regular file".to_owned()));
-    }
-    // redb takes an empty file for a new database.
-    if metadata.len() == 0 {
-        return Ok(Found::Unusable("the file is empty".to_owned()));
-    }
-    Ok(Found::File(file))
 }
 
 /// A new, empty file in the place of whatever an interrupted creation left there.
-pub(super) fn create_file(path: &Path) -> Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io("removing a leftover of the view", path, error));
-        }
-        _ => {}
+pub(super) fn create_file(disk: &dyn Disk, path: &Path) -> Result<FileStorage> {
+    if disk.kind(path)?.is_some() {
+        disk.remove(path)?;
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(path)
-        .map_err(|error| Error::io("creating the view", path, error))?;
-    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))
-        .map_err(|error| Error::io("setting the mode of the view", path, error))?;
-    Ok(file)
+    FileStorage::locked(disk.open(path, Access::CreateNew)?)
 }
 
 /// Gives a synced file its name and makes that durable.
-pub(super) fn publish(temporary: &Path, path: &Path) -> Result<()> {
-    let synced = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-    synced(temporary).map_err(|error| Error::io("syncing the view", temporary, error))?;
-    fs::rename(temporary, path).map_err(|error| Error::io("renaming the view", path, error))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    synced(folder).map_err(|error| Error::io("syncing the folder of the view", folder, error))
+pub(super) fn publish(disk: &dyn Disk, temporary: &Path, path: &Path) -> Result<()> {
+    disk.open(temporary, Access::Write)?.sync()?;
+    disk.rename(temporary, path)?;
+    disk.sync_folder(fs::folder_above(path))
 }
 
 /// The name under which a view is made.
@@ -103,11 +105,6 @@ pub(super) fn build_on(pages: Pages, cache_bytes: usize) -> Result<(Database, Pa
 /// Opens the database that another one has open, as it was then.
 pub(super) fn open_beside(pages: FrozenPages, cache_bytes: usize) -> Result<Database, Fault> {
     Ok(Builder::new().set_cache_size(cache_bytes).create_with_backend(pages)?)
-}
-
-/// The storage in a file.
-pub(super) fn storage(file: File) -> Result<FileBackend, Fault> {
-    Ok(FileBackend::new(file)?)
 }
 
 /// The first commit: every table, and the head of a view that holds nothing yet.

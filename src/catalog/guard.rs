@@ -91,10 +91,12 @@ impl Guard {
     fn error(&self, fault: Fault) -> Error {
         match fault {
             Fault::View(redb::Error::Io(source)) => {
-                let page = source.get_ref().and_then(|error| error.downcast_ref::<PageDamage>());
-                let error = match page {
-                    Some(page) => Error::corrupt(&self.path, page.offset, page),
-                    None => Error::io("reading or writing the view", &self.path, source),
+                let error = match source.downcast::<PageDamage>() {
+                    Ok(page) => Error::corrupt(&self.path, page.offset, page),
+                    // The disk's own error, if it is one: it says more.
+                    Err(source) => source.downcast::<Error>().unwrap_or_else(|source| {
+                        Error::io("reading or writing the view", &self.path, source)
+                    }),
                 };
                 let _ = self.damaged.set((error.kind(), error.message().to_owned()));
                 error

@@ -35,6 +35,7 @@ use crate::format::op::{MemoryKey, ModelNumber, Op};
 use crate::format::record::Location;
 pub(crate) use crate::format::row::Position;
 use crate::format::row::{Head, Row};
+use crate::fs::Disk;
 use crate::memory::{Filter, Order};
 
 /// A cache that suits a store of some hundred thousand memories; most of the view is served by the system's own.
@@ -87,24 +88,29 @@ impl Catalog {
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] when something is at the path, and those of the operating system.
-    pub(crate) fn create(path: &Path, store_id: [u8; 16], cache_bytes: usize) -> Result<Self> {
-        if path.symlink_metadata().is_ok() {
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        store_id: [u8; 16],
+        cache_bytes: usize,
+    ) -> Result<Self> {
+        if disk.kind(path)?.is_some() {
             return Err(Error::new(ErrorKind::Refused, "a view is made only where nothing is").at(path));
         }
         let temporary = database::temporary_path(path);
-        let file = database::create_file(&temporary)?;
+        let file = database::create_file(disk, &temporary)?;
         // redb makes a database in several steps, so a crash among them must not leave the file under its name.
         let made = Guard::new(&temporary).run(|| {
-            let (database, _) = database::build(database::storage(file)?, cache_bytes)?;
+            let (database, _) = database::build(file, cache_bytes)?;
             database::initialize(&database, store_id)?;
             Ok(database.close()?)
         });
-        if let Err(error) = made.and_then(|()| database::publish(&temporary, path)) {
+        if let Err(error) = made.and_then(|()| database::publish(disk, &temporary, path)) {
             // On a full disk it would keep the little space there is.
-            let _ = std::fs::remove_file(&temporary);
+            let _ = disk.remove(&temporary);
             return Err(error);
         }
-        match Self::open(path, store_id, cache_bytes)? {
+        match Self::open(disk, path, store_id, cache_bytes)? {
             Opened::Ready(catalog) => Ok(catalog),
             Opened::Missing => Err(Error::new(ErrorKind::Io, "the view that was just made is gone").at(path)),
             Opened::Unusable(reason) => Err(Error::new(ErrorKind::Corrupt, reason).at(path)),
@@ -116,13 +122,18 @@ impl Catalog {
     /// # Errors
     /// Only where a new view in the same place would not help: [`ErrorKind::Busy`] when another process has it open,
     /// [`ErrorKind::Permission`], [`ErrorKind::ReadOnly`], [`ErrorKind::NoSpace`].
-    pub(crate) fn open(path: &Path, store_id: [u8; 16], cache_bytes: usize) -> Result<Opened> {
-        let file = match database::open_file(path)? {
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        store_id: [u8; 16],
+        cache_bytes: usize,
+    ) -> Result<Opened> {
+        let file = match database::open_file(disk, path)? {
             Found::File(file) => file,
             Found::Nothing => return Ok(Opened::Missing),
             Found::Unusable(reason) => return Ok(Opened::Unusable(reason)),
         };
-        Self::open_with(path, store_id, || database::build(database::storage(file)?, cache_bytes))
+        Self::open_with(path, store_id, || database::build(file, cache_bytes))
     }
 
     fn open_with(

@@ -8,6 +8,7 @@ pub(crate) mod faulty;
 mod real;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 pub(crate) use real::{RealDisk, check_folder};
@@ -74,6 +75,18 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn make_read_only(&self) -> Result<()>;
     /// Tries to take the operating system's exclusive lock, which ends with the process. `false`: somebody has it.
     fn try_lock(&self) -> Result<bool>;
+}
+
+/// An error of the disk for those who know the errors of the standard library only.
+pub(crate) fn as_io(error: Error) -> io::Error {
+    let kind = match error.kind() {
+        ErrorKind::NoSpace => io::ErrorKind::StorageFull,
+        ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::Permission => io::ErrorKind::PermissionDenied,
+        ErrorKind::NotFound => io::ErrorKind::NotFound,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 /// Reads exactly `buffer.len()` bytes.

@@ -71,7 +71,7 @@ pub(crate) fn recover(
         segments.push(begin(place, clock, store_id, None)?);
         let state = empty_state(&segments[0].header);
         let mut tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
-        tail.note_segments(Some(state));
+        tail.note_recovery(Some(state))?;
         return Ok(Recovered { tail, torn: None, unusable: Vec::new(), missing });
     };
 
@@ -113,7 +113,7 @@ pub(crate) fn recover(
         segments.push(segment);
     }
     let mut tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
-    tail.note_segments(None);
+    tail.note_recovery(None)?;
     if let Some(torn) = end.torn {
         tracing::warn!(
             segment = torn.segment,

@@ -297,7 +297,9 @@ impl Tail {
         self.segments.push(segment);
         let state = empty_state(&header);
         self.active = Active { file, header, state, filled: state.len, fill_next: FILL_LEN_MAX };
-        self.note_segments(None);
+        if let Err(error) = self.write_manifest(None) {
+            tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
+        }
         Ok(())
     }
 
@@ -311,10 +313,14 @@ impl Tail {
         }
     }
 
-    /// Replaces the manifest, if that can be done: it is only an accelerator, and no write waits for it.
-    pub(super) fn note_segments(&mut self, clean_tail: Option<TailV1>) {
-        if let Err(error) = self.write_manifest(clean_tail) {
-            tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
+    /// Replaces the manifest after a recovery. A full disk keeps no store shut for it: it is only an accelerator.
+    pub(super) fn note_recovery(&mut self, clean_tail: Option<TailV1>) -> Result<()> {
+        match self.write_manifest(clean_tail) {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "the manifest could not be written");
+                Ok(())
+            }
+            written => written,
         }
     }
 

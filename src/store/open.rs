@@ -70,7 +70,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     }
     let view_is_there = disk.kind(&layout.view)?.is_some();
     let store_id = store_id(&place, &listing, view_is_there)?;
-    let view = match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+    let view = match Catalog::open(&*disk, &layout.view, store_id, CACHE_BYTES_DEFAULT)? {
         Opened::Ready(view) if log::is_in_history(&place, &listing.segments, view.position())? => Some(view),
         Opened::Ready(_) => {
             tracing::warn!("the view belongs to another history and is rebuilt from the log");
@@ -258,7 +258,7 @@ pub(super) fn build_view(
         Some(Kind::Folder) | None => Ok(()),
     };
     remove_leftover()?;
-    let built = Catalog::create(&beside, store_id, CACHE_BYTES_DEFAULT).and_then(|view| {
+    let built = Catalog::create(disk, &beside, store_id, CACHE_BYTES_DEFAULT).and_then(|view| {
         replay(place, segments, &view, last_seq)?;
         view.close()
     });
@@ -272,7 +272,7 @@ pub(super) fn build_view(
     }
     disk.rename(&beside, &layout.view)?;
     disk.sync_folder(&layout.folder)?;
-    match Catalog::open(&layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+    match Catalog::open(disk, &layout.view, store_id, CACHE_BYTES_DEFAULT)? {
         Opened::Ready(view) => Ok(view),
         Opened::Missing => Err(Error::corrupt(&layout.view, 0, "the view that was just built is gone")),
         Opened::Unusable(reason) => Err(Error::corrupt(&layout.view, 0, reason)),

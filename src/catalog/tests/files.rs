@@ -9,7 +9,7 @@ use super::*;
 use crate::catalog::check::ViewDamage;
 
 fn unusable(path: &Path) -> String {
-    match Catalog::open(path, STORE, CACHE).expect("the operating system lets it be opened") {
+    match Catalog::open(&RealDisk, path, STORE, CACHE).expect("the operating system lets it be opened") {
         Opened::Unusable(reason) => reason,
         other => panic!("it can be used: {other:?}"),
     }
@@ -37,7 +37,7 @@ fn closed(memories: i64) -> (tempfile::TempDir, PathBuf, Script) {
 #[test]
 fn a_view_that_is_not_there_is_missing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let opened = Catalog::open(&folder.path().join("view.redb"), STORE, CACHE).expect("an answer");
+    let opened = Catalog::open(&RealDisk, &folder.path().join("view.redb"), STORE, CACHE).expect("an answer");
     assert!(matches!(opened, Opened::Missing), "{opened:?}");
 }
 
@@ -54,7 +54,7 @@ fn a_leftover_of_an_interrupted_creation_is_replaced() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("view.redb");
     fs::write(folder.path().join("view.redb.tmp"), b"half a view").expect("a leftover");
-    let catalog = Catalog::create(&path, STORE, CACHE).expect("a new view");
+    let catalog = Catalog::create(&RealDisk, &path, STORE, CACHE).expect("a new view");
     assert_eq!(catalog.count(), 0);
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1);
 }
@@ -64,7 +64,7 @@ fn a_view_is_not_made_over_another_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("view.redb");
     fs::write(&path, b"something").expect("a file");
-    let error = Catalog::create(&path, STORE, CACHE).expect_err("something is there");
+    let error = Catalog::create(&RealDisk, &path, STORE, CACHE).expect_err("something is there");
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert_eq!(fs::read(&path).expect("the file"), b"something");
 }
@@ -95,7 +95,7 @@ fn what_cannot_be_the_view_is_named() {
 #[test]
 fn the_view_of_another_store_is_not_used() {
     let (_folder, path, _) = small();
-    match Catalog::open(&path, [9; 16], CACHE).expect("an answer") {
+    match Catalog::open(&RealDisk, &path, [9; 16], CACHE).expect("an answer") {
         Opened::Unusable(reason) => assert_eq!(reason, "it belongs to another store"),
         other => panic!("it can be used: {other:?}"),
     }
@@ -106,7 +106,7 @@ fn the_view_of_another_store_is_not_used() {
 fn a_view_that_is_open_is_busy_and_stays_usable() {
     let (_folder, path, _) = small();
     let catalog = reopened(&path);
-    let error = Catalog::open(&path, STORE, CACHE).expect_err("it is open");
+    let error = Catalog::open(&RealDisk, &path, STORE, CACHE).expect_err("it is open");
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert_eq!(catalog.count(), 40);
 }
@@ -189,7 +189,9 @@ fn a_flipped_bit_gives_an_error_or_the_right_rows() {
         let mut bad = good.clone();
         bad[offset] ^= 1 << (turn % 8);
         fs::write(&path, &bad).expect("a damaged file");
-        let read = match Catalog::open(&path, STORE, CACHE).expect("the operating system lets it be opened") {
+        let read = match Catalog::open(&RealDisk, &path, STORE, CACHE)
+            .expect("the operating system lets it be opened")
+        {
             Opened::Ready(catalog) => read_all(&catalog),
             Opened::Unusable(reason) => Err(Error::new(ErrorKind::Corrupt, reason)),
             Opened::Missing => panic!("offset {offset}: it is there"),
@@ -216,7 +218,9 @@ fn a_bit_that_flips_while_the_view_is_open_is_noticed_where_it_is_read() {
     let (mut noticed, mut harmless) = (0, 0);
     for offset in sample(&good).into_iter().step_by(3) {
         fs::write(&path, &good).expect("the good file");
-        let Ok(Opened::Ready(catalog)) = Catalog::open(&path, STORE, 0) else { panic!("it is undamaged") };
+        let Ok(Opened::Ready(catalog)) = Catalog::open(&RealDisk, &path, STORE, 0) else {
+            panic!("it is undamaged")
+        };
         let file = fs::File::options().write(true).open(&path).expect("the file");
         file.write_all_at(&[good[offset] ^ 64], offset as u64).expect("a flipped bit");
         match read_all(&catalog) {
@@ -278,12 +282,11 @@ fn check_sees_what_was_applied_a_moment_ago() {
 
 /// Changes redb's tables behind the catalog's back, in well-formed pages.
 fn tampered(path: &Path, tamper: impl FnOnce(&redb::WriteTransaction)) -> Catalog {
-    let file = match database::open_file(path).expect("the file") {
+    let file = match database::open_file(&RealDisk, path).expect("the file") {
         Found::File(file) => file,
         _ => panic!("the file is there"),
     };
-    let storage = database::storage(file).expect("the storage");
-    let (database, _) = database::build(storage, CACHE).expect("the database");
+    let (database, _) = database::build(file, CACHE).expect("the database");
     let mut txn = database.begin_write().expect("a transaction");
     txn.set_quick_repair(true);
     tamper(&txn);

@@ -16,6 +16,7 @@ use super::*;
 use crate::format::manifest::TailV1;
 use crate::format::op::Vectors;
 use crate::format::row::Label;
+use crate::fs::RealDisk;
 use crate::memory::{Memory, MemoryId, ModelIdentity};
 
 const STORE: [u8; 16] = *b"store of a test!";
@@ -109,12 +110,12 @@ fn identity(name: &str) -> ModelIdentity {
 fn empty() -> (tempfile::TempDir, PathBuf, Catalog) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("view.redb");
-    let catalog = Catalog::create(&path, STORE, CACHE).expect("a new view");
+    let catalog = Catalog::create(&RealDisk, &path, STORE, CACHE).expect("a new view");
     (folder, path, catalog)
 }
 
 fn reopened(path: &Path) -> Catalog {
-    match Catalog::open(path, STORE, CACHE).expect("the operating system lets it be opened") {
+    match Catalog::open(&RealDisk, path, STORE, CACHE).expect("the operating system lets it be opened") {
         Opened::Ready(catalog) => catalog,
         other => panic!("the view is not ready: {other:?}"),
     }

@@ -55,7 +55,7 @@ fn timed<T>(what: &str, calls: impl FnOnce() -> T) -> T {
 fn figures_of_the_view() {
     let (_folder, path, _) = empty();
     std::fs::remove_file(&path).expect("the small one goes");
-    let catalog = Catalog::create(&path, STORE, CACHE_BYTES_DEFAULT).expect("a new view");
+    let catalog = Catalog::create(&RealDisk, &path, STORE, CACHE_BYTES_DEFAULT).expect("a new view");
     let count = memories();
     let mut spent = Duration::ZERO;
     for start in (0..count).step_by(65_536) {
@@ -96,7 +96,7 @@ fn figures_of_the_view() {
     drop(left);
     timed("close", || catalog.close().expect("a close"));
 
-    let catalog = timed("open", || match Catalog::open(&path, STORE, CACHE_BYTES_DEFAULT) {
+    let catalog = timed("open", || match Catalog::open(&RealDisk, &path, STORE, CACHE_BYTES_DEFAULT) {
         Ok(Opened::Ready(catalog)) => catalog,
         other => panic!("the view is not ready: {other:?}"),
     });

@@ -26,7 +26,7 @@ pub(crate) struct RecallArgs {
     #[arg(required = true)]
     query: Vec<String>,
     /// At most this many answers [default: search.default_topk, else 5]
-    #[arg(long, short = 'n', value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, short = 'n', visible_alias = "topk", value_name = "N", allow_negative_numbers = true)]
     limit: Option<usize>,
     /// What ranks: words and meaning, meaning only, or words only
     #[arg(long, value_enum, default_value_t = ModeArg::Hybrid)]
