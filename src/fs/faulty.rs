@@ -95,6 +95,10 @@ impl Disk for FaultyDisk {
         RealDisk.create_folder(folder)
     }
 
+    fn check_folder(&self, folder: &Path) -> Result<()> {
+        RealDisk.check_folder(folder)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.0.hit(Call::Rename, from)?;
         RealDisk.rename(from, to)

@@ -6,12 +6,14 @@
 #[cfg(test)]
 pub(crate) mod faulty;
 mod real;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-pub(crate) use real::{RealDisk, check_folder};
+pub(crate) use real::RealDisk;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -49,6 +51,11 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     fn list(&self, folder: &Path) -> Result<Vec<String>>;
     /// Makes a folder, mode 0700, unless it is there.
     fn create_folder(&self, folder: &Path) -> Result<()>;
+    /// Whether a folder is safe to use: no link, of this user, written by nobody else.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Permission`] and what the operating system says.
+    fn check_folder(&self, folder: &Path) -> Result<()>;
     /// Gives a file another name, in place of the file that has it.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file.

@@ -93,6 +93,10 @@ impl Disk for RealDisk {
         }
     }
 
+    fn check_folder(&self, folder: &Path) -> Result<()> {
+        check_folder(folder)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         std::fs::rename(from, to).map_err(|error| Error::io("rename", from, error))
     }
@@ -172,7 +176,7 @@ fn kind_of(metadata: &std::fs::Metadata) -> Kind {
 }
 
 /// Refuses a folder that is not safe to keep memories in: not a real folder, somebody else's, or writable by others.
-pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+fn check_folder(folder: &Path) -> Result<()> {
     let unsafe_folder = |message: &'static str| Error::new(ErrorKind::Permission, message).at(folder);
     let metadata = folder.symlink_metadata().map_err(|error| Error::io("stat", folder, error))?;
     if metadata.is_symlink() {

@@ -89,6 +89,8 @@ pub(crate) fn recover(
         return Ok(Recovered { tail, torn: None, unusable, missing });
     }
 
+    // Whoever made the last segment may have been killed before its name was durable, and what follows counts on it.
+    place.disk.sync_folder(&place.segments)?;
     // A crash while rolling leaves the segment before the last one without its seal.
     if let [.., before, last] = &segments[..] {
         finish_roll(place, before, last, held)?;

@@ -5,6 +5,8 @@
 //! so that a caller always sees what was acknowledged before.
 
 mod apply;
+#[cfg(test)]
+mod crash_tests;
 mod embedding;
 mod models;
 mod open;
@@ -56,6 +58,8 @@ pub struct Options {
     query_cache: bool,
     clock: Arc<dyn Clock>,
     disk: Arc<dyn crate::fs::Disk>,
+    /// Whether a thread behind the calls applies what was written; otherwise whoever reads does.
+    follow: bool,
 }
 
 impl Options {
@@ -73,6 +77,7 @@ impl Options {
             query_cache: true,
             clock: Arc::new(SystemClock),
             disk: Arc::new(RealDisk),
+            follow: true,
         }
     }
 
@@ -137,6 +142,13 @@ impl Options {
     #[cfg(test)]
     pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
         self.disk = disk;
+        self
+    }
+
+    /// Without a thread that follows the log, so that every run is the same.
+    #[cfg(test)]
+    pub(crate) fn alone(mut self) -> Self {
+        self.follow = false;
         self
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     let lock = take_lock(&*disk, &layout.lock, options.lock_wait)?;
     let place = layout.place(Arc::clone(&disk));
     fs::create_folders(&*disk, &place.segments)?;
-    fs::check_folder(&place.segments)?;
+    disk.check_folder(&place.segments)?;
     remove_leftovers(&*disk, &layout.folder)?;
     remove_leftovers(&*disk, &place.segments)?;
 
@@ -125,7 +125,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         // The log has everything and the view is whole, if only in memory.
         tracing::warn!(%error, "the view is not on stable storage yet");
     }
-    if let Err(error) = spawn_threads(&inner, options.background_embedding) {
+    if let Err(error) = spawn_threads(&inner, options.follow, options.background_embedding) {
         // A thread that runs would hold the store, and its lock, for good.
         inner.stop_threads();
         return Err(error);
@@ -133,16 +133,18 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     Ok(inner)
 }
 
-fn spawn_threads(inner: &Arc<Inner>, background_embedding: bool) -> Result<()> {
-    spawn_applier(inner)?;
+fn spawn_threads(inner: &Arc<Inner>, follow: bool, background_embedding: bool) -> Result<()> {
+    if follow {
+        spawn_applier(inner)?;
+    }
     if background_embedding { super::embedding::spawn_embedder(inner) } else { Ok(()) }
 }
 
 fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
     let home = &options.home;
-    let nothing = home.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let nothing = options.disk.kind(home)?.is_none();
     if !nothing {
-        fs::check_folder(home)?;
+        options.disk.check_folder(home)?;
     }
     if nothing || options.disk.kind(&layout.folder)?.is_none() {
         if !options.create {
@@ -151,9 +153,9 @@ fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
                 .hint("name its home with --home or MEMENTO_HOME; `remember` makes a new store"));
         }
         fs::create_folders(&*options.disk, &layout.folder)?;
-        fs::check_folder(home)?;
+        options.disk.check_folder(home)?;
     }
-    fs::check_folder(&layout.folder)
+    options.disk.check_folder(&layout.folder)
 }
 
 /// Makes the names of a new store durable. Whoever made its folders may have ended before that.
@@ -282,7 +284,7 @@ pub(super) fn build_view(
 /// Moves a damaged file out of the way; nothing is ever deleted that might be the only copy.
 fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Result<()> {
     disk.create_folder(&layout.quarantine)?;
-    fs::check_folder(&layout.quarantine)?;
+    disk.check_folder(&layout.quarantine)?;
     let name = path.file_name().and_then(|name| name.to_str()).expect("a file of ours has a plain name");
     let free = (0..)
         .map(|n| layout.quarantine.join(format!("{name}.{}", now_ms + n)))

@@ -55,6 +55,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn check_folder(&self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let mut files = self.files();
         let bytes = files.remove(from).ok_or_else(|| missing("rename", from))?;
