@@ -632,9 +632,8 @@ fn a_flipped_or_lost_part_of_the_view_is_never_an_answer() {
             format!("view offset {offset} bit {bit}")
         };
         // A check first: what it does not find must not be wrong.
-        let Ok(store) = Store::open(common::options(copy.home.path())) else {
-            panic!("{context}: the log is whole, so the store opens");
-        };
+        let store = Store::open(common::options(copy.home.path()))
+            .unwrap_or_else(|error| panic!("{context}: the log is whole, so the store opens: {error:?}"));
         let report = store.check(&mut |_| {});
         let answers = Answers { store: &store, memories: &copy.memories, context: &context };
         if report.is_ok_and(|report| report.findings.is_empty()) {

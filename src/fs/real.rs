@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
@@ -23,6 +24,19 @@ pub(crate) struct RealDisk;
 struct RealFile {
     file: File,
     path: PathBuf,
+    is_locked: AtomicBool,
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process that was just forked has the file, and with it the lock, until it runs
+        // a program of its own.
+        if *self.is_locked.get_mut()
+            && let Err(error) = self.file.unlock()
+        {
+            tracing::warn!(%error, "a lock was not let go");
+        }
+    }
 }
 
 impl Disk for RealDisk {
@@ -62,7 +76,7 @@ impl Disk for RealDisk {
             file.set_permissions(PermissionsExt::from_mode(FILE_MODE))
                 .map_err(|error| Error::io("chmod", path, error))?;
         }
-        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), is_locked: AtomicBool::new(false) }))
     }
 
     fn kind(&self, path: &Path) -> Result<Option<Kind>> {
@@ -158,7 +172,10 @@ impl DiskFile for RealFile {
 
     fn try_lock(&self) -> Result<bool> {
         match self.file.try_lock() {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.is_locked.store(true, Ordering::SeqCst);
+                Ok(true)
+            }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(self.failed("lock")(error)),
         }
@@ -237,5 +254,22 @@ mod tests {
         check_folder(folder.path()).expect("a private folder");
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o770)).expect("chmod");
         assert_eq!(check_folder(folder.path()).expect_err("refused").kind(), ErrorKind::Permission);
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_file_though_a_child_has_a_copy_of_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("LOCK");
+        let open = || RealDisk.open(&path, Access::OpenOrCreate).expect("open");
+        drop(open());
+        let file = File::options().read(true).write(true).open(&path).expect("open");
+        // What a fork copies is the same open file.
+        let inherited = file.try_clone().expect("a copy");
+        let holder = RealFile { file, path: path.clone(), is_locked: AtomicBool::new(false) };
+        assert!(holder.try_lock().expect("lock"));
+        assert!(!open().try_lock().expect("lock"), "somebody has it");
+        drop(holder);
+        assert!(open().try_lock().expect("lock"));
+        drop(inherited);
     }
 }
