@@ -141,13 +141,15 @@ impl<S: Staged> Log<S> {
         if planned.ops.is_empty() && planned.after_seq <= queue.durable_seq {
             return Ok(planned.outcome);
         }
-        let has_ops = !planned.ops.is_empty();
         // The plan is staged: from here on either its entries are queued, or it is taken back.
-        if let Err(error) = queue.push(planned.ops) {
-            queue.staged.abandon(next_seq - 1);
-            return Err(error);
-        }
-        let after_seq = if has_ops { planned.after_seq.max(queue.next_seq - 1) } else { planned.after_seq };
+        let last_seq = match queue.push(planned.ops) {
+            Ok(last_seq) => last_seq,
+            Err(error) => {
+                queue.staged.abandon(next_seq - 1);
+                return Err(error);
+            }
+        };
+        let after_seq = last_seq.unwrap_or(0).max(planned.after_seq);
         let ticket = Arc::new(Ticket { thread: thread::current(), after_seq, fate: OnceLock::new() });
         queue.tickets.push(Arc::clone(&ticket));
         loop {
@@ -316,8 +318,8 @@ impl<S> Queue<S> {
         self.entries.drain(..count).collect()
     }
 
-    /// Queues one atomic group.
-    fn push(&mut self, ops: Vec<Arc<Op>>) -> Result<()> {
+    /// Queues one atomic group and gives its last sequence; `None` when it is empty.
+    fn push(&mut self, ops: Vec<Arc<Op>>) -> Result<Option<u64>> {
         let count = ops.len();
         let mut group_len = 0;
         let mut entries = Vec::with_capacity(count);
@@ -340,8 +342,9 @@ impl<S> Queue<S> {
             });
         }
         self.next_seq += count as u64;
+        let last_seq = entries.last().map(|entry| entry.seq);
         self.entries.append(&mut entries);
-        Ok(())
+        Ok(last_seq)
     }
 }
 

@@ -359,15 +359,11 @@ impl Active {
             return Ok(());
         }
         let target = (self.filled + self.fill_next).max(need);
-        let filled = self.zero_fill_to(target).or_else(|error| {
-            match error {
-                // A nearly full disk may still hold what is needed now.
-                WriteError::Clean(_) if target > need => self.zero_fill_to(need).map(|()| need),
-                error => Err(error),
-            }
-            .map(|_| ())
-        });
-        filled?;
+        match self.zero_fill_to(target) {
+            // A nearly full disk may still hold what is needed now.
+            Err(WriteError::Clean(_)) if target > need => self.zero_fill_to(need)?,
+            filled => filled?,
+        }
         self.fill_next = (self.fill_next * 2).min(FILL_LEN_MAX);
         Ok(())
     }

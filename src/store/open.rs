@@ -93,7 +93,6 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     }
     let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
     let view = view.map(|view| brought_up(view, &place, &segments, last_seq)).transpose()?.flatten();
-    // Few records are left to the next checkpoint, so that opening need not wait for the disk.
     let (catalog, replayed) = match view {
         Some(brought_up) => brought_up,
         None => (build_view(&layout, &place, &segments, last_seq, options.clock.now_ms())?, 0),
@@ -119,6 +118,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });
+    // Fewer are left to the next checkpoint, so that opening need not wait for the disk.
     if replayed >= CHECKPOINT_RECORDS
         && let Err(error) = inner.checkpoint()
     {
