@@ -1,6 +1,6 @@
 //! Power cuts and kills at every call of the disk, with the log and the view on one simulated disk.
 //!
-//! A workload that follows from a seed is cut at each of its calls. Of what was not synced, chance keeps any part. Then
+//! A workload that follows from a seed is cut at calls all over it. Of what was not synced, chance keeps any part. Then
 //! the store must open and hold exactly what was acknowledged, or that and the whole of the one operation that was on
 //! its way; a second opening, and one after a cut during the first, must hold the same. `CRASH_STATES=…` makes a longer
 //! run, `SEED=…` repeats one.
@@ -118,20 +118,6 @@ fn run(disk: &SimulatedDisk, steps: &[(Operation, Content)]) -> (usize, Option<E
     (steps.len(), None)
 }
 
-/// What the store held before the operation that failed, and what it would hold after it.
-fn around(steps: &[(Operation, Content)], done: usize) -> (Content, Content) {
-    let before = done.checked_sub(1).map_or_else(Content::new, |last| steps[last].1.clone());
-    let after = steps.get(done).map_or_else(|| before.clone(), |(_, content)| content.clone());
-    (before, after)
-}
-
-/// The calls at which a workload is disturbed: a part of them, so that many workloads are seen in a short run.
-fn disturbed(calls: u64, chance: &mut Chance) -> impl Iterator<Item = u64> + use<> {
-    let stride = (calls / 40).max(1);
-    let first = chance.below(stride);
-    (first..calls).step_by(usize::try_from(stride).expect("a small number"))
-}
-
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
@@ -150,37 +136,47 @@ fn recovered(disk: &SimulatedDisk, context: &str) -> Content {
     found
 }
 
-#[test]
-fn a_cut_at_any_call_loses_nothing_that_was_acknowledged() {
-    let states_wanted = number("CRASH_STATES").unwrap_or(400);
+/// A workload that meets trouble at one of its calls.
+struct Disturbed<'a> {
+    seed: u64,
+    steps: &'a [(Operation, Content)],
+    call: u64,
+}
+
+impl Disturbed<'_> {
+    /// A fresh disk on which the workload came as far as it could, how many operations were acknowledged, and the
+    /// error that ended it.
+    fn run(&self, trouble: Trouble) -> (SimulatedDisk, usize, Option<Error>) {
+        let disk = SimulatedDisk::new(Path::new("/disk"));
+        disk.plan(self.call, trouble);
+        let (done, error) = run(&disk, self.steps);
+        (disk, done, error)
+    }
+
+    /// What the store held before the operation that failed, and what it would hold after it.
+    fn around(&self, done: usize) -> [Content; 2] {
+        let before = done.checked_sub(1).map_or_else(Content::new, |last| self.steps[last].1.clone());
+        let after = self.steps.get(done).map_or_else(|| before.clone(), |(_, content)| content.clone());
+        [before, after]
+    }
+}
+
+/// Disturbs one workload after the other until so many states were seen, or as many as `CRASH_STATES` says. `judge` says
+/// how many states it saw.
+fn explore(states_wanted: u64, judge: impl Fn(&Disturbed<'_>, &mut Chance) -> u64) {
+    let states_wanted = number("CRASH_STATES").unwrap_or(states_wanted);
     let first_seed = number("SEED").unwrap_or(1);
     let mut states = 0;
     for seed in first_seed.. {
         let mut chance = Chance(seed);
         let steps = workload(&mut chance);
         let whole = SimulatedDisk::new(Path::new("/disk"));
-        assert_eq!(run(&whole, &steps).0, steps.len(), "seed {seed}: without a cut");
-        for cut in disturbed(whole.calls(), &mut chance) {
-            let disk = SimulatedDisk::new(Path::new("/disk"));
-            disk.plan(cut, Trouble::PowerCut);
-            let (done, _) = run(&disk, &steps);
-            let (before, after) = around(&steps, done);
-            for is_power_cut in [true, true, false] {
-                let context =
-                    format!("seed {seed}, cut at {cut}, {done} acknowledged, power cut {is_power_cut}");
-                let left = if is_power_cut { disk.after_power_cut(&mut chance) } else { disk.after_kill() };
-                // Cut once more while it recovers, then whole, then opened again without a close.
-                let again = left.after_kill();
-                again.plan(chance.below(20), Trouble::PowerCut);
-                drop(open(&again));
-                for disk in [again.after_power_cut(&mut chance), left] {
-                    let found = recovered(&disk, &context);
-                    assert!(found == before || found == after, "{context}: {:?}", found.keys());
-                    let second = recovered(&disk.after_power_cut(&mut chance), &context);
-                    assert!(second == found, "{context}: a second opening holds something else");
-                    states += 2;
-                }
-            }
+        assert_eq!(run(&whole, &steps).0, steps.len(), "seed {seed}: undisturbed");
+        // A part of the calls of each workload, so that many workloads are seen in a short run.
+        let stride = (whole.calls() / 40).max(1);
+        let first = chance.below(stride);
+        for call in (first..whole.calls()).step_by(usize::try_from(stride).expect("a small number")) {
+            states += judge(&Disturbed { seed, steps: &steps, call }, &mut chance);
             if states >= states_wanted {
                 eprintln!("{states} states, seeds {first_seed} to {seed}, no failure");
                 return;
@@ -190,40 +186,51 @@ fn a_cut_at_any_call_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn a_disk_that_fails_at_any_call_loses_nothing_that_was_acknowledged() {
-    let states_wanted = number("CRASH_STATES").unwrap_or(300);
-    let first_seed = number("SEED").unwrap_or(1);
-    let mut states = 0;
-    for seed in first_seed.. {
-        let mut chance = Chance(seed);
-        let steps = workload(&mut chance);
-        let whole = SimulatedDisk::new(Path::new("/disk"));
-        run(&whole, &steps);
-        for call in disturbed(whole.calls(), &mut chance) {
-            let once = [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull].map(Trouble::Once);
-            for trouble in once.into_iter().chain([Trouble::Full]) {
-                let disk = SimulatedDisk::new(Path::new("/disk"));
-                disk.plan(call, trouble);
-                let (done, error) = run(&disk, &steps);
-                let (before, after) = around(&steps, done);
-                let context = format!("seed {seed}, {trouble:?} at {call}, {done} acknowledged");
-                disk.mend();
-                let found = recovered(&disk.after_kill(), &context);
-                assert!(found == before || found == after, "{context}: {:?}", found.keys());
-                if let Some(error) = error.filter(|error| error.durability() == Durability::NotWritten) {
-                    assert!(found == before, "{context}: it said that nothing was written: {error:?}");
-                }
-                // What a failed sync has dropped must not count before it is written again.
-                let left = disk.after_kill();
-                let found = recovered(&left, &context);
-                let second = recovered(&left.after_power_cut(&mut chance), &context);
-                assert!(second == found, "{context}: what was shown after the failure is gone");
-                states += 3;
-            }
-            if states >= states_wanted {
-                eprintln!("{states} states, seeds {first_seed} to {seed}, no failure");
-                return;
+fn a_cut_at_any_call_loses_nothing_that_was_acknowledged() {
+    explore(400, |disturbed, chance| {
+        let (disk, done, _) = disturbed.run(Trouble::PowerCut);
+        let around = disturbed.around(done);
+        for is_power_cut in [true, true, false] {
+            let Disturbed { seed, call, .. } = disturbed;
+            let context =
+                format!("seed {seed}, cut at {call}, {done} acknowledged, power cut {is_power_cut}");
+            let left = if is_power_cut { disk.after_power_cut(chance) } else { disk.after_kill() };
+            // Cut once more while it recovers, then whole, then opened again without a close.
+            let again = left.after_kill();
+            again.plan(chance.below(20), Trouble::PowerCut);
+            drop(open(&again));
+            for disk in [again.after_power_cut(chance), left] {
+                let found = recovered(&disk, &context);
+                assert!(around.contains(&found), "{context}: {:?}", found.keys());
+                let second = recovered(&disk.after_power_cut(chance), &context);
+                assert!(second == found, "{context}: a second opening holds something else");
             }
         }
-    }
+        12
+    });
+}
+
+#[test]
+fn a_disk_that_fails_at_any_call_loses_nothing_that_was_acknowledged() {
+    explore(300, |disturbed, chance| {
+        let once = [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull].map(Trouble::Once);
+        for trouble in once.into_iter().chain([Trouble::Full]) {
+            let (disk, done, error) = disturbed.run(trouble);
+            let around = disturbed.around(done);
+            let Disturbed { seed, call, .. } = disturbed;
+            let context = format!("seed {seed}, {trouble:?} at {call}, {done} acknowledged");
+            disk.mend();
+            let found = recovered(&disk.after_kill(), &context);
+            assert!(around.contains(&found), "{context}: {:?}", found.keys());
+            if let Some(error) = error.filter(|error| error.durability() == Durability::NotWritten) {
+                assert!(found == around[0], "{context}: it said that nothing was written: {error:?}");
+            }
+            // What a failed sync has dropped must not count before it is written again.
+            let left = disk.after_kill();
+            let found = recovered(&left, &context);
+            let second = recovered(&left.after_power_cut(chance), &context);
+            assert!(second == found, "{context}: what was shown after the failure is gone");
+        }
+        9
+    });
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::fs::simulated::Chance;
 
 /// A memory as the model keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,11 +153,10 @@ pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ z >> 31) % end
+        let mut chance = Chance(self.0);
+        let below = chance.below(end);
+        self.0 = chance.0;
+        below
     }
 
     fn one_of<'t>(&mut self, texts: &[&'t str]) -> &'t str {
