@@ -7,11 +7,11 @@ use super::guard::Fault;
 use super::snapshot::Snapshot;
 use super::{Catalog, Position};
 use crate::error::Result;
-use crate::format::op::{MemoryKey, ModelNumber};
+use crate::format::op::{LostV1, MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
-    Head, Label, Row, RowHeader, StateKey, TableTag, decode_model, decode_number, label_key, memory_key,
-    vector_count_key, vector_key,
+    Head, Label, Row, RowHeader, StateKey, TableTag, decode_lost, decode_model, decode_number, label_key,
+    memory_key, vector_count_key, vector_key,
 };
 use crate::memory::ModelIdentity;
 
@@ -152,6 +152,21 @@ impl<'a> View<'a> {
         limit: usize,
     ) -> Result<Vec<(MemoryKey, u64)>> {
         self.read(|snapshot| without_vector(snapshot, model, after, limit))
+    }
+
+    /// Sequences whose records are lost, in ascending order.
+    pub(crate) fn losses(&self) -> Result<Vec<LostV1>> {
+        self.read(|snapshot| {
+            let mut losses = Vec::new();
+            for entry in snapshot.state_with(b'l')? {
+                let (key, value) = entry?;
+                let fault = |damage| Fault::row(TableTag::State, &key, damage);
+                if let StateKey::Lost(first_seq) = StateKey::decode(&key).map_err(fault)? {
+                    losses.push(decode_lost(first_seq, &value).map_err(fault)?);
+                }
+            }
+            Ok(losses)
+        })
     }
 
     /// Every model that has a number, by number.

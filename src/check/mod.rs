@@ -101,7 +101,7 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
     }
     let listing = log::list(&place)?;
     let mut check = Check::new(place);
-    for (path, error) in &listing.unusable {
+    for log::Unusable { path, error, .. } in &listing.unusable {
         check.found(path, error.offset(), "segment-header", error.message().to_owned(), RESTORE);
     }
     let manifest = check.manifest(&listing.segments)?;
@@ -171,7 +171,11 @@ impl Check {
                     Op::Remember { .. } => _ = live.insert(MemoryKey(seq), seq),
                     Op::Update { key, .. } => _ = live.insert(key, seq),
                     Op::Forget { key, .. } => _ = live.remove(&key),
-                    Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Seal(_) => {}
+                    Op::Vector { .. }
+                    | Op::Model { .. }
+                    | Op::UseModel { .. }
+                    | Op::Lost(_)
+                    | Op::Seal(_) => {}
                 }
             })?;
             for flaw in &verified.flaws {

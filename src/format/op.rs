@@ -37,12 +37,21 @@ pub(crate) enum OpKind {
     Vector = 9,
     Model = 10,
     UseModel = 11,
+    Lost = 12,
     Seal = 0xFE,
 }
 
 impl OpKind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Remember, Self::Update, Self::Forget, Self::Vector, Self::Model, Self::UseModel, Self::Seal];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Remember,
+        Self::Update,
+        Self::Forget,
+        Self::Vector,
+        Self::Model,
+        Self::UseModel,
+        Self::Lost,
+        Self::Seal,
+    ];
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -80,6 +89,8 @@ pub(crate) enum Op {
     Model { number: ModelNumber, identity: ModelIdentity },
     /// From here on recall uses this model's vectors.
     UseModel { number: ModelNumber },
+    /// Acknowledged records could not be saved when the segment was healed.
+    Lost(LostV1),
     /// The segment ends here.
     Seal(SealV1),
 }
@@ -154,6 +165,16 @@ struct ModelV1 {
 #[derive(Serialize, Deserialize)]
 struct UseModelV1 {
     number: u32,
+}
+
+/// Sequences whose records are lost, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LostV1 {
+    pub(crate) first_seq: u64,
+    /// The last one; where nothing tells how far the log went, the last one that there can have been.
+    pub(crate) last_seq: u64,
+    /// When that was found, in milliseconds since 1970.
+    pub(crate) found_unix_ms: i64,
 }
 
 /// What the last record of a sealed segment says of all before it.
@@ -241,6 +262,7 @@ impl Op {
             Self::Vector { .. } => OpKind::Vector,
             Self::Model { .. } => OpKind::Model,
             Self::UseModel { .. } => OpKind::UseModel,
+            Self::Lost(_) => OpKind::Lost,
             Self::Seal(_) => OpKind::Seal,
         }
     }
@@ -274,6 +296,7 @@ impl Op {
                 codec::encode_into(&ModelV1 { number: number.0, identity: identity.clone() }, out)
             }
             Self::UseModel { number } => codec::encode_into(&UseModelV1 { number: number.0 }, out),
+            Self::Lost(lost) => codec::encode_into(lost, out),
             Self::Seal(seal) => codec::encode_into(seal, out),
         }
         let op_len =
@@ -337,6 +360,7 @@ impl Op {
             OpKind::UseModel => {
                 Self::UseModel { number: ModelNumber(codec::decode::<UseModelV1>(op)?.number) }
             }
+            OpKind::Lost => Self::Lost(codec::decode(op)?),
             OpKind::Seal => Self::Seal(codec::decode(op)?),
         };
         Ok(op)

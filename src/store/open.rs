@@ -316,65 +316,70 @@ fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64)
                 .hint("put the segment file back, or restore a backup")
         })?;
     tracing::info!(from_seq = applied_seq + 1, last_seq, "applying the log to the view");
-    let mut batch = Batch {
-        catalog,
-        records: Vec::new(),
-        len: 0,
-        next_seq: applied_seq + 1,
-        position: start,
-        since_checkpoint: 0,
-    };
+    let mut batch =
+        Batch { catalog, records: Vec::new(), len: 0, applied_seq, position: start, since_checkpoint: 0 };
     for segment in &segments[first..] {
         if segment.header.base_seq > last_seq {
             break;
         }
-        if segment.header.number != start.tail.segment {
+        if segment.header.epoch != start.epoch {
+            let before = batch.position.tail.last_seq;
             let tail = log::empty_state(&segment.header);
+            // What the view holds may be lost from the log; what follows it must be there.
+            if tail.last_seq > before.max(applied_seq) {
+                return Err(missing_from(place, before.max(applied_seq) + 1));
+            }
             batch.position = Position { tail, ..Position::default() };
         }
         replay_segment(place, segment, last_seq, &mut batch)?;
     }
-    if batch.next_seq <= last_seq {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("record {} is missing from the log", batch.next_seq),
-        )
-        .at(&place.segments)
-        .hint("put the missing segment file back, or restore a backup"));
+    if batch.position.tail.last_seq < last_seq {
+        return Err(missing_from(place, batch.position.tail.last_seq + 1));
     }
     batch.apply()?;
     Ok(batch.since_checkpoint)
 }
 
+fn missing_from(place: &Place, seq: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("record {seq} is missing from the log"))
+        .at(&place.segments)
+        .hint("put the missing segment file back, or restore a backup")
+}
+
 fn replay_segment(place: &Place, segment: &Segment, last_seq: u64, batch: &mut Batch<'_>) -> Result<()> {
     let file = log::open_segment(place, segment)?;
-    let mut scanner = Scanner::new(&*file, segment.header.epoch, batch.position.tail.len)?;
-    while batch.next_seq <= last_seq {
+    let header = &segment.header;
+    let mut scanner = Scanner::new(&*file, header.epoch, batch.position.tail.len)?;
+    while batch.position.tail.last_seq < last_seq || header.rewrite.is_some() {
         let end = scanner.offset();
         match scanner.next()? {
-            Ok((header, ..)) if header.kind == OpKind::Seal => return Ok(()),
-            Ok((header, payload, offset)) => {
+            Ok((record, ..)) if record.kind == OpKind::Seal => {
+                batch.position.tail = log::at_seal(header, batch.position.tail);
+                return Ok(());
+            }
+            Ok((record, payload, offset)) => {
                 let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
-                if header.seq > batch.next_seq {
-                    return Err(damaged(format!("record {} is missing", batch.next_seq)));
+                if !log::follows(header, batch.position.tail.last_seq, record.seq) {
+                    let expected = batch.position.tail.last_seq + 1;
+                    return Err(damaged(format!("record {expected} is missing")));
                 }
-                let op = Op::decode_payload(header.kind, header.has_vectors, payload)
+                let op = Op::decode_payload(record.kind, record.has_vectors, payload)
                     .map_err(|damage| damaged(damage.to_string()))?;
                 let len = u32::try_from(record_len(payload.len())).expect("payloads are limited");
                 let mut tail = batch.position.tail;
-                log::advance(&mut tail, &header, u64::from(len), log::memory_time(&op));
-                batch.position = Position::behind(&header, offset, tail);
-                if header.seq == batch.next_seq {
-                    let location = Location { segment: segment.header.number, offset, len };
-                    batch.push(location, op, header.group_end)?;
+                log::advance(&mut tail, &record, u64::from(len), log::memory_time(&op));
+                batch.position = Position::behind(&record, offset, tail);
+                if record.seq > batch.applied_seq {
+                    let location = Location { segment: header.number, offset, len };
+                    batch.push(record.seq, location, op, record.group_end)?;
                 }
             }
             Err(ScanEnd::Damaged(damage)) => {
-                return Err(Error::corrupt(
-                    &segment.path,
-                    end,
-                    format!("record {}: {damage}", batch.next_seq),
-                ));
+                let expected = batch.position.tail.last_seq + 1;
+                return Err(Error::corrupt(&segment.path, end, format!("record {expected}: {damage}")));
+            }
+            Err(ScanEnd::File | ScanEnd::Empty) if header.rewrite.is_some() => {
+                return Err(Error::corrupt(&segment.path, end, "a rewritten segment has no seal"));
             }
             Err(ScanEnd::File | ScanEnd::Empty) => return Ok(()),
         }
@@ -387,16 +392,16 @@ struct Batch<'a> {
     catalog: &'a Catalog,
     records: Vec<(u64, Location, Op)>,
     len: u64,
-    next_seq: u64,
+    /// What the view held before.
+    applied_seq: u64,
     /// Behind the last record that was read.
     position: Position,
     since_checkpoint: u64,
 }
 
 impl Batch<'_> {
-    fn push(&mut self, location: Location, op: Op, group_end: bool) -> Result<()> {
-        self.records.push((self.next_seq, location, op));
-        self.next_seq += 1;
+    fn push(&mut self, seq: u64, location: Location, op: Op, group_end: bool) -> Result<()> {
+        self.records.push((seq, location, op));
         self.len += u64::from(location.len);
         // Only whole groups, so that the view never holds a part of one.
         if group_end && (self.records.len() >= REPLAY_BATCH || self.len >= REPLAY_BATCH_LEN) {
@@ -406,9 +411,6 @@ impl Batch<'_> {
     }
 
     fn apply(&mut self) -> Result<()> {
-        if self.records.is_empty() {
-            return Ok(());
-        }
         let applied: Vec<_> = self
             .records
             .iter()

@@ -122,7 +122,7 @@ impl Search {
                     }
                 }
                 Op::UseModel { .. } => self.vectors = Loading::default(),
-                Op::Model { .. } | Op::Seal(_) => {}
+                Op::Model { .. } | Op::Lost(_) | Op::Seal(_) => {}
             }
         }
         Ok(())
