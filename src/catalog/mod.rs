@@ -116,14 +116,14 @@ impl Catalog {
             let _ = disk.remove(&temporary);
             return Err(error);
         }
-        match Self::open(disk, path, store_id, cache_bytes)? {
+        match Self::open(disk, path, Some(store_id), cache_bytes)? {
             Opened::Ready(catalog) => Ok(catalog),
             Opened::Missing => Err(Error::new(ErrorKind::Io, "the view that was just made is gone").at(path)),
             Opened::Unusable(reason) => Err(Error::new(ErrorKind::Corrupt, reason).at(path)),
         }
     }
 
-    /// Opens the view of this store.
+    /// Opens the view of this store, or of whichever it is of.
     ///
     /// # Errors
     /// Only where a new view in the same place would not help: [`ErrorKind::Busy`] when another process has it open,
@@ -131,7 +131,7 @@ impl Catalog {
     pub(crate) fn open(
         disk: &dyn Disk,
         path: &Path,
-        store_id: [u8; 16],
+        store_id: Option<[u8; 16]>,
         cache_bytes: usize,
     ) -> Result<Opened> {
         let file = match database::open_file(disk, path)? {
@@ -144,7 +144,7 @@ impl Catalog {
 
     fn open_with(
         path: &Path,
-        store_id: [u8; 16],
+        store_id: Option<[u8; 16]>,
         build: impl FnOnce() -> Result<(Database, Pages), Fault>,
     ) -> Result<Opened> {
         let guard = Guard::new(path);
@@ -154,7 +154,9 @@ impl Catalog {
             Ok((database, pages, snapshot))
         });
         match opened {
-            Ok((database, pages, snapshot)) if snapshot.delta.head.store_id == store_id => {
+            Ok((database, pages, snapshot))
+                if store_id.is_none_or(|store_id| snapshot.delta.head.store_id == store_id) =>
+            {
                 let live = Live {
                     snapshot: Mutex::new(Arc::new(snapshot)),
                     applying: Mutex::new(()),
@@ -190,7 +192,7 @@ impl Catalog {
         let _writing = locked(&live.writing);
         let pages = live.pages.successor();
         let opened =
-            Self::open_with(self.path(), self.head().store_id, || database::build_on(pages, cache_bytes))?;
+            Self::open_with(self.path(), Some(self.store_id()), || database::build_on(pages, cache_bytes))?;
         if let Opened::Ready(catalog) = &opened {
             catalog.live().holds.store(true, Ordering::SeqCst);
         }
@@ -287,6 +289,16 @@ impl Catalog {
         Ok(lost)
     }
 
+    /// Everything that the view names is where the segments up to this generation have it.
+    pub(crate) fn set_generation(&self, generation: u64) -> Result<()> {
+        self.change(|snapshot| {
+            let mut delta = snapshot.delta.clone();
+            delta.head.generation = generation;
+            delta.bytes += 1;
+            Ok(Some(delta))
+        })
+    }
+
     /// Makes a changed state visible, if there is one.
     fn change(&self, change: impl FnOnce(&Snapshot) -> Result<Option<Delta>, Fault>) -> Result<()> {
         let is_full = {
@@ -306,6 +318,11 @@ impl Catalog {
             }
         }
         Ok(())
+    }
+
+    /// The store that it is the view of.
+    pub(crate) fn store_id(&self) -> [u8; 16] {
+        self.head().store_id
     }
 
     /// Bytes of the records that the view names.

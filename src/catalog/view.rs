@@ -55,6 +55,31 @@ impl<'a> View<'a> {
         self.read(|snapshot| snapshot.row(key))
     }
 
+    /// The places of a memory's present version and text.
+    pub(crate) fn row_header(&self, key: MemoryKey) -> Result<Option<RowHeader>> {
+        self.read(|snapshot| snapshot.row_header(key))
+    }
+
+    /// Calls with every location that a row or vectors name; some of them twice.
+    pub(crate) fn for_each_location(&self, mut visit: impl FnMut(Location) -> ControlFlow<()>) -> Result<()> {
+        self.read(|snapshot| {
+            for entry in snapshot.rows(0..=LAST_KEY.0)? {
+                let (key, value) = entry?;
+                let (header, _) = RowHeader::decode(MemoryKey(key), &value)
+                    .map_err(|damage| Fault::row(TableTag::Memory, key, damage))?;
+                if visit(header.location).is_break() {
+                    return Ok(());
+                }
+            }
+            for entry in snapshot.vectors(0..=u128::MAX)? {
+                if visit(entry?.1).is_break() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// The row of the memory with this id.
     pub(crate) fn get(&self, id: &str) -> Result<Option<Row>> {
         self.read(|snapshot| {

@@ -212,8 +212,7 @@ impl Check {
             }
             Some(before)
                 if before.flaws.is_empty()
-                    && (before.state.last_seq, before.state.chain)
-                        != (header.prev_last_seq, header.prev_chain) =>
+                    && (before.state.last_seq, before.chain) != (header.prev_last_seq, header.prev_chain) =>
             {
                 let detail = "the segment before it is not the one that this one was made after".to_owned();
                 self.found(&segment.path, Some(64), "segment-chain", detail, RESTORE);

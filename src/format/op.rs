@@ -199,6 +199,11 @@ pub(crate) fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
     codec::encode_into(&MemoryV1Ref::of(memory), out);
 }
 
+/// The bytes with which a memory of this id and text begins, wherever it is encoded.
+pub(crate) fn encode_beginning(id: &MemoryId, text: &str, out: &mut Vec<u8>) {
+    codec::encode_into(&(id.as_str(), text), out);
+}
+
 /// The memory that [`encode_memory`] wrote.
 pub(crate) fn decode_memory(bytes: &[u8]) -> Result<Memory, Damage> {
     codec::decode::<MemoryV1>(bytes)?.into_memory()
@@ -273,6 +278,15 @@ impl Op {
             Self::Remember { vectors, .. } | Self::Update { vectors, .. } => vectors.as_ref(),
             Self::Vector { vectors, .. } => Some(vectors),
             _ => None,
+        }
+    }
+
+    /// The memory that it is about, as the record of this sequence.
+    pub(crate) fn memory_key(&self, seq: u64) -> Option<MemoryKey> {
+        match self {
+            Self::Remember { .. } => Some(MemoryKey(seq)),
+            Self::Update { key, .. } | Self::Forget { key, .. } | Self::Vector { key, .. } => Some(*key),
+            Self::Model { .. } | Self::UseModel { .. } | Self::Lost(_) | Self::Seal(_) => None,
         }
     }
 

@@ -7,6 +7,7 @@
 mod commit;
 mod recover;
 mod rewrite;
+mod salvage;
 mod scan;
 mod tail;
 mod verify;
@@ -17,8 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use commit::{Committed, Log, Planned, Staged};
-pub(crate) use recover::{is_in_history, last_acknowledged, missing_numbers, recover, segments_gone};
-pub(crate) use rewrite::{Rewriter, Span, rewrite};
+pub(crate) use recover::{
+    Recovered, is_in_history, last_acknowledged, missing_numbers, recover, segments_gone,
+};
+pub(crate) use rewrite::{Span, rewrite};
+pub(crate) use salvage::{Hole, Salvaged, holes, salvage};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
 pub(crate) use tail::{advance, at_seal, empty_state, follows, memory_time};
 pub(crate) use verify::{Verified, verify};
@@ -85,6 +89,14 @@ impl SegmentMap {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(segment);
     }
 
+    /// The segment of this number has this length since it was sealed.
+    fn set_len(&self, number: u64, len: u64) {
+        let mut segments = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(segment) = segments.iter_mut().find(|segment| segment.header.number == number) {
+            segment.len = len;
+        }
+    }
+
     /// Puts a rewritten segment in the place of those it stands for, and gives these.
     pub(crate) fn replace(&self, rewritten: Segment) -> Vec<Segment> {
         let mut segments = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +116,15 @@ pub(crate) struct Listing {
     /// Files that should be segments but are not.
     pub(crate) unusable: Vec<Unusable>,
     /// Files in whose place a rewritten segment stands: whoever made that was interrupted before it put them away.
-    pub(crate) superseded: Vec<PathBuf>,
+    pub(crate) superseded: Vec<Superseded>,
+}
+
+/// A file that does not count any more.
+#[derive(Debug)]
+pub(crate) struct Superseded {
+    pub(crate) path: PathBuf,
+    /// Set when its header is whole.
+    pub(crate) segment: Option<Segment>,
 }
 
 /// A file that should be a segment but is not.
@@ -167,7 +187,9 @@ pub(crate) fn list(place: &Place) -> Result<Listing> {
             Ok((header, _)) => {
                 Error::corrupt(&path, 0, format!("the header is that of {}", SegmentName::of(&header)))
             }
-            Err(error) if error.kind() == ErrorKind::UnknownFormat => return Err(error),
+            Err(error) if error.kind() == ErrorKind::UnknownFormat || !is_of_the_file(&error) => {
+                return Err(error);
+            }
             Err(error) => error,
         };
         listing.unusable.push(Unusable { path, name, error });
@@ -180,10 +202,20 @@ pub(crate) fn list(place: &Place) -> Result<Listing> {
     };
     let segments =
         listing.segments.extract_if(.., |one| is_superseded(one.header.number, one.header.generation()));
-    listing.superseded.extend(segments.map(|segment| segment.path));
+    listing
+        .superseded
+        .extend(segments.map(|segment| Superseded { path: segment.path.clone(), segment: Some(segment) }));
     let unusable = listing.unusable.extract_if(.., |one| is_superseded(one.name.number, one.name.generation));
-    listing.superseded.extend(unusable.map(|unusable| unusable.path));
+    listing.superseded.extend(unusable.map(|unusable| Superseded { path: unusable.path, segment: None }));
     Ok(listing)
+}
+
+/// Whether an error tells of the file, and not of a system that is short of something.
+fn is_of_the_file(error: &Error) -> bool {
+    /// A sector that cannot be read.
+    const EIO: i32 = 5;
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.kind() != ErrorKind::Io || source.is_some_and(|source| source.raw_os_error() == Some(EIO))
 }
 
 /// What a rewritten segment stands for, and its generation.

@@ -390,6 +390,23 @@ impl Proof {
     }
 }
 
+/// The last sequence of a segment that others follow, and the rolling checksum that the next one names. It is sealed if
+/// a crash left it without its seal.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when it is damaged where that can be seen without reading all of it, and what the disk says.
+pub(super) fn end_of(place: &Place, segment: &Segment) -> Result<(u64, u32)> {
+    if let Some(rewrite) = segment.header.rewrite {
+        return Ok((rewrite.last_seq, rewrite.end_chain));
+    }
+    if let Some(seal) = read_seal(&*place.disk.open(&segment.path, Access::Read)?, segment.header.epoch)? {
+        return Ok((seal.last_seq, seal.chain));
+    }
+    let end = find_end(place, segment, 0, Position::default())?;
+    settle_tail(place, segment, &end)?;
+    Ok((end.state.last_seq, end.state.chain))
+}
+
 /// Makes what the scan has seen durable, and nothing else: the page cache may hold what the disk never got.
 fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let state = &end.state;
@@ -399,7 +416,7 @@ fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let file = place.disk.open(&segment.path, Access::Write)?;
     if let Some(sealed_len) = end.sealed_len {
         // The crash came after the seal was written and before the file was cut behind it.
-        rewrite(&*file, end.proven_len, sealed_len)?;
+        write_again(&*file, end.proven_len, sealed_len)?;
         file.set_len(sealed_len)?;
         file.sync()?;
         return file.make_read_only();
@@ -409,7 +426,7 @@ fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
         // take no space, while a seal behind a file that was cut would: on a full disk the store opens all the same.
         zero(&*file, state.len, segment.len)?;
     }
-    rewrite(&*file, end.proven_len, state.len)?;
+    write_again(&*file, end.proven_len, state.len)?;
     if state.records > 0 {
         seal_segment(&*file, segment.header.epoch, state)
     } else {
@@ -429,7 +446,7 @@ fn zero(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
     file.sync()
 }
 
-fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
+fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
     let mut chunk = vec![0; 1 << 20];
     let mut offset = from;
     while offset < to {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::recover::end_of;
 use super::scan::SEAL_RESERVE_LEN;
 use super::{Place, SEGMENT_LEN_MAX, Segment, SegmentMap, SegmentName};
 use crate::clock::Clock;
@@ -385,6 +386,7 @@ impl Tail {
         })?;
         seal_segment(&*active.file, active.header.epoch, &old).map_err(WriteError::Unknown)?;
         tracing::info!(segment = old.segment, records = old.records, bytes = old.len, "sealed segment");
+        self.segments.set_len(old.segment, active.file.len().unwrap_or(old.len));
         self.segments.push(segment);
         self.front = Front::Open(Active { fill_next: FILL_LEN_MAX, ..next });
         if let Err(error) = self.write_manifest(None) {
@@ -401,6 +403,25 @@ impl Tail {
             Ok(None) => WriteError::Clean(error),
             _ => WriteError::Unknown(error),
         }
+    }
+
+    /// Number of the segment that is open for records.
+    pub(super) fn open_segment(&self) -> Option<u64> {
+        match &self.front {
+            Front::Open(active) => Some(active.header.number),
+            Front::Wanted(_) => None,
+        }
+    }
+
+    /// The last sequence of a sealed segment, and the rolling checksum that the next one names.
+    pub(super) fn end_of(&self, segment: &Segment) -> Result<(u64, u32)> {
+        end_of(&self.place, segment)
+    }
+
+    /// Replaces the manifest after segments were rewritten. The next close marks the end of the log again.
+    pub(super) fn note_segments(&mut self) -> Result<()> {
+        self.dirty = true;
+        self.write_manifest(None)
     }
 
     /// Replaces the manifest after a recovery. A full disk keeps no store shut for it: it is only an accelerator.

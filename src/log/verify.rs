@@ -1,7 +1,7 @@
 //! Reading a whole segment and saying everything that is wrong with it.
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{advance, at_seal, empty_state, follows, memory_time, seal_of};
+use super::tail::{advance, at_seal, chain_behind, empty_state, follows, memory_time, seal_of};
 use super::{Place, Segment, open_segment};
 use crate::error::Result;
 use crate::format::manifest::TailV1;
@@ -25,6 +25,8 @@ pub(crate) struct Verified {
     /// Where its records end, as far as they are whole.
     pub(crate) state: TailV1,
     pub(crate) sealed: bool,
+    /// Rolling checksum that the next segment names.
+    pub(crate) chain: u32,
     pub(crate) flaws: Vec<Flaw>,
 }
 
@@ -132,5 +134,6 @@ pub(crate) fn verify(
         flaw(state.len, "seal", "the seal does not say what the records are".to_owned());
     }
     let sealed = seal.is_some() || seal_at_end.is_some();
-    Ok(Verified { state, sealed, flaws })
+    let chain = chain_behind(&segment.header, &state);
+    Ok(Verified { state, sealed, chain, flaws })
 }

@@ -156,6 +156,13 @@ impl Default for AnswerCache {
     }
 }
 
+impl AnswerCache {
+    /// Forgets every answer.
+    pub(super) fn clear(&mut self) {
+        self.answers.clear();
+    }
+}
+
 /// Everything that an answer depends on, beside the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {

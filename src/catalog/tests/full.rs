@@ -62,7 +62,7 @@ fn opened_on(path: &Path, writes_left: &Arc<AtomicI64>) -> Catalog {
     let file = fs::File::options().read(true).write(true).open(path).expect("the file");
     let storage = FileBackend::new(file).expect("the storage");
     let filling = Filling { storage, writes_left: Arc::clone(writes_left) };
-    match Catalog::open_with(path, STORE, || database::build(filling, 0)).expect("an answer") {
+    match Catalog::open_with(path, Some(STORE), || database::build(filling, 0)).expect("an answer") {
         Opened::Ready(catalog) => catalog,
         other => panic!("{other:?}"),
     }
@@ -125,7 +125,7 @@ fn a_disk_that_fills_at_any_write_of_a_checkpoint_leaves_the_former_one() {
         script.apply_to(&last, 50);
         last.checkpoint().expect("there is room");
         assert!(!last.holds());
-        let busy = Catalog::open(&RealDisk, &path, STORE, CACHE).expect_err("it is open");
+        let busy = Catalog::open(&RealDisk, &path, Some(STORE), CACHE).expect_err("it is open");
         assert_eq!(busy.kind(), ErrorKind::Busy);
         drop(last);
         let after = reopened(&path);

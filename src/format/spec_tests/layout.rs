@@ -115,7 +115,9 @@ fn a_record_is_laid_out_as_in_its_table() {
     assert_eq!(table[1][3], format!("1 to {PAYLOAD_LEN_MAX}, without the padding"));
 
     // With a checksum that holds, every other value of these four bytes is still damage.
-    for (at, allowed) in [(32, &[1, 2, 3, 9, 10, 11, 12, 254][..]), (33, &[1]), (34, &[0, 1, 2, 3]), (35, &[0])] {
+    for (at, allowed) in
+        [(32, &[1, 2, 3, 9, 10, 11, 12, 254][..]), (33, &[1]), (34, &[0, 1, 2, 3]), (35, &[0])]
+    {
         for byte in 0..=u8::MAX {
             let mut other = bytes.clone();
             other[at] = byte;
