@@ -51,6 +51,8 @@ pub(crate) struct Tail {
     generation: u64,
     segments: SegmentMap,
     active: Active,
+    /// A segment is sealed before it grows beyond this.
+    segment_len_max: u64,
     /// Whether anything was written since the log was opened.
     dirty: bool,
     buffer: Vec<u8>,
@@ -207,9 +209,15 @@ impl Tail {
             generation,
             segments: SegmentMap::new(segments),
             active,
+            segment_len_max: SEGMENT_LEN_MAX,
             dirty: false,
             buffer: Vec::new(),
         })
+    }
+
+    /// Seals segments before they grow beyond this, instead of [`SEGMENT_LEN_MAX`].
+    pub(crate) fn limit_segments(&mut self, len_max: u64) {
+        self.segment_len_max = len_max;
     }
 
     /// Where the records end.
@@ -234,7 +242,7 @@ impl Tail {
         }
         let batch_len = entries.iter().map(|entry| record_len(entry.payload.len()) as u64).sum::<u64>();
         if self.active.state.records > 0
-            && self.active.state.len + batch_len + SEAL_RESERVE_LEN > SEGMENT_LEN_MAX
+            && self.active.state.len + batch_len + SEAL_RESERVE_LEN > self.segment_len_max
         {
             self.roll()?;
         }
