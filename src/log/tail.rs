@@ -312,13 +312,15 @@ impl Tail {
     }
 
     /// What a roll that failed before the seal leaves. The log goes on where it was, unless the file of the new segment
-    /// is still there: records that followed in the old one would then contradict it.
+    /// is still there or may come back: records that followed in the old one would then contradict it.
     fn not_rolled(&self, error: Error, header: &SegmentHeader) -> WriteError {
         let path = self.place.segments.join(segment_name(header.number, header.base_seq));
-        match self.place.disk.kind(&path) {
-            Ok(None) => WriteError::Clean(error),
-            _ => WriteError::Unknown(error),
-        }
+        let is_gone = match self.place.disk.kind(&path) {
+            // A name that was durable must not come back with a power cut.
+            Ok(None) => self.place.disk.sync_folder(&self.place.segments).is_ok(),
+            _ => false,
+        };
+        if is_gone { WriteError::Clean(error) } else { WriteError::Unknown(error) }
     }
 
     /// Replaces the manifest after a recovery. A full disk keeps no store shut for it: it is only an accelerator.
