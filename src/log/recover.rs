@@ -411,7 +411,7 @@ pub(super) fn end_of(place: &Place, segment: &Segment) -> Result<(u64, u32)> {
 fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let state = &end.state;
     if end.sealed_len == Some(segment.len) {
-        return Ok(());
+        return settle_seal(place, segment, state.len);
     }
     let file = place.disk.open(&segment.path, Access::Write)?;
     if let Some(sealed_len) = end.sealed_len {
@@ -446,6 +446,20 @@ fn zero(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
     file.sync()
 }
 
+/// Makes a seal durable with which the file ends. After a sync that failed it may stand in the page cache only, and
+/// nobody looks at it again once other segments follow.
+fn settle_seal(place: &Place, segment: &Segment, seal_offset: u64) -> Result<()> {
+    // The mode changes after the sync.
+    if place.disk.open(&segment.path, Access::Read)?.is_read_only()? {
+        return Ok(());
+    }
+    let file = place.disk.open(&segment.path, Access::Write)?;
+    write_again(&*file, seal_offset, segment.len)?;
+    file.set_len(segment.len)?;
+    file.sync()?;
+    file.make_read_only()
+}
+
 fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
     let mut chunk = vec![0; 1 << 20];
     let mut offset = from;
@@ -463,8 +477,9 @@ fn finish_roll(place: &Place, before: &Segment, last: &Segment, held: Position) 
     if last.header.prev_number != before.header.number {
         return Ok(());
     }
-    if read_seal(&*place.disk.open(&before.path, Access::Read)?, before.header.epoch)?.is_some() {
-        return Ok(());
+    let seal = read_seal(&*place.disk.open(&before.path, Access::Read)?, before.header.epoch)?;
+    if let Some(seal) = seal {
+        return settle_seal(place, before, seal.len);
     }
     let end = find_end(place, before, last.header.prev_last_seq, held)?;
     let chain = chain_behind(&before.header, &end.state);

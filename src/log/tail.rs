@@ -52,6 +52,8 @@ pub(crate) struct Tail {
     generation: u64,
     segments: SegmentMap,
     front: Front,
+    /// A segment is sealed before it grows beyond this.
+    segment_len_max: u64,
     /// Whether anything was written since the log was opened.
     dirty: bool,
     buffer: Vec<u8>,
@@ -251,6 +253,7 @@ impl Tail {
             generation,
             segments: SegmentMap::new(segments),
             front: Front::Open(active),
+            segment_len_max: SEGMENT_LEN_MAX,
             dirty: false,
             buffer: Vec::new(),
         })
@@ -271,6 +274,7 @@ impl Tail {
             generation,
             segments: SegmentMap::new(segments),
             front: Front::Wanted(next),
+            segment_len_max: SEGMENT_LEN_MAX,
             dirty: false,
             buffer: Vec::new(),
         };
@@ -282,6 +286,11 @@ impl Tail {
             Err(error) => Err(error),
             Ok(_) => Ok(tail),
         }
+    }
+
+    /// Seals segments before they grow beyond this, instead of [`SEGMENT_LEN_MAX`].
+    pub(crate) fn limit_segments(&mut self, len_max: u64) {
+        self.segment_len_max = len_max;
     }
 
     /// Where the records end.
@@ -324,7 +333,7 @@ impl Tail {
         }
         let batch_len = entries.iter().map(|entry| record_len(entry.payload.len()) as u64).sum::<u64>();
         let state = self.active().map_err(WriteError::Clean)?.state;
-        if state.records > 0 && state.len + batch_len + SEAL_RESERVE_LEN > SEGMENT_LEN_MAX {
+        if state.records > 0 && state.len + batch_len + SEAL_RESERVE_LEN > self.segment_len_max {
             self.roll()?;
         }
         let Self { front: Front::Open(active), buffer, .. } = self else {
@@ -396,13 +405,15 @@ impl Tail {
     }
 
     /// What a roll that failed before the seal leaves. The log goes on where it was, unless the file of the new segment
-    /// is still there: records that followed in the old one would then contradict it.
+    /// is still there or may come back: records that followed in the old one would then contradict it.
     fn not_rolled(&self, error: Error, header: &SegmentHeader) -> WriteError {
         let path = self.place.segments.join(SegmentName::of(header).to_string());
-        match self.place.disk.kind(&path) {
-            Ok(None) => WriteError::Clean(error),
-            _ => WriteError::Unknown(error),
-        }
+        let is_gone = match self.place.disk.kind(&path) {
+            // A name that was durable must not come back with a power cut.
+            Ok(None) => self.place.disk.sync_folder(&self.place.segments).is_ok(),
+            _ => false,
+        };
+        if is_gone { WriteError::Clean(error) } else { WriteError::Unknown(error) }
     }
 
     /// Number of the segment that is open for records.

@@ -269,9 +269,11 @@ impl Inner {
                 tracing::error!(%error, "the view lags behind the log");
             } else if (nothing_to_do && timeout.timed_out()) || self.applying().checkpoint_is_due() {
                 // What went wrong has been told, and it is tried again.
-                if self.checkpoint().is_ok()
-                    && let Err(error) = self.compact_if_due(&|| self.is_stopping())
-                {
+                if self.checkpoint().is_err() {
+                    continue;
+                }
+                self.keep_reserve();
+                if let Err(error) = self.compact_if_due(&|| self.is_stopping()) {
                     tracing::warn!(%error, "the log is not compacted");
                 }
             }

@@ -6,8 +6,6 @@
 
 mod apply;
 mod compact;
-#[cfg(test)]
-mod crash_tests;
 mod embedding;
 mod heal;
 mod models;
@@ -35,7 +33,7 @@ use crate::embed::{Embedder, ModelSpec};
 use crate::error::Result;
 use crate::fs::{DiskFile, RealDisk};
 use crate::home::{Home, HomeInputs, locate};
-use crate::log::{Log, Place, Segment};
+use crate::log::{Log, Place, SEGMENT_LEN_MAX, Segment};
 use crate::memory::{List, Memory};
 
 pub use compact::Compacted;
@@ -70,6 +68,7 @@ pub struct Options {
     follow: bool,
     /// Whether what neither the log nor the view has whole is given up, so that the rest can be used.
     salvage: bool,
+    segment_len_max: u64,
 }
 
 impl Options {
@@ -89,6 +88,7 @@ impl Options {
             disk: Arc::new(RealDisk),
             follow: true,
             salvage: false,
+            segment_len_max: SEGMENT_LEN_MAX,
         }
     }
 
@@ -158,17 +158,21 @@ impl Options {
         self
     }
 
-    /// Another disk, for tests.
-    #[cfg(test)]
+    /// Another disk, for tests and their doors.
     pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
         self.disk = disk;
         self
     }
 
-    /// Without a thread that follows the log, so that every run is the same.
-    #[cfg(test)]
+    /// Without a thread that follows the log, so that every run is the same. For tests and their doors.
     pub(crate) fn alone(mut self) -> Self {
         self.follow = false;
+        self
+    }
+
+    /// Segments of at most this many bytes, for tests and their doors: the log then rolls without much being written.
+    pub(crate) fn segment_len_max(mut self, len_max: u64) -> Self {
+        self.segment_len_max = len_max;
         self
     }
 }
@@ -374,6 +378,7 @@ impl Inner {
         };
         self.stop_threads();
         let caught_up = self.catch_up();
+        self.keep_reserve();
         if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
             tracing::warn!(%error, "the log is not compacted");
         }

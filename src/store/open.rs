@@ -68,7 +68,8 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     remove_leftovers(&*disk, &layout.folder)?;
     remove_leftovers(&*disk, &place.segments)?;
 
-    let Opening { recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
+    let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
+    recovered.tail.limit_segments(options.segment_len_max);
 
     let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
     let pending = Pending::new(Registry::read(&catalog)?);
@@ -100,7 +101,6 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         // The log has everything and the view is whole, if only in memory.
         tracing::warn!(%error, "the view is not on stable storage yet");
     }
-    inner.keep_reserve();
     if let Err(error) = spawn_threads(&inner, options.follow, options.background_embedding) {
         // A thread that runs would hold the store, and its lock, for good.
         inner.stop_threads();
