@@ -19,7 +19,8 @@ fn filled(home: &Path) -> (BTreeMap<String, Memory>, Vec<Receipt>) {
     for round in 0..4 {
         let store = common::open(home);
         for n in 0..8 {
-            let remember = Remember::new(format!("memory {n} of round {round}")).id(id(&format!("{round}-{n}")));
+            let remember =
+                Remember::new(format!("memory {n} of round {round}")).id(id(&format!("{round}-{n}")));
             receipts.push(store.remember(remember).expect("remember").receipt());
         }
         let update = Update::new().add_tags(["changed"]);
@@ -98,7 +99,8 @@ fn what_neither_log_nor_view_has_needs_a_decision_and_is_named_by_repair() {
     let error = Store::open(common::options(home.path())).expect_err("two files are damaged");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.hint_text().is_some_and(|hint| hint.contains("--repair")), "{error:?}");
-    let before: Vec<_> = segments(home.path()).iter().map(|path| std::fs::read(path).expect("read")).collect();
+    let before: Vec<_> =
+        segments(home.path()).iter().map(|path| std::fs::read(path).expect("read")).collect();
 
     let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
     assert_eq!(report.status, CheckStatus::Repaired, "{report:?}");

@@ -297,7 +297,7 @@ impl<S: Staged> Log<S> {
             Err(WriteError::Clean(error)) => Err(error),
             Err(WriteError::Unknown(error)) => {
                 self.lock().poisoned = true;
-                Err(error)
+                Fate::Unknown { message: error.to_string() }.into_result()
             }
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::compact::Keep;
 use super::open::FormerView;
 use super::{Inner, Layout, Progress, Store, lock};
-use crate::error::{Error, Result};
+use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, encode_beginning};
 use crate::fs::{self, Access, Disk, Kind};
 use crate::memory::MemoryId;
@@ -53,8 +53,17 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Purged> {
         let ids = ids.into_iter().map(|id| MemoryId::new(id.as_ref())).collect::<Result<BTreeSet<_>>>()?;
+        self.inner.check_writable()?;
         self.forget(&ids)?;
-        self.inner.purge(&ids, progress)
+        self.inner.purge(&ids, progress).map_err(|error| {
+            if error.kind() == ErrorKind::CommitUnknown {
+                return error;
+            }
+            let hint = error.hint_text().map_or_else(String::new, |hint| format!("{hint}; "));
+            error.durable(Durability::Written).hint(format!(
+                "{hint}the memories are forgotten, but some files still have their bytes: run it again"
+            ))
+        })
     }
 }
 

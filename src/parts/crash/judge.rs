@@ -257,9 +257,13 @@ fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, Broken> {
     result.map_err(|error| format!("{what}: {error:?}"))
 }
 
-/// Files whose bytes may change when a store is opened that needs nothing: the note of who has it, the manifest, which
-/// counts how often it was written, and what was damaged anyhow, of which nothing is made durable.
+/// Files whose bytes may change when a store is opened that needs nothing: the note of who has it, the space that is kept
+/// for a full disk, the manifest, which counts how often it was written, and what was damaged anyhow, of which nothing is
+/// made durable.
 fn may_change(path: &Path) -> bool {
     let store = Path::new(HOME).join("store");
-    path == store.join("LOCK") || path == store.join("MANIFEST") || path.starts_with(store.join("quarantine"))
+    path == store.join("RESERVE")
+        || path == store.join("LOCK")
+        || path == store.join("MANIFEST")
+        || path.starts_with(store.join("quarantine"))
 }

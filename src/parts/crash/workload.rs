@@ -43,6 +43,10 @@ pub(super) enum Operation {
     /// Makes all vectors anew with the second model.
     Reembed,
     Checkpoint,
+    /// Rewrites the log without what nothing needs.
+    Compact,
+    /// Forgets these and rewrites the log without them.
+    Purge(Vec<String>),
     Reopen,
 }
 
@@ -60,7 +64,7 @@ impl Operation {
             let ids = content.memories.keys();
             ids.clone().nth(chance.index(ids.len().max(1))).cloned()
         };
-        match (chance.below(16), any(chance)) {
+        match (chance.below(18), any(chance)) {
             (0, Some(id)) => Self::Repeat(id, format!("again-{number}")),
             (1 | 2, Some(id)) => Self::UpdateText(id, text(number, 0, chance)),
             (3, Some(id)) => Self::UpdateMetadata(id, number as u64),
@@ -74,6 +78,8 @@ impl Operation {
             (7, Some(_)) if content.model == TinyModel::First => Self::Reembed,
             (8, _) => Self::Checkpoint,
             (9, _) => Self::Reopen,
+            (16, _) => Self::Compact,
+            (17, Some(id)) => Self::Purge(vec![id]),
             (kind, _) => {
                 let count = if kind < 13 { 1 } else { 2 + chance.index(4) };
                 Self::Remember((0..count).map(|part| Item::draw(number, part, chance)).collect())
@@ -94,8 +100,13 @@ impl Operation {
             Self::Repeat(id, _) | Self::UpdateText(id, _) | Self::UpdateMetadata(id, _) => {
                 content.memories.contains_key(id)
             }
-            Self::Forget(ids) => ids.iter().any(|id| content.memories.contains_key(id)),
-            Self::Remember(_) | Self::Embed | Self::Reembed | Self::Checkpoint | Self::Reopen => true,
+            Self::Forget(ids) | Self::Purge(ids) => ids.iter().any(|id| content.memories.contains_key(id)),
+            Self::Remember(_)
+            | Self::Embed
+            | Self::Reembed
+            | Self::Checkpoint
+            | Self::Compact
+            | Self::Reopen => true,
         }
     }
 
@@ -123,7 +134,9 @@ impl Operation {
             Self::UpdateMetadata(id, number) => content.change(id, |memory, _| {
                 memory.metadata.insert("number".to_owned(), (*number).into());
             }),
-            Self::Forget(ids) => ids.iter().for_each(|id| _ = content.memories.remove(id)),
+            Self::Forget(ids) | Self::Purge(ids) => {
+                ids.iter().for_each(|id| _ = content.memories.remove(id));
+            }
             Self::Embed => {
                 for held in content.memories.values_mut() {
                     held.vector.get_or_insert_with(|| vector_of(&held.memory.text, model));
@@ -135,7 +148,7 @@ impl Operation {
                     held.vector = Some(vector_of(&held.memory.text, TinyModel::Second));
                 }
             }
-            Self::Checkpoint | Self::Reopen => {}
+            Self::Checkpoint | Self::Compact | Self::Reopen => {}
         }
     }
 
@@ -169,6 +182,8 @@ impl Operation {
             }
             // With another handle still there, that is all that closing does.
             Self::Checkpoint => session.store()?.clone().close().map(|()| None),
+            Self::Compact => session.store()?.compact(&mut |_| {}).map(|_| None),
+            Self::Purge(ids) => session.store()?.purge(ids, &mut |_| {}).map(|_| None),
             Self::Reopen => session.reopen().map(|()| None),
         }
     }
