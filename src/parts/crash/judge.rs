@@ -114,8 +114,8 @@ impl Judge<'_> {
         Store::open(options(disk, self.segment_len_max)).map_err(|error| format!("{what}: {error:?}"))
     }
 
-    /// Looks at everything that the store holds.
-    pub(super) fn look(&self, store: &Store) -> Result<Folded, Broken> {
+    /// Puts together what the log says.
+    pub(super) fn fold(&self, store: &Store) -> Result<Folded, Broken> {
         let (catalog, place) = tried("the view", store.settled())?;
         let segments = store.segments();
         let folded = tried("the log", Folded::read(&place, &segments, catalog.applied_seq()))?;
@@ -129,7 +129,14 @@ impl Judge<'_> {
             ));
         }
         self.compare(&folded.content())?;
-        let contradiction = folded.contradiction(&catalog, &place, &segments);
+        Ok(folded)
+    }
+
+    /// Looks at everything that the store holds.
+    pub(super) fn look(&self, store: &Store) -> Result<Folded, Broken> {
+        let folded = self.fold(store)?;
+        let (catalog, place) = tried("the view", store.settled())?;
+        let contradiction = folded.contradiction(&catalog, &place, &store.segments());
         if let Some(what) = tried("the view", contradiction)? {
             return Err(what);
         }
@@ -247,7 +254,7 @@ pub(super) fn abandon(store: Store, disk: &SimulatedDisk) {
     drop(store);
 }
 
-fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, Broken> {
+pub(super) fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, Broken> {
     result.map_err(|error| format!("{what}: {error:?}"))
 }
 
