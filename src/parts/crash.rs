@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn nothing_acknowledged_is_lost_by_cuts_failing_calls_and_rot() {
-        let campaign = Campaign { seed: 1, call: None, every: 40, states: 1500, time: None, jobs: 1 };
+        let campaign = Campaign { seed: 1, call: None, every: 40, states: 1000, time: None, jobs: 1 };
         let explored = campaign.run(&|_| {});
         assert!(explored.failures.is_empty(), "{}", explored.failures.join("\n"));
         assert!(explored.seeds > 1, "{explored:?}");

@@ -79,16 +79,18 @@ impl Judge<'_> {
     pub(super) fn rot(&self, image: Image) -> Result<(), Broken> {
         let disk = SimulatedDisk::of(image);
         let Ok(store) = Store::open(options(&disk, self.segment_len_max)) else { return Ok(()) };
+        let expected = &self.possible[0].memories;
         let listed = store.list(&List::new().limit(1000));
         let mut got = BTreeMap::new();
-        for id in self.possible.iter().flat_map(|content| content.memories.keys()) {
+        for id in expected.keys() {
             if let Ok(memory) = store.get(id) {
                 got.insert(id.clone(), memory);
             }
         }
+        let asked = expected.iter().find_map(|(id, held)| Some((id, held.vector.clone()?)));
+        let answer = asked.map(|(id, vector)| (id, store.recall(Recall::by_vector(vector).topk(1000))));
         let said = store.check_stored().map(|report| !report.findings.is_empty()).unwrap_or(true);
         abandon(store, &disk);
-        let expected = &self.possible[0].memories;
         for (id, memory) in &got {
             match memory {
                 Some(memory) if *memory != *expected[id].memory => {
@@ -102,6 +104,12 @@ impl Judge<'_> {
             let is_there = expected.get(memory.id.as_str()).is_some_and(|held| *held.memory == *memory);
             if !is_there {
                 return Err(format!("{} was listed, and it is not what was remembered", memory.id));
+            }
+        }
+        if let Some((id, Ok(answer))) = answer {
+            let is_found = answer.results.iter().any(|found| found.id.as_str() == id);
+            if !is_found && answer.degraded.is_empty() && !said {
+                return Err(format!("recall does not find {id}, and nothing says so"));
             }
         }
         if listed.is_ok_and(|listed| listed.len() != expected.len()) && !said {
