@@ -21,7 +21,7 @@ The crash campaign: workloads on a simulated disk are cut at every call, met wit
   --seconds S   ends after this time
   --seed N      the first workload (1)
   --call N      only what happens at this call of it
-  --every N     only every so manieth call of each workload (1)
+  --every N     only one of N calls of each workload (1)
   --jobs N      workloads at the same time (1)
 
 One line says what was explored; failures are above it, each with the options that repeat it, and the program then
@@ -67,7 +67,7 @@ fn line(explored: &Explored, started: Instant) -> String {
     let Explored { states, points, seeds, failures } = explored;
     let rate = *states as f64 / started.elapsed().as_secs_f64();
     format!(
-        "{states} states, {points} calls, {seeds} whole workloads, {} failures, {rate:.0} states/s",
+        "{states} states, {points} calls, {seeds} workloads, {} failures, {rate:.0} states/s",
         failures.len()
     )
 }

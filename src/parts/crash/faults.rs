@@ -4,7 +4,7 @@ use std::io;
 
 use super::super::chance::Chance;
 use super::super::disk::{Change, Image, SimulatedDisk, Trouble};
-use super::judge::{Broken, Judge};
+use super::judge::{Broken, Judge, tried};
 use super::recording::{Opening, Recording};
 use super::session::Session;
 use super::workload::{Content, Operation};
@@ -68,15 +68,16 @@ impl Faulted<'_> {
             }
             if open.store().is_err() {
                 session = self.open(&disk)?;
+                if let Some(session) = &session {
+                    self.settle(session, &mut known)?;
+                }
             }
         }
         disk.mend();
-        if let Some(session) = &session {
-            let store = session.store().map_err(|error| format!("{error:?}"))?;
+        if let Some(session) = &mut session {
+            let store = tried("the store", session.store())?;
             // The disk works again, so answers may be errors no more.
             self.judge(&known, |judge| judge.list(store))?;
-        }
-        if let Some(session) = &mut session {
             self.write_late(session, &mut known)?;
         }
         for image in [disk.image(), disk.image().after_power_cut(chance)] {
@@ -109,7 +110,7 @@ impl Faulted<'_> {
             Ok(seq) => {
                 known.seq = known.seq.max(seq.unwrap_or(0));
                 match operation {
-                    Operation::Reopen if known.or_else.is_some() => self.settle(session, known)?,
+                    Operation::Reopen => self.settle(session, known)?,
                     _ => known.content = after,
                 }
             }
@@ -145,10 +146,11 @@ impl Faulted<'_> {
 
     /// After the store was opened anew it is known again what it holds.
     fn settle(&self, session: &Session, known: &mut Known) -> Result<(), Broken> {
-        let store = session.store().map_err(|error| format!("{error:?}"))?;
-        let folded = self.judge(known, |judge| judge.look(store))?;
-        known.content = folded.content();
-        known.or_else = None;
+        if known.or_else.is_some() {
+            let store = tried("the store", session.store())?;
+            known.content = self.judge(known, |judge| judge.fold(store))?.content();
+            known.or_else = None;
+        }
         Ok(())
     }
 

@@ -79,13 +79,16 @@ impl Judge<'_> {
     pub(super) fn rot(&self, image: Image) -> Result<(), Broken> {
         let disk = SimulatedDisk::of(image);
         let Ok(store) = Store::open(options(&disk, self.segment_len_max)) else { return Ok(()) };
+        let expected = &self.possible[0].memories;
         let listed = store.list(&List::new().limit(1000));
         let mut got = BTreeMap::new();
-        for id in self.possible.iter().flat_map(|content| content.memories.keys()) {
+        for id in expected.keys() {
             if let Ok(memory) = store.get(id) {
                 got.insert(id.clone(), memory);
             }
         }
+        let asked = expected.iter().find_map(|(id, held)| Some((id, held.vector.clone()?)));
+        let answer = asked.map(|(id, vector)| (id, store.recall(Recall::by_vector(vector).topk(1000))));
         let healed = store.healed();
         let said = !healed.is_empty()
             || store.check_stored().map(|report| !report.findings.is_empty()).unwrap_or(true);
@@ -94,7 +97,6 @@ impl Judge<'_> {
         if healed.iter().any(|healed| !healed.lost.is_empty()) {
             return Ok(());
         }
-        let expected = &self.possible[0].memories;
         for (id, memory) in &got {
             match memory {
                 Some(memory) if *memory != *expected[id].memory => {
@@ -110,6 +112,12 @@ impl Judge<'_> {
                 return Err(format!("{} was listed, and it is not what was remembered", memory.id));
             }
         }
+        if let Some((id, Ok(answer))) = answer {
+            let is_found = answer.results.iter().any(|found| found.id.as_str() == id);
+            if !is_found && answer.degraded.is_empty() && !said {
+                return Err(format!("recall does not find {id}, and nothing says so"));
+            }
+        }
         if listed.is_ok_and(|listed| listed.len() != expected.len()) && !said {
             return Err("memories are missing, and nothing says so".to_owned());
         }
@@ -120,8 +128,8 @@ impl Judge<'_> {
         Store::open(options(disk, self.segment_len_max)).map_err(|error| format!("{what}: {error:?}"))
     }
 
-    /// Looks at everything that the store holds.
-    pub(super) fn look(&self, store: &Store) -> Result<Folded, Broken> {
+    /// Puts together what the log says.
+    pub(super) fn fold(&self, store: &Store) -> Result<Folded, Broken> {
         let (catalog, place) = tried("the view", store.settled())?;
         let segments = store.segments();
         let folded = tried("the log", Folded::read(&place, &segments, catalog.applied_seq()))?;
@@ -135,7 +143,14 @@ impl Judge<'_> {
             ));
         }
         self.compare(&folded.content())?;
-        let contradiction = folded.contradiction(&catalog, &place, &segments);
+        Ok(folded)
+    }
+
+    /// Looks at everything that the store holds.
+    pub(super) fn look(&self, store: &Store) -> Result<Folded, Broken> {
+        let folded = self.fold(store)?;
+        let (catalog, place) = tried("the view", store.settled())?;
+        let contradiction = folded.contradiction(&catalog, &place, &store.segments());
         if let Some(what) = tried("the view", contradiction)? {
             return Err(what);
         }
@@ -253,7 +268,7 @@ pub(super) fn abandon(store: Store, disk: &SimulatedDisk) {
     drop(store);
 }
 
-fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, Broken> {
+pub(super) fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, Broken> {
     result.map_err(|error| format!("{what}: {error:?}"))
 }
 

@@ -172,29 +172,32 @@ impl Image {
         let there: Vec<_> = there.collect();
         let (path, inode) = there.get(chance.index(there.len().max(1)))?;
         let bytes = &mut self.files[*inode].bytes;
+        let is_zero = |offset: usize| {
+            let mut byte = [0];
+            bytes.read(offset, &mut byte);
+            byte == [0]
+        };
         let mut offset = chance.index(bytes.len());
         // Much is zeros that nobody reads: look for something else a few times.
         for _ in 0..chance.below(8) {
-            let mut byte = [0];
-            bytes.read(offset, &mut byte);
-            if byte != [0] {
-                break;
+            if is_zero(offset) {
+                offset = chance.index(bytes.len());
             }
-            offset = chance.index(bytes.len());
         }
-        let what = match chance.below(4) {
-            0 | 1 => {
-                let bit = chance.below(8);
-                bytes.fill(offset, 1, |byte| byte[0] ^= 1 << bit);
-                format!("bit {bit} of byte {offset}")
-            }
-            kind => {
-                let block = if kind == 2 { 512 } else { 4096 };
-                let start = offset / block * block;
-                let len = block.min(bytes.len() - start);
-                bytes.fill(start, len, |block| block.fill(0));
-                format!("{len} bytes at {start}")
-            }
+        let block = match chance.below(4) {
+            2 if !is_zero(offset) => 512,
+            3 if !is_zero(offset) => 4096,
+            _ => 1,
+        };
+        let what = if block == 1 {
+            let bit = chance.below(8);
+            bytes.fill(offset, 1, |byte| byte[0] ^= 1 << bit);
+            format!("bit {bit} of byte {offset}")
+        } else {
+            let start = offset / block * block;
+            let len = block.min(bytes.len() - start);
+            bytes.fill(start, len, |block| block.fill(0));
+            format!("{len} bytes at {start}")
         };
         let file = &mut self.files[*inode];
         file.durable = file.bytes.clone();
@@ -230,7 +233,7 @@ impl Image {
         sum.0
     }
 
-    /// Whether a kill in the middle of this call may leave a part of it: where the system writes more than one page.
+    /// What a kill in the middle of a call leaves of it, where the system writes more than one page.
     pub(crate) fn part_of(change: &Change, chance: &mut Chance) -> Option<Change> {
         match change {
             Change::Write(inode, offset, new) if new.len() > 4096 => {
