@@ -89,6 +89,12 @@ impl SegmentMap {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(segment);
     }
 
+    /// The highest generation of them.
+    pub(crate) fn newest_generation(&self) -> u64 {
+        let segments = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0)
+    }
+
     /// The segment of this number has this length since it was sealed.
     fn set_len(&self, number: u64, len: u64) {
         let mut segments = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -168,7 +168,10 @@ impl Inner {
             return self.build(applying, last_seq, FormerView::Kept);
         }
         let seq = former.applied_seq();
+        let newest = self.log.segments().newest_generation();
         let view = match former.reopened(CACHE_BYTES_DEFAULT)? {
+            // It counts on records that are left out or elsewhere since.
+            Opened::Ready(view) if view.generation() < newest => None,
             Opened::Ready(view) => {
                 brought_up(view, &self.place, &self.log.segments().all(), last_seq.max(seq))?
             }

@@ -56,7 +56,8 @@ impl Store {
     /// Leaves out of the log what nothing needs any more: former versions, forgotten memories, replaced vectors. Also
     /// happens by itself, behind the calls and when a store is closed, when more than a third of the log is dead.
     ///
-    /// Works on a full disk, too, with the space that is kept in reserve. A crash in between loses nothing.
+    /// Works on a full disk, too, with the space that is kept in reserve: a quarter of the log, at least 1 and at most
+    /// 32 MiB, in which what is left of a segment must have room. A crash in between loses nothing.
     ///
     /// # Errors
     /// As [`Store::remember`], and [`Corrupt`](ErrorKind::Corrupt) when a segment is damaged: it stays as it is.
@@ -168,6 +169,9 @@ impl Inner {
         keep: Keep<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<u64> {
+        // The view on the disk must not need what is left out: tombstones, above all. What it holds of the open segment is
+        // not touched, and from the rewrite on it is too old to be used.
+        self.checkpoint()?;
         let (first, last) = (run.first().expect("a segment"), run.last().expect("a segment"));
         let last_seq = self.log.last_seq_of(last)?;
         let span = Span {
@@ -179,8 +183,7 @@ impl Inner {
             end_chain: last_seq.1,
         };
         let store_id = first.header.store_id;
-        let all = self.log.segments().all();
-        let generation = 1 + all.iter().map(|segment| segment.header.generation()).max().unwrap_or(0);
+        let generation = 1 + self.log.segments().newest_generation();
         let catalog = self.catalog()?;
         let view = catalog.view();
         let (mut moved, mut left_out) = (Vec::new(), 0);
@@ -226,10 +229,6 @@ impl Inner {
             }
             replaced
         };
-        // A view that is not on stable storage would be built anew at the next open; the log is whole either way.
-        if let Err(error) = self.checkpoint() {
-            tracing::warn!(%error, "the view is not on stable storage yet");
-        }
         if let Err(error) = self.log.note_segments() {
             tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
         }
@@ -237,6 +236,10 @@ impl Inner {
             self.place.disk.remove(&segment.path)?;
         }
         self.place.disk.sync_folder(&self.place.segments)?;
+        // Now there is room for it. Without it the next open builds the view anew; the log is whole either way.
+        if let Err(error) = self.checkpoint() {
+            tracing::warn!(%error, "the view is not on stable storage yet");
+        }
         Ok(left_out)
     }
 

@@ -4,8 +4,10 @@ use super::{Inner, Layout};
 use crate::error::{ErrorKind, Result};
 use crate::fs::{Access, Kind};
 
-/// Bytes that are kept.
-const RESERVE_LEN: u64 = 1 << 20;
+/// Least and most bytes that are kept.
+const RESERVE_LEN: [u64; 2] = [1 << 20, 32 << 20];
+/// In between, this part of the log: so much must be free for a compaction, which first writes what is left of a segment.
+const LOG_SHARE: u64 = 4;
 
 impl Inner {
     /// Does what needs a little space. On a full disk the reserve is given up for it.
@@ -20,16 +22,18 @@ impl Inner {
     pub(super) fn keep_reserve(&self) {
         let path = Layout::of(&self.home).reserve;
         let disk = &*self.place.disk;
+        let len = (self.log.len() / LOG_SHARE).clamp(RESERVE_LEN[0], RESERVE_LEN[1]);
         let keep = || -> Result<()> {
             match disk.kind(&path)? {
-                Some(Kind::File(RESERVE_LEN)) => return Ok(()),
+                // It grows in steps.
+                Some(Kind::File(kept)) if kept >= RESERVE_LEN[0].max(len / 2) => return Ok(()),
                 Some(Kind::File(_)) => disk.remove(&path)?,
                 Some(_) | None => {}
             }
             let file = disk.open(&path, Access::CreateNew)?;
             // Written and not only reserved: some filesystems find no space for what they have promised.
             let chunk = [0xA5; 64 << 10];
-            for offset in (0..RESERVE_LEN).step_by(chunk.len()) {
+            for offset in (0..len).step_by(chunk.len()) {
                 file.write_at(&chunk, offset)?;
             }
             file.sync()

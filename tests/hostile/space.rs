@@ -142,8 +142,8 @@ fn a_store_is_opened_read_and_closed_on_a_full_disk() {
 }
 
 #[test]
-fn a_store_that_was_killed_on_a_full_disk_opens_when_there_is_room() {
-    let test = "space::a_store_that_was_killed_on_a_full_disk_opens_when_there_is_room";
+fn a_store_that_was_killed_on_a_full_disk_opens_and_is_read() {
+    let test = "space::a_store_that_was_killed_on_a_full_disk_opens_and_is_read";
     on_a_small_disk(test, "16m", |disk| {
         let (home, killed) = (disk.join("home"), disk.join("killed"));
         let store = common::open(&home);
@@ -155,15 +155,42 @@ fn a_store_that_was_killed_on_a_full_disk_opens_when_there_is_room() {
         drop(store);
         let filler = fill(disk, 0);
         for _ in 0..2 {
-            match Store::open(common::options(&killed)) {
-                Ok(store) => assert_reads(&store, &memories),
-                Err(error) => assert_no_space(&error),
-            }
+            let store = common::open(&killed);
+            assert_reads(&store, &memories);
+            assert_no_space(&store.remember(Remember::new(text(50).repeat(100))).expect_err("no room"));
         }
         fs::remove_file(filler).expect("room");
         let store = common::open(&killed);
         assert_reads(&store, &memories);
         common::assert_whole(&store, "with room");
+    });
+}
+
+#[test]
+fn on_a_full_disk_memories_can_be_forgotten_and_compaction_makes_room() {
+    let test = "space::on_a_full_disk_memories_can_be_forgotten_and_compaction_makes_room";
+    on_a_small_disk(test, "40m", |disk| {
+        let home = disk.join("home");
+        let mut memories = Memories::new();
+        let store = common::open(&home);
+        for n in 0..400 {
+            put(&store, &mut memories, &text(n).repeat(20)).expect("there is room");
+        }
+        // With the first close there is a reserve.
+        store.close().expect("there is room");
+        let store = common::open(&home);
+        fill(disk, 0);
+        assert_no_space(&put(&store, &mut memories, &text(1000).repeat(200)).expect_err("no room"));
+        let forgotten: Vec<_> = memories.keys().take(350).cloned().collect();
+        store.forget(&forgotten).expect("the reserve is there for that");
+        memories.retain(|id, _| !forgotten.contains(id));
+        let compacted = store.compact(&mut |_| {}).expect("so it is for that");
+        assert!(compacted.bytes_after < compacted.bytes_before / 2, "{compacted:?}");
+        put(&store, &mut memories, &text(1001).repeat(200)).expect("there is room again");
+        assert_reads(&store, &memories);
+        common::assert_whole(&store, "compacted");
+        drop(store);
+        assert_reads(&common::open(&home), &memories);
     });
 }
 
