@@ -1,5 +1,7 @@
 //! Segment headers, records and manifests, byte by byte.
 
+use std::collections::BTreeSet;
+
 use super::structs::{ManifestMirror, Mirror, Sample};
 use super::{MANIFEST, RECORD, SEGMENT, assert_fields, fixed_value, to_hex};
 use crate::format::manifest::{ManifestProblem, ManifestV1, TailV1};
@@ -8,8 +10,8 @@ use crate::format::record::{
     PAYLOAD_LEN_MAX, Parsed, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, chain, frame, parse,
 };
 use crate::format::segment::{
-    FORMAT_MAJOR, FORMAT_MINOR, HeaderProblem, SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN,
-    SegmentHeader,
+    FORMAT_MAJOR, FORMAT_MINOR, HeaderProblem, Rewrite, SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN,
+    SEGMENT_HEADER_LEN, SegmentHeader,
 };
 use crate::memory::MemoryId;
 
@@ -74,6 +76,42 @@ fn a_segment_header_is_laid_out_as_in_its_table() {
             (name, read) => assert!(matches!(read, Err(HeaderProblem::Damaged(_))), "{name}: {read:?}"),
         }
     }
+}
+
+#[test]
+fn the_header_of_a_rewritten_segment_differs_as_its_table_says() {
+    let rewrite = Rewrite { last_seq: 0x6162_6364_6566_6768, end_chain: 0x7172_7374, generation: 0x0900 };
+    let (plain, header) = (segment_header(), SegmentHeader { rewrite: Some(rewrite), ..segment_header() });
+    let (before, after) = (plain.encode(), header.encode());
+    let differs: Vec<usize> = (0..124).filter(|at| before[*at] != after[*at]).collect();
+    let table = SEGMENT.rows("Header");
+    let names: BTreeSet<&str> = table
+        .iter()
+        .filter(|row| {
+            let (at, len): (usize, usize) =
+                (row[0].parse().expect("offset"), row[1].parse().expect("length"));
+            differs.iter().any(|offset| (at..at + len).contains(offset))
+        })
+        .map(|row| row[2])
+        .collect();
+    assert_eq!(
+        names,
+        ["kind", "replaces_first_seq", "replaces_last_seq", "generation", "features", "end_chain"].into()
+    );
+    let stated = SEGMENT.rows("Rewritten segments");
+    assert!(names.iter().all(|name| stated.iter().any(|row| row[0] == *name)), "{stated:?}");
+    let field = |at: usize, len: usize| after[at..at + len].to_vec();
+    assert_eq!((field(76, 2), field(88, 8)), (vec![2, 0], header.base_seq.to_le_bytes().to_vec()));
+    assert_eq!(
+        (field(96, 8), field(104, 8)),
+        (rewrite.last_seq.to_le_bytes().to_vec(), 0x0900_u64.to_le_bytes().to_vec())
+    );
+    assert_eq!(
+        (field(112, 8), field(120, 4)),
+        (vec![1, 0, 0, 0, 0, 0, 0, 0], rewrite.end_chain.to_le_bytes().to_vec())
+    );
+    let bytes: [u8; SEGMENT_HEADER_LEN] = after.try_into().expect("a header");
+    assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
 }
 
 fn record_header(kind: OpKind, group_end: bool, has_vectors: bool) -> RecordHeader {

@@ -13,7 +13,7 @@ use super::codec::DECODE_LEN_MAX;
 use super::manifest::{MANIFEST_HEADER_LEN, MANIFEST_LEN_MAX};
 use super::op::{OP_VERSION, PAYLOAD_PREFIX_LEN, VECTOR_PREFIX_LEN, WINDOWS_MAX};
 use super::record::{PAYLOAD_LEN_MAX, RECORD_ALIGN, RECORD_HEADER_LEN};
-use super::segment::{FORMAT_MAJOR, FORMAT_MINOR};
+use super::segment::{FEATURE_REWRITTEN, FORMAT_MAJOR, FORMAT_MINOR};
 use crate::memory::{
     DIMENSIONS_MAX, ID_LEN_MAX, LABEL_LEN_MAX, METADATA_DEPTH_MAX, METADATA_LEN_MAX, TAG_LEN_MAX, TAGS_MAX,
     TEXT_LEN_MAX,
@@ -142,6 +142,7 @@ fn versions_and_the_checksum_are_those_of_the_code() {
     let expected = [
         ("FORMAT_MAJOR", FORMAT_MAJOR.to_string()),
         ("FORMAT_MINOR", FORMAT_MINOR.to_string()),
+        ("FEATURE_REWRITTEN", FEATURE_REWRITTEN.to_string()),
         ("OP_VERSION", OP_VERSION.to_string()),
     ];
     assert_eq!(versions, expected);
