@@ -15,12 +15,20 @@ use serde_json::Value;
 mod embedder;
 use embedder::Counting;
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1");
+/// The store as it was closed, and the same one after a compaction, which rewrote its segments.
+const GOLDEN: [&str; 2] = [
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1-rewritten"),
+];
 
 /// A home with a copy of the golden store. Git keeps no modes, so the segments get this one.
 fn home(segment_mode: u32) -> tempfile::TempDir {
+    home_of(GOLDEN[0], segment_mode)
+}
+
+fn home_of(golden: &str, segment_mode: u32) -> tempfile::TempDir {
     let home = tempfile::tempdir().expect("a temporary folder");
-    let (from, to) = (Path::new(GOLDEN).join("store"), home.path().join("store"));
+    let (from, to) = (Path::new(golden).join("store"), home.path().join("store"));
     fs::create_dir_all(to.join("seg")).expect("folders");
     for folder in [&to, &to.join("seg")] {
         fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).expect("chmod");
@@ -47,7 +55,7 @@ fn open(home: &Path) -> Store {
 }
 
 fn expected() -> Value {
-    let json = fs::read_to_string(Path::new(GOLDEN).join("expected.json")).expect("read");
+    let json = fs::read_to_string(Path::new(GOLDEN[0]).join("expected.json")).expect("read");
     serde_json::from_str(&json).expect("JSON")
 }
 
@@ -96,6 +104,24 @@ fn a_store_of_format_1_opens_with_every_memory() {
         assert_eq!((report.status, report.findings.as_slice()), (CheckStatus::Ok, &[][..]));
         assert_eq!(Value::from(report.records), expected()["last_seq"]);
         assert_eq!(Value::from(store.stats().expect("stats").segments), expected()["segments"]);
+    }
+}
+
+#[test]
+fn a_rewritten_store_of_format_1_opens_with_every_memory() {
+    for without in [&[][..], &["MANIFEST"]] {
+        let home = home_of(GOLDEN[1], 0o400);
+        let active = segment_names(&home.path().join("store")).pop().expect("a segment");
+        fs::set_permissions(home.path().join("store/seg").join(active), PermissionsExt::from_mode(0o600))
+            .expect("chmod");
+        without.iter().for_each(|name| fs::remove_file(home.path().join("store").join(name)).expect("remove"));
+        let report = check_files(home.path(), &mut |_| {}).expect("check");
+        assert_eq!((report.status, report.records), (CheckStatus::Ok, 15));
+        let store = open(home.path());
+        assert_eq!(store.healed(), []);
+        holds_what_is_expected(&store);
+        let report = store.check(&mut |_| {}).expect("check");
+        assert_eq!((report.status, report.findings.as_slice()), (CheckStatus::Ok, &[][..]));
     }
 }
 
