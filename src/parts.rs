@@ -1,6 +1,9 @@
 //! Doors to single parts of the library, for `benches/` and `fuzz/` only: no part of the public API, and free to
 //! change.
 
+pub(crate) mod chance;
+pub mod crash;
+pub(crate) mod disk;
 pub mod fuzz;
 
 use std::path::Path;

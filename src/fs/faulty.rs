@@ -37,14 +37,14 @@ impl Plan {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hit(&self, call: Call, path: &Path) -> Result<()> {
+    fn hit(&self, call: Call, path: &Path) -> io::Result<()> {
         if call != self.call {
             return Ok(());
         }
         self.places.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
         let past = self.calls.fetch_add(1, Ordering::SeqCst) - self.first.load(Ordering::SeqCst);
         if (0..self.count.load(Ordering::SeqCst)).contains(&past) {
-            return Err(Error::io("injected", path, io::Error::from(self.error)));
+            return Err(self.error.into());
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Disk for FaultyDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.0.hit(Call::Rename, from)?;
+        self.0.hit(Call::Rename, from).map_err(|error| Error::io("rename", from, error))?;
         RealDisk.rename(from, to)
     }
 
@@ -108,9 +108,9 @@ impl Disk for FaultyDisk {
         RealDisk.remove(path)
     }
 
-    fn sync_folder(&self, folder: &Path) -> Result<()> {
+    fn sync_folder_once(&self, folder: &Path) -> io::Result<()> {
         self.0.hit(Call::SyncFolder, folder)?;
-        RealDisk.sync_folder(folder)
+        RealDisk.sync_folder_once(folder)
     }
 }
 
@@ -123,23 +123,23 @@ impl DiskFile for FaultyFile {
         self.0.len()
     }
 
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.0.read_at(buffer, offset)
+    fn read_once(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_once(buffer, offset)
     }
 
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+    fn write_once(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.1.hit(Call::Write, self.path())?;
-        self.0.write_at(bytes, offset)
+        self.0.write_once(bytes, offset)
     }
 
-    fn set_len(&self, len: u64) -> Result<()> {
+    fn set_len_once(&self, len: u64) -> io::Result<()> {
         self.1.hit(Call::SetLen, self.path())?;
-        self.0.set_len(len)
+        self.0.set_len_once(len)
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync_once(&self) -> io::Result<()> {
         self.1.hit(Call::Sync, self.path())?;
-        self.0.sync()
+        self.0.sync_once()
     }
 
     fn make_read_only(&self) -> Result<()> {

@@ -1,13 +1,13 @@
 //! The only code that opens, syncs, renames and removes files of the store. It knows no formats.
 //!
-//! [`Disk`] is a seam: the store runs on [`RealDisk`], its tests also on disks that fail on purpose. No file of the
-//! store is ever opened through a link, and nothing but a regular file is read or written.
+//! [`Disk`] is a seam: the store runs on [`RealDisk`], its tests also on disks that fail on purpose. Calls whose name ends
+//! in `_once` are single calls of the operating system, which may be interrupted or do less than was asked; what goes on
+//! until all is done stands above the seam, so that every disk has it. No file of the store is ever opened through a
+//! link, and nothing but a regular file is read or written.
 
 #[cfg(test)]
 pub(crate) mod faulty;
 mod real;
-#[cfg(test)]
-pub(crate) mod simulated;
 
 use std::fmt;
 use std::io;
@@ -60,8 +60,14 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> Result<()>;
+    /// One call of [`Disk::sync_folder`].
+    fn sync_folder_once(&self, folder: &Path) -> io::Result<()>;
+
     /// Makes names made, changed or removed in this folder durable.
-    fn sync_folder(&self, folder: &Path) -> Result<()>;
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        uninterrupted(|| self.sync_folder_once(folder))
+            .map_err(|error| Error::io("sync folder", folder, error))
+    }
 }
 
 /// An open file. Positions are given with every call, so it can be shared by threads.
@@ -70,18 +76,64 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn path(&self) -> &Path;
     /// Its length in bytes.
     fn len(&self) -> Result<u64>;
-    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
-    /// Writes all of the bytes.
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
-    /// Cuts the file or extends it with zeros.
-    fn set_len(&self, len: u64) -> Result<()>;
-    /// Waits until all that was written is on stable storage.
-    fn sync(&self) -> Result<()>;
+    /// One call that reads: how many bytes it gave, 0 only at the end of the file.
+    fn read_once(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// One call that writes: how many bytes it took.
+    fn write_once(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// One call of [`DiskFile::set_len`].
+    fn set_len_once(&self, len: u64) -> io::Result<()>;
+    /// One call of [`DiskFile::sync`].
+    fn sync_once(&self) -> io::Result<()>;
     /// Takes the write permission from the file.
     fn make_read_only(&self) -> Result<()>;
     /// Tries to take the operating system's exclusive lock, which ends with the process. `false`: somebody has it.
     fn try_lock(&self) -> Result<bool>;
+
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            let more = uninterrupted(|| self.read_once(&mut buffer[read..], offset + read as u64))
+                .map_err(|error| Error::io("read", self.path(), error))?;
+            if more == 0 {
+                break;
+            }
+            read += more;
+        }
+        Ok(read)
+    }
+
+    /// Writes all of the bytes.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let more = uninterrupted(|| self.write_once(&bytes[written..], offset + written as u64))
+                .and_then(|more| if more == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(more) })
+                .map_err(|error| Error::io("write", self.path(), error))?;
+            written += more;
+        }
+        Ok(())
+    }
+
+    /// Cuts the file or extends it with zeros.
+    fn set_len(&self, len: u64) -> Result<()> {
+        uninterrupted(|| self.set_len_once(len)).map_err(|error| Error::io("set length", self.path(), error))
+    }
+
+    /// Waits until all that was written is on stable storage.
+    fn sync(&self) -> Result<()> {
+        uninterrupted(|| self.sync_once()).map_err(|error| Error::io("sync", self.path(), error))
+    }
+}
+
+/// Makes a call again for as long as a signal interrupts it before it has done anything.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// An error of the disk for those who know the errors of the standard library only.

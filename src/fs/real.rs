@@ -119,10 +119,8 @@ impl Disk for RealDisk {
         std::fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
     }
 
-    fn sync_folder(&self, folder: &Path) -> Result<()> {
-        File::open(folder)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| Error::io("sync folder", folder, error))
+    fn sync_folder_once(&self, folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_all()
     }
 }
 
@@ -141,29 +139,20 @@ impl DiskFile for RealFile {
         Ok(self.file.metadata().map_err(self.failed("stat"))?.len())
     }
 
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let mut read = 0;
-        while read < buffer.len() {
-            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failed("read")(error)),
-            }
-        }
-        Ok(read)
+    fn read_once(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
     }
 
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(self.failed("write"))
+    fn write_once(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
     }
 
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).map_err(self.failed("set length"))
+    fn set_len_once(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
     }
 
-    fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(self.failed("sync"))
+    fn sync_once(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     fn make_read_only(&self) -> Result<()> {

@@ -51,6 +51,8 @@ pub(crate) struct Tail {
     generation: u64,
     segments: SegmentMap,
     active: Active,
+    /// A segment is sealed before it grows beyond this.
+    segment_len_max: u64,
     /// Whether anything was written since the log was opened.
     dirty: bool,
     buffer: Vec<u8>,
@@ -207,9 +209,15 @@ impl Tail {
             generation,
             segments: SegmentMap::new(segments),
             active,
+            segment_len_max: SEGMENT_LEN_MAX,
             dirty: false,
             buffer: Vec::new(),
         })
+    }
+
+    /// Seals segments before they grow beyond this, instead of [`SEGMENT_LEN_MAX`].
+    pub(crate) fn limit_segments(&mut self, len_max: u64) {
+        self.segment_len_max = len_max;
     }
 
     /// Where the records end.
@@ -234,7 +242,7 @@ impl Tail {
         }
         let batch_len = entries.iter().map(|entry| record_len(entry.payload.len()) as u64).sum::<u64>();
         if self.active.state.records > 0
-            && self.active.state.len + batch_len + SEAL_RESERVE_LEN > SEGMENT_LEN_MAX
+            && self.active.state.len + batch_len + SEAL_RESERVE_LEN > self.segment_len_max
         {
             self.roll()?;
         }
@@ -304,13 +312,15 @@ impl Tail {
     }
 
     /// What a roll that failed before the seal leaves. The log goes on where it was, unless the file of the new segment
-    /// is still there: records that followed in the old one would then contradict it.
+    /// is still there or may come back: records that followed in the old one would then contradict it.
     fn not_rolled(&self, error: Error, header: &SegmentHeader) -> WriteError {
         let path = self.place.segments.join(segment_name(header.number, header.base_seq));
-        match self.place.disk.kind(&path) {
-            Ok(None) => WriteError::Clean(error),
-            _ => WriteError::Unknown(error),
-        }
+        let is_gone = match self.place.disk.kind(&path) {
+            // A name that was durable must not come back with a power cut.
+            Ok(None) => self.place.disk.sync_folder(&self.place.segments).is_ok(),
+            _ => false,
+        };
+        if is_gone { WriteError::Clean(error) } else { WriteError::Unknown(error) }
     }
 
     /// Replaces the manifest after a recovery. A full disk keeps no store shut for it: it is only an accelerator.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::recover::{Recovered, TornTail};
 use super::scan::read_seal;
+use super::tail::WriteError;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::format::manifest::TailV1;
@@ -16,6 +17,8 @@ use crate::format::row::Position;
 use crate::fs::RealDisk;
 use crate::fs::faulty::{Call, FaultyDisk};
 use crate::memory::MemoryId;
+use crate::parts::chance::Chance;
+use crate::parts::disk::{SimulatedDisk, Trouble};
 
 const STORE: [u8; 16] = [9; 16];
 
@@ -30,7 +33,7 @@ impl Staged for Seen {
 }
 
 struct Bench {
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
     place: Place,
 }
 
@@ -52,7 +55,13 @@ impl Bench {
         let segments = folder.path().join("seg");
         disk.create_folder(&segments).expect("folder");
         let place = Place { disk, segments, manifest: folder.path().join("MANIFEST") };
-        Self { _folder: folder, place }
+        Self { _folder: Some(folder), place }
+    }
+
+    /// On a simulated disk that has the folder of the segments.
+    fn simulated(disk: SimulatedDisk) -> Self {
+        let (segments, manifest) = ("/disk/seg".into(), "/disk/MANIFEST".into());
+        Self { _folder: None, place: Place { disk: Arc::new(disk), segments, manifest } }
     }
 
     fn open(&self, applied_seq: u64) -> Result<(Log<Seen>, Report)> {
@@ -729,6 +738,36 @@ fn a_roll_that_fails_leaves_a_log_that_goes_on() {
         drop(log); // a kill
         bench.open(0).unwrap_or_else(|error| panic!("{call:?}: {error:?}"));
         assert_eq!(bench.records(), [(1, "a".to_owned()), (2, "b".to_owned())], "{call:?}");
+    }
+}
+
+#[test]
+fn a_segment_that_was_taken_back_does_not_come_back_with_a_power_cut() {
+    for read in 0.. {
+        let disk = SimulatedDisk::new(Path::new("/disk"));
+        disk.create_folder(Path::new("/disk/seg")).expect("folder");
+        let (log, _) = Bench::simulated(disk.clone()).open(0).expect("open");
+        write(&log, &["a"]).expect("write");
+        disk.plan(disk.reads() + read, Trouble::ReadOnce(io::ErrorKind::Other));
+        let rolled = log.lock_tail().roll();
+        disk.mend();
+        let expected = match rolled {
+            Err(WriteError::Unknown(_)) => "a",
+            Ok(()) | Err(WriteError::Clean(_)) => {
+                write(&log, &["b"]).expect("write");
+                "ab"
+            }
+        };
+        for seed in 0..8 {
+            let left = Bench::simulated(disk.after_power_cut(&mut Chance(seed)));
+            let opened = left.open(0);
+            assert!(opened.is_ok(), "read {read}, seed {seed}: {:?}", opened.expect_err("seen"));
+            let names: String = left.records().into_iter().map(|(_, name)| name).collect();
+            assert_eq!(names, expected, "read {read}, seed {seed}");
+        }
+        if rolled.is_ok() {
+            return;
+        }
     }
 }
 

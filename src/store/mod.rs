@@ -5,8 +5,6 @@
 //! so that a caller always sees what was acknowledged before.
 
 mod apply;
-#[cfg(test)]
-mod crash_tests;
 mod embedding;
 mod models;
 mod open;
@@ -30,7 +28,7 @@ use crate::embed::{Embedder, ModelSpec};
 use crate::error::Result;
 use crate::fs::{DiskFile, RealDisk};
 use crate::home::{Home, HomeInputs, locate};
-use crate::log::{Log, Place, Segment};
+use crate::log::{Log, Place, SEGMENT_LEN_MAX, Segment};
 use crate::memory::{List, Memory};
 
 pub use embedding::Embedded;
@@ -60,6 +58,7 @@ pub struct Options {
     disk: Arc<dyn crate::fs::Disk>,
     /// Whether a thread behind the calls applies what was written; otherwise whoever reads does.
     follow: bool,
+    segment_len_max: u64,
 }
 
 impl Options {
@@ -78,6 +77,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             disk: Arc::new(RealDisk),
             follow: true,
+            segment_len_max: SEGMENT_LEN_MAX,
         }
     }
 
@@ -138,17 +138,21 @@ impl Options {
         self
     }
 
-    /// Another disk, for tests.
-    #[cfg(test)]
+    /// Another disk, for tests and their doors.
     pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
         self.disk = disk;
         self
     }
 
-    /// Without a thread that follows the log, so that every run is the same.
-    #[cfg(test)]
+    /// Without a thread that follows the log, so that every run is the same. For tests and their doors.
     pub(crate) fn alone(mut self) -> Self {
         self.follow = false;
+        self
+    }
+
+    /// Segments of at most this many bytes, for tests and their doors: the log then rolls without much being written.
+    pub(crate) fn segment_len_max(mut self, len_max: u64) -> Self {
+        self.segment_len_max = len_max;
         self
     }
 }

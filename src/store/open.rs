@@ -84,7 +84,8 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     };
     let held = view.as_ref().map_or_else(Position::default, Catalog::position);
     // The log before the view: a view without a log would look like a store whose segments are gone.
-    let recovered = log::recover(&place, &options.clock, store_id, held)?;
+    let mut recovered = log::recover(&place, &options.clock, store_id, held)?;
+    recovered.tail.limit_segments(options.segment_len_max);
     for number in &recovered.missing {
         tracing::error!(segment = number, "a segment is missing");
     }

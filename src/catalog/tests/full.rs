@@ -1,68 +1,13 @@
 //! A full disk: what the last checkpoint left goes on, and nothing is lost.
 
-use std::fs;
-use std::io;
-use std::ops::Bound;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
-
 use super::model::Dice;
 use super::*;
+use crate::parts::disk::{SimulatedDisk, Trouble};
 
-/// The storage in a file, on a disk that is full after so many writes.
-#[derive(Debug)]
-struct Filling {
-    storage: FileBackend,
-    writes_left: Arc<AtomicI64>,
-}
+const VIEW: &str = "/disk/view.redb";
 
-impl Filling {
-    fn write_allowed(&self) -> io::Result<()> {
-        if self.writes_left.fetch_sub(1, Ordering::SeqCst) > 0 {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-    }
-}
-
-impl StorageBackend for Filling {
-    fn len(&self) -> io::Result<u64> {
-        self.storage.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.storage.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.write_allowed()?;
-        self.storage.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.write_allowed()?;
-        self.storage.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write_allowed()?;
-        self.storage.write(offset, data)
-    }
-    fn close(&self) -> io::Result<()> {
-        self.storage.close()
-    }
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.try_lock_range(start, end)
-    }
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.unlock_range(start, end)
-    }
-}
-
-fn opened_on(path: &Path, writes_left: &Arc<AtomicI64>) -> Catalog {
-    let file = fs::File::options().read(true).write(true).open(path).expect("the file");
-    let storage = FileBackend::new(file).expect("the storage");
-    let filling = Filling { storage, writes_left: Arc::clone(writes_left) };
-    match Catalog::open_with(path, STORE, || database::build(filling, 0)).expect("an answer") {
+fn opened_on(disk: &SimulatedDisk) -> Catalog {
+    match Catalog::open(disk, Path::new(VIEW), STORE, 0).expect("an answer") {
         Opened::Ready(catalog) => catalog,
         other => panic!("{other:?}"),
     }
@@ -77,7 +22,6 @@ fn successor_of(catalog: &Catalog) -> Catalog {
 
 #[test]
 fn a_disk_that_fills_at_any_write_of_a_checkpoint_leaves_the_former_one() {
-    const ROOM: i64 = i64::MAX / 2;
     let script = Dice(7).script(160);
     let records = script.records();
     let expected = {
@@ -87,27 +31,27 @@ fn a_disk_that_fills_at_any_write_of_a_checkpoint_leaves_the_former_one() {
     };
     let mut refused = 0;
     for full_at in 0.. {
-        let (_folder, path, catalog) = empty();
+        let disk = SimulatedDisk::new(Path::new("/disk"));
+        let catalog = Catalog::create(&disk, Path::new(VIEW), STORE, CACHE).expect("a new view");
         catalog.close().expect("a close");
-        let writes_left = Arc::new(AtomicI64::new(ROOM));
-        let catalog = opened_on(&path, &writes_left);
+        let catalog = opened_on(&disk);
         catalog.apply(&records[..60], position_after(60)).expect("it follows");
         catalog.checkpoint().expect("there is room");
         catalog.apply(&records[60..120], position_after(120)).expect("it follows");
-        writes_left.store(full_at, Ordering::SeqCst);
+        disk.plan(disk.calls() + full_at, Trouble::Full);
         let Err(error) = catalog.checkpoint() else { break };
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
         assert!(catalog.write_failed());
         refused += 1;
 
         // Opening overwrites what is there, so it needs no room; all else stays in memory.
-        writes_left.store(ROOM, Ordering::SeqCst);
+        disk.mend();
         let reader = catalog.view();
         let next = successor_of(&catalog);
-        writes_left.store(0, Ordering::SeqCst);
+        disk.plan(disk.calls(), Trouble::Full);
         assert!(next.holds() && !next.write_failed());
         let held = next.applied_seq();
-        // The header may have been written, but not its sync.
+        // The header may have been written, but not what comes after it.
         assert!(held == 60 || held == 120, "write {full_at}: {held}");
         script.apply_to(&next, 50);
         assert!(dump(&next) == expected, "write {full_at}");
@@ -119,16 +63,16 @@ fn a_disk_that_fills_at_any_write_of_a_checkpoint_leaves_the_former_one() {
 
         // Still full; then there is room.
         assert_eq!(next.checkpoint().expect_err("no room").kind(), ErrorKind::NoSpace);
-        writes_left.store(ROOM, Ordering::SeqCst);
+        disk.mend();
         let last = successor_of(&next);
         drop(next);
         script.apply_to(&last, 50);
         last.checkpoint().expect("there is room");
         assert!(!last.holds());
-        let busy = Catalog::open(&RealDisk, &path, STORE, CACHE).expect_err("it is open");
+        let busy = Catalog::open(&disk, Path::new(VIEW), STORE, CACHE).expect_err("it is open");
         assert_eq!(busy.kind(), ErrorKind::Busy);
         drop(last);
-        let after = reopened(&path);
+        let after = opened_on(&disk);
         assert!(dump(&after) == expected, "write {full_at}");
         assert_eq!(after.check(&mut |_, _| {}).expect("a check"), [], "write {full_at}");
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::fs::simulated::Chance;
+use crate::parts::chance::Chance;
 
 /// A memory as the model keeps it.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,8 @@
 
 use super::model::Dice;
 use super::*;
-use crate::fs::simulated::{Chance, SimulatedDisk, Trouble};
+use crate::parts::chance::Chance;
+use crate::parts::disk::{SimulatedDisk, Trouble};
 
 const VIEW: &str = "/disk/view.redb";
 

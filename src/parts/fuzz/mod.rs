@@ -9,7 +9,6 @@ mod input;
 pub mod json;
 pub mod jsonl;
 pub mod manifest;
-mod memory_disk;
 pub mod model;
 pub mod query;
 pub mod record;

@@ -7,9 +7,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::disk::SimulatedDisk;
 use super::Seeds;
 use super::input::Input;
-use super::memory_disk::MemoryDisk;
 use super::record::mend;
 use super::stored::{append, id, ops};
 use crate::clock::{Clock, ManualClock};
@@ -19,7 +19,7 @@ use crate::format::op::{MemoryKey, Op, OpKind, SealV1};
 use crate::format::record::chain;
 use crate::format::row::Position;
 use crate::format::segment::{SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::fs::Access;
+use crate::fs::{Access, Disk};
 use crate::log::{
     Log, Place, Planned, Scanner, Staged, last_acknowledged, list, open_segment, read_manifest, recover,
     verify,
@@ -81,7 +81,10 @@ fn expand(first: u8, short: &[u8]) -> Vec<u8> {
 
 /// An empty folder for a log, in memory.
 pub(super) fn place() -> Place {
-    Place { disk: Arc::new(MemoryDisk::default()), segments: "seg".into(), manifest: "MANIFEST".into() }
+    let (root, segments) = (Path::new("/disk"), Path::new("/disk/seg"));
+    let disk = SimulatedDisk::new(root);
+    disk.create_folder(segments).expect("memory is there");
+    Place { disk: Arc::new(disk), segments: segments.to_owned(), manifest: root.join("MANIFEST") }
 }
 
 /// Puts a segment under the name that its header asks for.

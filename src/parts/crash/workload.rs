@@ -1,0 +1,208 @@
+//! What a workload does, and what a store holds after it.
+//!
+//! A new operation is a variant of [`Operation`], with what it does in [`Operation::perform`] and what it means in
+//! [`Operation::expect`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::chance::Chance;
+use super::session::{Session, TinyModel, vector_of};
+use crate::error::Result;
+use crate::memory::{Memory, MemoryId, Remember, Update};
+
+/// Importance that a repeated text asks for.
+const IMPORTANCE_REPEATED: f64 = 0.9;
+
+/// What a store holds: memories by id, and the model that its vectors are made with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Content {
+    pub(super) memories: BTreeMap<String, Held>,
+    pub(super) model: TinyModel,
+}
+
+/// A memory, and its vector as soon as it has one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Held {
+    pub(super) memory: Arc<Memory>,
+    pub(super) vector: Option<Vec<f32>>,
+}
+
+/// One step of a workload.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    /// One new memory, or several as a group.
+    Remember(Vec<Item>),
+    /// The text that this memory has, once more: it gets another tag.
+    Repeat(String, String),
+    UpdateText(String, String),
+    UpdateMetadata(String, u64),
+    Forget(Vec<String>),
+    /// Makes the vectors that are due.
+    Embed,
+    /// Makes all vectors anew with the second model.
+    Reembed,
+    Checkpoint,
+    Reopen,
+}
+
+/// A new memory.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    memory: Memory,
+    has_vector: bool,
+}
+
+impl Operation {
+    /// An operation that suits what the store holds. `number` makes ids and texts that no other one has.
+    pub(super) fn draw(number: usize, chance: &mut Chance, content: &Content) -> Self {
+        let any = |chance: &mut Chance| {
+            let ids = content.memories.keys();
+            ids.clone().nth(chance.index(ids.len().max(1))).cloned()
+        };
+        match (chance.below(16), any(chance)) {
+            (0, Some(id)) => Self::Repeat(id, format!("again-{number}")),
+            (1 | 2, Some(id)) => Self::UpdateText(id, text(number, 0, chance)),
+            (3, Some(id)) => Self::UpdateMetadata(id, number as u64),
+            (4, Some(id)) => Self::Forget(vec![id]),
+            (5, Some(id)) => {
+                let mut ids = vec![id];
+                ids.extend(any(chance).filter(|other| *other != ids[0]));
+                Self::Forget(ids)
+            }
+            (6, _) => Self::Embed,
+            (7, Some(_)) if content.model == TinyModel::First => Self::Reembed,
+            (8, _) => Self::Checkpoint,
+            (9, _) => Self::Reopen,
+            (kind, _) => {
+                let count = if kind < 13 { 1 } else { 2 + chance.index(4) };
+                Self::Remember((0..count).map(|part| Item::draw(number, part, chance)).collect())
+            }
+        }
+    }
+
+    /// Whether there is something to do it to.
+    pub(super) fn applies(&self, content: &Content) -> bool {
+        match self {
+            Self::Repeat(id, _) | Self::UpdateText(id, _) | Self::UpdateMetadata(id, _) => {
+                content.memories.contains_key(id)
+            }
+            Self::Forget(ids) => ids.iter().any(|id| content.memories.contains_key(id)),
+            Self::Remember(_) | Self::Embed | Self::Reembed | Self::Checkpoint | Self::Reopen => true,
+        }
+    }
+
+    /// What the store holds after it.
+    pub(super) fn expect(&self, content: &mut Content) {
+        let model = content.model;
+        match self {
+            Self::Remember(items) => {
+                // Those of a group are embedded later.
+                let is_single = items.len() == 1;
+                for Item { memory, has_vector } in items {
+                    let vector = (is_single || *has_vector).then(|| vector_of(&memory.text, model));
+                    let held = Held { memory: Arc::new(memory.clone()), vector };
+                    content.memories.insert(memory.id.to_string(), held);
+                }
+            }
+            Self::Repeat(id, tag) => content.change(id, |memory, _| {
+                memory.tags.push(tag.clone());
+                memory.importance = memory.importance.max(IMPORTANCE_REPEATED);
+            }),
+            Self::UpdateText(id, text) => content.change(id, |memory, vector| {
+                memory.text.clone_from(text);
+                *vector = Some(vector_of(text, model));
+            }),
+            Self::UpdateMetadata(id, number) => content.change(id, |memory, _| {
+                memory.metadata.insert("number".to_owned(), (*number).into());
+            }),
+            Self::Forget(ids) => ids.iter().for_each(|id| _ = content.memories.remove(id)),
+            Self::Embed => {
+                for held in content.memories.values_mut() {
+                    held.vector.get_or_insert_with(|| vector_of(&held.memory.text, model));
+                }
+            }
+            Self::Reembed => {
+                content.model = TinyModel::Second;
+                for held in content.memories.values_mut() {
+                    held.vector = Some(vector_of(&held.memory.text, TinyModel::Second));
+                }
+            }
+            Self::Checkpoint | Self::Reopen => {}
+        }
+    }
+
+    /// Does it, with a store that holds this. Gives the sequence that was acknowledged, where there is one.
+    pub(super) fn perform(&self, session: &mut Session, content: &Content) -> Result<Option<u64>> {
+        match self {
+            Self::Remember(items) => {
+                let mut all: Vec<_> = items.iter().map(|item| item.request(content.model)).collect();
+                let store = session.store()?;
+                if all.len() > 1 {
+                    return Ok(store.remember_many(all)?.last().map(|done| done.seq));
+                }
+                let single = all.pop().expect("a group has at least one");
+                Ok(Some(store.remember(single)?.seq))
+            }
+            Self::Repeat(id, tag) => {
+                let text = content.memories[id].memory.text.as_str();
+                let again = Remember::new(text).tags([tag]).importance(IMPORTANCE_REPEATED);
+                Ok(Some(session.store()?.remember(again)?.seq))
+            }
+            Self::UpdateText(id, text) => {
+                Ok(Some(session.store()?.update(id, Update::new().text(text.as_str()))?.seq))
+            }
+            Self::UpdateMetadata(id, number) => {
+                Ok(Some(session.store()?.update(id, Update::new().meta("number", *number))?.seq))
+            }
+            Self::Forget(ids) => Ok(session.store()?.forget(ids)?.seq),
+            Self::Embed => session.store()?.embed_pending(&mut |_| {}).map(|_| None),
+            Self::Reembed => {
+                session.store()?.reembed_with(&TinyModel::Second.embedder(), &mut |_| {}).map(|_| None)
+            }
+            // With another handle still there, that is all that closing does.
+            Self::Checkpoint => session.store()?.clone().close().map(|()| None),
+            Self::Reopen => session.reopen().map(|()| None),
+        }
+    }
+}
+
+impl Content {
+    fn change(&mut self, id: &str, change: impl FnOnce(&mut Memory, &mut Option<Vec<f32>>)) {
+        if let Some(held) = self.memories.get_mut(id) {
+            change(Arc::make_mut(&mut held.memory), &mut held.vector);
+        }
+    }
+}
+
+impl Item {
+    fn draw(number: usize, part: usize, chance: &mut Chance) -> Self {
+        let id = MemoryId::new(format!("m{number}-{part}")).expect("an id");
+        let mut memory = Memory::new(id, text(number, part, chance), 1_700_000_000 + number as i64);
+        if chance.below(2) == 0 {
+            memory.tags.push(format!("tag-{}", chance.below(3)));
+        }
+        if chance.below(4) == 0 {
+            memory.metadata.insert("part".to_owned(), part.into());
+        }
+        Self { memory, has_vector: chance.below(2) == 0 }
+    }
+
+    fn request(&self, model: TinyModel) -> Remember {
+        let Memory { id, text, timestamp, tags, metadata, .. } = &self.memory;
+        let request = Remember::new(text.as_str()).id(id.clone()).at(*timestamp).tags(tags);
+        let request = request.metadata(metadata.clone());
+        if self.has_vector { request.vector(vector_of(text, model)) } else { request }
+    }
+}
+
+fn text(number: usize, part: usize, chance: &mut Chance) -> String {
+    let len = match chance.below(24) {
+        // Too long to be written into space that is filled with zeros first.
+        0 => 270_000,
+        // Longer than most segments.
+        1 | 2 => 20_000,
+        _ => chance.index(900),
+    };
+    format!("{number}-{part} {}", "word ".repeat(len / 5))
+}
