@@ -5,6 +5,9 @@
 //! the network or the disk, and none takes more memory than some dozen times its input and a fixed amount.
 
 pub mod config;
+mod damage;
+pub mod folder;
+mod golden;
 mod input;
 pub mod json;
 pub mod jsonl;
@@ -31,8 +34,9 @@ pub struct Target {
 }
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "folder", run: folder::run, seeds: folder::seeds },
     Target { name: "json", run: json::run, seeds: json::seeds },
     Target { name: "jsonl", run: jsonl::run, seeds: jsonl::seeds },
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
