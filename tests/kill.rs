@@ -361,6 +361,8 @@ fn the_child_writes_until_it_is_killed() {
     let mut acknowledged: Vec<u64> =
         variable("KILL_STEPS").split(',').map(|steps| steps.parse().expect("a number")).collect();
     let home = variable("KILL_HOME");
+    // The test harness has begun a line.
+    say("");
     let mut was_killed = true;
     loop {
         say("opening");
@@ -550,6 +552,9 @@ impl Victim {
         }
         let mut tally = tally.lock().expect("nobody panics with it");
         tally.kills += 1;
+        if tally.kills.is_multiple_of(1000) {
+            eprintln!("kill: {} kills", tally.kills);
+        }
         match last {
             "" => tally.before_open += 1,
             "opening" => tally.in_recovery += 1,
