@@ -146,6 +146,10 @@ impl DiskFile for FaultyFile {
         self.0.make_read_only()
     }
 
+    fn is_read_only(&self) -> Result<bool> {
+        self.0.is_read_only()
+    }
+
     fn try_lock(&self) -> Result<bool> {
         self.0.try_lock()
     }

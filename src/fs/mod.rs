@@ -86,6 +86,8 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn sync_once(&self) -> io::Result<()>;
     /// Takes the write permission from the file.
     fn make_read_only(&self) -> Result<()>;
+    /// Whether nobody has write permission.
+    fn is_read_only(&self) -> Result<bool>;
     /// Tries to take the operating system's exclusive lock, which ends with the process. `false`: somebody has it.
     fn try_lock(&self) -> Result<bool>;
 

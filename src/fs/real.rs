@@ -159,6 +159,10 @@ impl DiskFile for RealFile {
         self.file.set_permissions(PermissionsExt::from_mode(SEALED_MODE)).map_err(self.failed("chmod"))
     }
 
+    fn is_read_only(&self) -> Result<bool> {
+        Ok(self.file.metadata().map_err(self.failed("stat"))?.permissions().readonly())
+    }
+
     fn try_lock(&self) -> Result<bool> {
         match self.file.try_lock() {
             Ok(()) => {

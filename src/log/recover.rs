@@ -393,7 +393,7 @@ impl Proof {
 fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let state = &end.state;
     if end.sealed_len == Some(segment.len) {
-        return Ok(());
+        return settle_seal(place, segment, state.len);
     }
     let file = place.disk.open(&segment.path, Access::Write)?;
     if let Some(sealed_len) = end.sealed_len {
@@ -416,6 +416,20 @@ fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     }
 }
 
+/// Makes a seal durable with which the file ends. After a sync that failed it may stand in the page cache only, and
+/// nobody looks at it again once other segments follow.
+fn settle_seal(place: &Place, segment: &Segment, seal_offset: u64) -> Result<()> {
+    // The mode changes after the sync.
+    if place.disk.open(&segment.path, Access::Read)?.is_read_only()? {
+        return Ok(());
+    }
+    let file = place.disk.open(&segment.path, Access::Write)?;
+    rewrite(&*file, seal_offset, segment.len)?;
+    file.set_len(segment.len)?;
+    file.sync()?;
+    file.make_read_only()
+}
+
 fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
     let mut chunk = vec![0; 1 << 20];
     let mut offset = from;
@@ -433,8 +447,9 @@ fn finish_roll(place: &Place, before: &Segment, last: &Segment, held: Position) 
     if last.header.prev_number != before.header.number {
         return Ok(());
     }
-    if read_seal(&*place.disk.open(&before.path, Access::Read)?, before.header.epoch)?.is_some() {
-        return Ok(());
+    let seal = read_seal(&*place.disk.open(&before.path, Access::Read)?, before.header.epoch)?;
+    if let Some(seal) = seal {
+        return settle_seal(place, before, seal.len);
     }
     let end = find_end(place, before, last.header.prev_last_seq, held)?;
     if end.state.chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {

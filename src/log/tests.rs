@@ -772,6 +772,38 @@ fn a_segment_that_was_taken_back_does_not_come_back_with_a_power_cut() {
 }
 
 #[test]
+fn a_seal_whose_sync_failed_is_made_durable_by_the_next_open() {
+    // What a failed sync leaves follows from the number of the call.
+    for (writes, call) in (1..6).flat_map(|writes| (0..16).map(move |call| (writes, call))) {
+        let disk = SimulatedDisk::new(Path::new("/disk"));
+        disk.create_folder(Path::new("/disk/seg")).expect("folder");
+        let bench = Bench::simulated(disk.clone());
+        let (log, _) = bench.open(0).expect("open");
+        for _ in 0..writes {
+            write(&log, &["a"]).expect("write");
+        }
+        disk.plan(disk.calls() + call, Trouble::Once(io::ErrorKind::Other));
+        let _ = log.lock_tail().roll();
+        disk.mend();
+        drop(log);
+        let (log, _) = bench.open(writes).expect("open");
+        for name in ["b", "c"] {
+            write(&log, &[name]).expect("write");
+            assert!(log.lock_tail().roll().is_ok());
+        }
+        for seed in 0..8 {
+            let left = Bench::simulated(disk.after_power_cut(&mut Chance(seed)));
+            let segments = list(&left.place).expect("list").segments;
+            for segment in &segments[..segments.len() - 1] {
+                let verified = verify(&left.place, segment, writes + 2, |_, _| {}).expect("read");
+                assert_eq!(verified.flaws, [], "{writes} writes, call {call}, seed {seed}");
+                assert!(verified.sealed, "{writes} writes, call {call}, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
 fn hostile_numbers_in_a_header_are_damage() {
     let number = |at: usize, value: u64| {
         move |fields: &mut [u8]| fields[at..at + 8].copy_from_slice(&value.to_le_bytes())

@@ -359,6 +359,12 @@ impl DiskFile for SimulatedFile {
             .map_err(|error| Error::io("chmod", &self.path, error))
     }
 
+    fn is_read_only(&self) -> Result<bool> {
+        let mut state = self.disk.state();
+        state.read().map_err(|error| Error::io("stat", &self.path, error))?;
+        Ok(state.image.files[self.inode].is_read_only)
+    }
+
     fn try_lock(&self) -> Result<bool> {
         let is_free = self.disk.state().locked.insert(self.inode);
         if is_free {

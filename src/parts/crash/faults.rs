@@ -9,7 +9,6 @@ use super::recording::{Opening, Recording};
 use super::session::Session;
 use super::workload::{Content, Operation};
 use crate::error::{Durability, Error};
-use crate::memory::List;
 
 /// What a disk does wrong, once or from then on.
 pub(super) const TROUBLES: [Trouble; 7] = [
@@ -74,9 +73,11 @@ impl Faulted<'_> {
         disk.mend();
         if let Some(session) = &session {
             let store = session.store().map_err(|error| format!("{error:?}"))?;
-            // An answer now may be an error no more: the disk works again.
-            store.list(&List::new()).map_err(|error| format!("it answers no more: {error:?}"))?;
+            // The disk works again, so answers may be errors no more.
             self.judge(&known, |judge| judge.list(store))?;
+        }
+        if let Some(session) = &mut session {
+            self.write_late(session, &mut known)?;
         }
         for image in [disk.image(), disk.image().after_power_cut(chance)] {
             self.judge(&known, |judge| judge.crash(image, chance))?;
@@ -122,6 +123,24 @@ impl Faulted<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Now that the disk works, a write is good, unless a former one failed in an unknown state.
+    fn write_late(&self, session: &mut Session, known: &mut Known) -> Result<(), Broken> {
+        let is_poisoned = known.or_else.is_some();
+        let late = Operation::remember("late");
+        let mut after = known.content.clone();
+        late.expect(&mut after);
+        match late.perform(session, &known.content) {
+            Ok(seq) if !is_poisoned => {
+                known.content = after;
+                known.seq = known.seq.max(seq.unwrap_or(0));
+                Ok(())
+            }
+            Ok(_) => Err("a write was acknowledged after a failed commit".to_owned()),
+            Err(error) if is_poisoned && error.durability() == Durability::NotWritten => Ok(()),
+            Err(error) => Err(format!("it takes no writes any more: {error:?}")),
+        }
     }
 
     /// After the store was opened anew it is known again what it holds.

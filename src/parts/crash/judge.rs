@@ -9,6 +9,7 @@ use super::super::disk::{Change, Image, SimulatedDisk, Trouble};
 use super::fold::Folded;
 use super::session::{HOME, options, vector_of};
 use super::workload::Content;
+use crate::fs::Disk;
 use crate::memory::{List, MemoryId, Recall, Remember};
 use crate::store::Store;
 
@@ -47,6 +48,9 @@ impl Judge<'_> {
             return Err(format!("a second opening changed {} (power cut {is_power_cut})", path.display()));
         }
         let second = Judge { possible: &[&found], acknowledged_seq: folded.last_seq, ..*self };
+        if chance.below(16) == 0 {
+            second.rebuilt(&opened)?;
+        }
         // Once in a while all of it again, and that the store goes on: what comes now must not meet what was dropped.
         if chance.below(8) == 0 {
             second.look(&store)?;
@@ -56,6 +60,16 @@ impl Judge<'_> {
             abandon(store, &disk);
         }
         Ok(recovery)
+    }
+
+    /// Opens the store without its view: the one that is built of the log must say the same.
+    fn rebuilt(&self, image: &Image) -> Result<(), Broken> {
+        let disk = SimulatedDisk::of(image.clone());
+        tried("removing the view", disk.remove(&Path::new(HOME).join("store/view.redb")))?;
+        let store = self.open(&disk, "it does not open without its view")?;
+        self.look(&store)?;
+        abandon(store, &disk);
+        Ok(())
     }
 
     /// Opens a store whose files have rotted: it must say so, or hold what it should.
@@ -234,9 +248,9 @@ fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, Broken> {
     result.map_err(|error| format!("{what}: {error:?}"))
 }
 
-/// Files whose bytes may change when a store is opened that needs nothing: the note of who has it, and the manifest,
-/// which counts how often it was written.
+/// Files whose bytes may change when a store is opened that needs nothing: the note of who has it, the manifest, which
+/// counts how often it was written, and what was damaged anyhow, of which nothing is made durable.
 fn may_change(path: &Path) -> bool {
     let store = Path::new(HOME).join("store");
-    path == store.join("LOCK") || path == store.join("MANIFEST")
+    path == store.join("LOCK") || path == store.join("MANIFEST") || path.starts_with(store.join("quarantine"))
 }

@@ -81,6 +81,13 @@ impl Operation {
         }
     }
 
+    /// Stores one memory of this name.
+    pub(super) fn remember(name: &str) -> Self {
+        let id = MemoryId::new(name).expect("an id");
+        let memory = Memory::new(id, format!("what {name} says"), 1_800_000_000);
+        Self::Remember(vec![Item { memory, has_vector: true }])
+    }
+
     /// Whether there is something to do it to.
     pub(super) fn applies(&self, content: &Content) -> bool {
         match self {
