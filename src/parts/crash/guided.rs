@@ -29,15 +29,7 @@ pub(crate) enum Step {
 
 /// Does these steps with a store whose segments have at most so many bytes. Panics when something does not hold.
 pub(crate) fn run(segment_len_max: u64, steps: impl Iterator<Item = Step>) {
-    let mut guided = Guided {
-        disk: SimulatedDisk::new(Path::new(ROOT)),
-        segment_len_max,
-        session: None,
-        content: Content::default(),
-        or_else: None,
-        seq: 0,
-        may_fail: false,
-    };
+    let mut guided = Guided::new(segment_len_max);
     for (number, step) in steps.enumerate() {
         guided.step(number, step).unwrap_or_else(|broken| panic!("step {number}, {step:?}: {broken}"));
     }
@@ -58,6 +50,18 @@ struct Guided {
 }
 
 impl Guided {
+    fn new(segment_len_max: u64) -> Self {
+        Self {
+            disk: SimulatedDisk::new(Path::new(ROOT)),
+            segment_len_max,
+            session: None,
+            content: Content::default(),
+            or_else: None,
+            seq: 0,
+            may_fail: false,
+        }
+    }
+
     fn step(&mut self, number: usize, step: Step) -> Result<(), Broken> {
         match step {
             Step::Operation(seed) => {
@@ -189,5 +193,28 @@ impl Guided {
         let with =
             Judge { segment_len_max: self.segment_len_max, possible: &possible, acknowledged_seq: self.seq };
         judge(&with, store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_does_not_hold_as_the_model_does_is_noticed() {
+        let mut guided = Guided::new(8 << 10);
+        for number in 0..20 {
+            guided.step(number, Step::Operation(number as u16)).expect("nothing is wrong");
+        }
+        let last = guided.content.memories.pop_last().expect("some were remembered");
+        for step in [Step::Kill, Step::PowerCut(1)] {
+            guided.step(20, step).expect("nothing is asked");
+            assert!(guided.open().expect_err("one too many").contains(last.0.as_str()));
+        }
+        guided.content.memories.insert(last.0, last.1);
+        guided.session = None;
+        guided.open().expect("as it was");
+        guided.seq += 1;
+        assert!(guided.settle().expect_err("a sequence is gone").contains("the log ends at"));
     }
 }

@@ -251,3 +251,39 @@ pub(super) fn seeds() -> Seeds {
         ("forged-manifest", [&[2 | FORGED | NO_VIEW, 12, 1, 40, 0, 0, 4][..], &[0xff; 4]].concat()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask_about(files: &Files, history: &History<'_>) {
+        let store = open(&placed(files)).expect("it looks sound");
+        ask(&store, history);
+    }
+
+    #[test]
+    #[should_panic(expected = "the store never held this")]
+    fn a_text_that_was_never_stored_is_noticed() {
+        let sample = &SAMPLES[2];
+        let mut files = sample.files.clone();
+        files.retain(|name, _| name.starts_with("seg/"));
+        let segment =
+            files.get_mut("seg/0000000000000002-000000000000000e.mseg").expect("the second segment");
+        let text = b"The last one.";
+        let at = segment.windows(text.len()).position(|bytes| bytes == text).expect("it was stored");
+        segment[at + 4] = b'f';
+        mend(&mut files);
+        ask_about(&files, &History { sample: Some(sample), is_proven: false });
+    }
+
+    #[test]
+    #[should_panic(expected = "a wrong answer, and nobody is told")]
+    fn what_is_missing_without_a_word_is_noticed() {
+        ask_about(&SAMPLES[0].files, &History { sample: Some(&SAMPLES[2]), is_proven: true });
+    }
+
+    #[test]
+    fn an_earlier_moment_is_allowed_where_nothing_proves_a_later_one() {
+        ask_about(&SAMPLES[0].files, &History { sample: Some(&SAMPLES[2]), is_proven: false });
+    }
+}
