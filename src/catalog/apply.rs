@@ -4,6 +4,7 @@
 //! all of it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::delta::{Change, Delta};
@@ -13,28 +14,29 @@ use super::{Applied, Position};
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
 use crate::format::record::Location;
 use crate::format::row::{
-    Head, Row, RowHeader, StateKey, TableTag, collection_count_key, encode_model, encode_number, label_keys,
-    memory_key, model_key, time_key, vector_count_key, vector_key,
+    Head, Row, RowHeader, StateKey, TableTag, collection_count_key, encode_lost, encode_model, encode_number,
+    label_keys, lost_key, memory_key, model_key, time_key, vector_count_key, vector_key,
 };
 use crate::memory::Memory;
 
 /// About what a change takes in memory beside its row.
 const CHANGE_BYTES: usize = 48;
 
+/// A record that was rewritten: where its content stands now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) key: MemoryKey,
+    pub(crate) seq: u64,
+    /// The model of its vectors.
+    pub(crate) model: Option<ModelNumber>,
+    /// Where it stood; `None` for one that was made anew, without vectors.
+    pub(crate) from: Option<Location>,
+    pub(crate) to: Location,
+}
+
 /// The snapshot's delta with the records applied. Records that the snapshot holds already are left out.
 pub(super) fn apply(snapshot: &Snapshot, records: &[Applied<'_>], next: Position) -> Result<Delta, Fault> {
-    let mut batch = Batch {
-        snapshot,
-        head: snapshot.delta.head,
-        memory: BTreeMap::new(),
-        ids: BTreeMap::new(),
-        labels: Vec::new(),
-        times: Vec::new(),
-        vectors: Vec::new(),
-        state: BTreeMap::new(),
-        counts: BTreeMap::new(),
-        models: None,
-    };
+    let mut batch = Batch::new(snapshot);
     for record in records {
         if record.seq > snapshot.applied_seq() {
             batch.record(record)?;
@@ -42,6 +44,51 @@ pub(super) fn apply(snapshot: &Snapshot, records: &[Applied<'_>], next: Position
     }
     batch.head.position = next;
     batch.finish()
+}
+
+/// Vectors that were moved: their keys in the table, with where they stand now.
+pub(super) type MovedVectors = BTreeMap<u128, Location>;
+
+/// The snapshot's delta with the places of these records. What has changed since they were rewritten stays as it is.
+pub(super) fn relocate(
+    snapshot: &Snapshot,
+    moved: &[Moved],
+    vectors: &mut MovedVectors,
+) -> Result<Delta, Fault> {
+    let mut batch = Batch::new(snapshot);
+    for Moved { key, seq, model, from, to } in moved {
+        if let Some(row) = batch.row(*key)?.filter(|row| row.seq == *seq) {
+            let header = RowHeader { seq: row.seq, text_seq: row.text_seq, location: *to };
+            batch.memory.insert(key.0, Some(header.encode_with(*key, &row.memory).into()));
+        }
+        let (Some(model), Some(from)) = (model, from) else { continue };
+        let entry = vector_key(*model, *key);
+        // Once only: the place that it has now may be one that another record had.
+        if !vectors.contains_key(&entry) && snapshot.vector_location(entry)? == Some(*from) {
+            vectors.insert(entry, *to);
+            batch.put_vectors(*key, *model, *to);
+        }
+    }
+    batch.finish()
+}
+
+/// The snapshot's delta without the vectors that stand in segments of these numbers, but for those that were moved;
+/// says whose they were.
+pub(super) fn drop_lost_vectors(
+    snapshot: &Snapshot,
+    numbers: &RangeInclusive<u64>,
+    moved: &MovedVectors,
+) -> Result<(Delta, Vec<(ModelNumber, MemoryKey)>), Fault> {
+    let mut batch = Batch::new(snapshot);
+    let mut lost = Vec::new();
+    for entry in snapshot.vectors(0..=u128::MAX)? {
+        let (key, location) = entry?;
+        if numbers.contains(&location.segment) && !moved.contains_key(&key) {
+            lost.push((model_of(key), memory_key(key)));
+            batch.vectors.push((key, None));
+        }
+    }
+    Ok((batch.finish()?, lost))
 }
 
 /// What the records of one batch change.
@@ -60,7 +107,22 @@ struct Batch<'s> {
     models: Option<BTreeSet<ModelNumber>>,
 }
 
-impl Batch<'_> {
+impl<'s> Batch<'s> {
+    fn new(snapshot: &'s Snapshot) -> Self {
+        Self {
+            snapshot,
+            head: snapshot.delta.head,
+            memory: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            labels: Vec::new(),
+            times: Vec::new(),
+            vectors: Vec::new(),
+            state: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            models: None,
+        }
+    }
+
     fn record(&mut self, record: &Applied<'_>) -> Result<(), Fault> {
         let Applied { seq, location, op } = *record;
         match op {
@@ -91,6 +153,10 @@ impl Batch<'_> {
                 self.head.active_model = Some(*number);
                 Ok(())
             }
+            Op::Lost(lost) => {
+                self.state.insert(lost_key(lost.first_seq), encode_lost(*lost).into());
+                Ok(())
+            }
             Op::Seal(_) => Ok(()),
         }
     }
@@ -102,21 +168,32 @@ impl Batch<'_> {
         memory: &Memory,
         vectors: Option<&Vectors>,
     ) -> Result<(), Fault> {
+        let header = RowHeader { seq: key.0, text_seq: key.0, location };
+        self.put_new(key, header, memory, vectors)
+    }
+
+    fn put_new(
+        &mut self,
+        key: MemoryKey,
+        header: RowHeader,
+        memory: &Memory,
+        vectors: Option<&Vectors>,
+    ) -> Result<(), Fault> {
         let id = memory.id.as_str();
         let taken = match self.ids.get(id) {
             Some(taken) => *taken,
             None => self.snapshot.key_of(id)?.map(|key| key.0),
         };
         if let Some(taken) = taken {
-            return Err(Fault::Order(format!("record {} remembers the id of memory {taken} again", key.0)));
+            let what = format!("record {} gives memory {} the id of memory {taken}", header.seq, key.0);
+            return Err(Fault::Order(what));
         }
         self.ids.insert(id.into(), Some(key.0));
-        let header = RowHeader { seq: key.0, text_seq: key.0, location };
         self.memory.insert(key.0, Some(header.encode_with(key, memory).into()));
         self.labels.extend(label_keys(key, memory).into_iter().map(|label| (label, Some(()))));
         self.times.push((time_key(memory.timestamp, key), Some(memory.importance.to_bits())));
         if let Some(vectors) = vectors {
-            self.put_vectors(key, vectors.model, location);
+            self.put_vectors(key, vectors.model, header.location);
         }
         self.count(collection_count_key(&memory.collection), 1);
         self.head.memories += 1;
@@ -132,7 +209,9 @@ impl Batch<'_> {
         vectors: Option<&Vectors>,
     ) -> Result<(), Fault> {
         let Some(old) = self.row(key)? else {
-            return Err(Fault::Order(format!("record {seq} updates memory {}, which is not there", key.0)));
+            // Its former versions were left out when a segment was rewritten.
+            let header = RowHeader { seq, text_seq: seq, location };
+            return self.put_new(key, header, memory, vectors);
         };
         if old.memory.id != memory.id {
             return Err(Fault::Order(format!("record {seq} updates memory {} under another id", key.0)));
@@ -226,6 +305,7 @@ impl Batch<'_> {
     fn finish(mut self) -> Result<Delta, Fault> {
         let mut delta = self.snapshot.delta.clone();
         self.count_vectors()?;
+        self.count_live()?;
         let mut state: Vec<Change<Vec<u8>, Arc<[u8]>>> =
             self.state.into_iter().map(|(key, value)| (key, Some(value))).collect();
         for (key, change) in self.counts.into_iter().filter(|(_, change)| *change != 0) {
@@ -255,6 +335,51 @@ impl Batch<'_> {
         Ok(delta)
     }
 
+    /// Counts the bytes of records that are named from here on, and those that were until now.
+    fn count_live(&mut self) -> Result<(), Fault> {
+        let applied_seq = self.snapshot.applied_seq();
+        let changes: BTreeMap<u128, Option<Location>> = self.vectors.iter().copied().collect();
+        let mut by_memory: BTreeMap<u64, Vec<(u128, Option<Location>)>> = BTreeMap::new();
+        for (key, location) in changes {
+            by_memory.entry(memory_key(key).0).or_default().push((key, location));
+        }
+        for key in self.memory.keys() {
+            by_memory.entry(*key).or_default();
+        }
+        let mut models = None;
+        for (key, changes) in by_memory {
+            let key = MemoryKey(key);
+            let (mut former_row, mut former) = (None, BTreeMap::new());
+            // A memory of this batch was not there before.
+            if key.0 <= applied_seq {
+                former_row = self.snapshot.row_header(key)?.map(|row| row.location);
+                if models.is_none() {
+                    models = Some(self.models_with_vectors()?);
+                }
+                for model in models.iter().flatten() {
+                    let entry = vector_key(*model, key);
+                    former.extend(self.snapshot.vector_location(entry)?.map(|location| (entry, location)));
+                }
+            }
+            let row = match self.memory.contains_key(&key.0) {
+                true => self.row_header(key)?.map(|row| row.location),
+                false => former_row,
+            };
+            let had = live_len(former_row, former.values().copied());
+            for (entry, location) in changes {
+                match location {
+                    Some(location) => _ = former.insert(entry, location),
+                    None => _ = former.remove(&entry),
+                }
+            }
+            let has = live_len(row, former.into_values());
+            self.head.live_bytes = (self.head.live_bytes + has).checked_sub(had).ok_or_else(|| {
+                Fault::Order("the view counts fewer live bytes than a memory has".to_owned())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Adds to the counts what the last word on each memory's vectors changes.
     fn count_vectors(&mut self) -> Result<(), Fault> {
         let last: BTreeMap<u128, bool> = self.vectors.iter().map(|(key, at)| (*key, at.is_some())).collect();
@@ -266,6 +391,14 @@ impl Batch<'_> {
         }
         Ok(())
     }
+}
+
+/// Bytes of the records that a memory's row and its vectors name, each record once.
+fn live_len(row: Option<Location>, vectors: impl Iterator<Item = Location>) -> u64 {
+    let mut named: Vec<Location> = row.into_iter().chain(vectors).collect();
+    named.sort_unstable();
+    named.dedup();
+    named.iter().map(|location| u64::from(location.len)).sum()
 }
 
 fn model_of(vector_key: u128) -> ModelNumber {

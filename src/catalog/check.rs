@@ -12,8 +12,8 @@ use super::{database, locked};
 use crate::error::{ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::row::{
-    Row, StateKey, TableTag, collection_count_key, decode_model, decode_number, label_keys, memory_key,
-    time_key, vector_count_key,
+    Row, StateKey, TableTag, collection_count_key, decode_lost, decode_model, decode_number, label_keys,
+    memory_key, time_key, vector_count_key,
 };
 use crate::memory::Memory;
 
@@ -190,13 +190,14 @@ impl Check<'_> {
             collections.map(|(name, count)| (collection_count_key(name), *count)).collect();
         counts.extend(with_vectors.iter().map(|(model, count)| (vector_count_key(*model), *count)));
         let mut stored = Vec::new();
-        for letter in [b'c', b'm', b'v'] {
+        for letter in [b'c', b'l', b'm', b'v'] {
             self.scan(
                 |snapshot| snapshot.state_with(letter),
                 |findings, (key, value)| {
                     let shown = key.escape_ascii().to_string();
                     let decoded = match StateKey::decode(&key) {
                         Ok(StateKey::Model(number)) => decode_model(number, &value).map(|_| None),
+                        Ok(StateKey::Lost(first_seq)) => decode_lost(first_seq, &value).map(|_| None),
                         Ok(_) => decode_number(TableTag::State, &key, &value).map(Some),
                         Err(damage) => Err(damage),
                     };

@@ -109,7 +109,14 @@ pub(super) fn open_beside(pages: FrozenPages, cache_bytes: usize) -> Result<Data
 
 /// The first commit: every table, and the head of a view that holds nothing yet.
 pub(super) fn initialize(database: &Database, store_id: [u8; 16]) -> Result<(), Fault> {
-    let head = Head { store_id, position: Position::default(), active_model: None, memories: 0 };
+    let head = Head {
+        store_id,
+        position: Position::default(),
+        active_model: None,
+        memories: 0,
+        live_bytes: 0,
+        generation: 0,
+    };
     let mut txn = database.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.set_quick_repair(true);

@@ -18,6 +18,7 @@ mod view;
 mod write;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,9 @@ use std::time::Instant;
 
 use redb::{Database, Durability};
 
+pub(crate) use self::apply::Moved;
 use self::database::Found;
+use self::delta::Delta;
 use self::guard::{Fault, Guard, drop_guarded};
 use self::pages::Pages;
 use self::snapshot::{Base, Snapshot};
@@ -42,6 +45,9 @@ use crate::memory::{Filter, Order};
 pub(crate) const CACHE_BYTES_DEFAULT: usize = 64 << 20;
 /// When what was applied takes about this much memory, it goes into redb's tables without waiting for a checkpoint.
 const DELTA_BYTES_MAX: usize = 16 << 20;
+
+/// Records whose places are changed at once.
+const RELOCATE_RECORDS: usize = 4096;
 
 /// One record of the log, to be applied.
 #[derive(Clone, Copy, Debug)]
@@ -110,14 +116,14 @@ impl Catalog {
             let _ = disk.remove(&temporary);
             return Err(error);
         }
-        match Self::open(disk, path, store_id, cache_bytes)? {
+        match Self::open(disk, path, Some(store_id), cache_bytes)? {
             Opened::Ready(catalog) => Ok(catalog),
             Opened::Missing => Err(Error::new(ErrorKind::Io, "the view that was just made is gone").at(path)),
             Opened::Unusable(reason) => Err(Error::new(ErrorKind::Corrupt, reason).at(path)),
         }
     }
 
-    /// Opens the view of this store.
+    /// Opens the view of this store, or of whichever it is of.
     ///
     /// # Errors
     /// Only where a new view in the same place would not help: [`ErrorKind::Busy`] when another process has it open,
@@ -125,7 +131,7 @@ impl Catalog {
     pub(crate) fn open(
         disk: &dyn Disk,
         path: &Path,
-        store_id: [u8; 16],
+        store_id: Option<[u8; 16]>,
         cache_bytes: usize,
     ) -> Result<Opened> {
         let file = match database::open_file(disk, path)? {
@@ -138,7 +144,7 @@ impl Catalog {
 
     fn open_with(
         path: &Path,
-        store_id: [u8; 16],
+        store_id: Option<[u8; 16]>,
         build: impl FnOnce() -> Result<(Database, Pages), Fault>,
     ) -> Result<Opened> {
         let guard = Guard::new(path);
@@ -148,7 +154,9 @@ impl Catalog {
             Ok((database, pages, snapshot))
         });
         match opened {
-            Ok((database, pages, snapshot)) if snapshot.delta.head.store_id == store_id => {
+            Ok((database, pages, snapshot))
+                if store_id.is_none_or(|store_id| snapshot.delta.head.store_id == store_id) =>
+            {
                 let live = Live {
                     snapshot: Mutex::new(Arc::new(snapshot)),
                     applying: Mutex::new(()),
@@ -184,7 +192,7 @@ impl Catalog {
         let _writing = locked(&live.writing);
         let pages = live.pages.successor();
         let opened =
-            Self::open_with(self.path(), self.head().store_id, || database::build_on(pages, cache_bytes))?;
+            Self::open_with(self.path(), Some(self.store_id()), || database::build_on(pages, cache_bytes))?;
         if let Opened::Ready(catalog) = &opened {
             catalog.live().holds.store(true, Ordering::SeqCst);
         }
@@ -228,13 +236,75 @@ impl Catalog {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when the records do not follow from what the view holds or the view is damaged.
     pub(crate) fn apply(&self, records: &[Applied<'_>], next: Position) -> Result<()> {
+        self.change(|snapshot| {
+            if next.tail.last_seq < snapshot.applied_seq() || next == snapshot.delta.head.position {
+                return Ok(None);
+            }
+            apply::apply(snapshot, records, next).map(Some)
+        })
+    }
+
+    /// The records of these segments stand elsewhere now, in a rewritten one of this generation, which ends at
+    /// `position`. With `drop_rest` vectors that were there and are not among them are gone; says whose. Nothing may be
+    /// applied meanwhile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when the view is damaged, and those of the operating system.
+    pub(crate) fn relocate(
+        &self,
+        numbers: &RangeInclusive<u64>,
+        moved: &[Moved],
+        drop_rest: bool,
+        position: Position,
+        generation: u64,
+    ) -> Result<Vec<(ModelNumber, MemoryKey)>> {
+        let mut vectors = apply::MovedVectors::new();
+        for chunk in moved.chunks(RELOCATE_RECORDS) {
+            self.change(|snapshot| apply::relocate(snapshot, chunk, &mut vectors).map(Some))?;
+        }
+        let mut lost = Vec::new();
+        if drop_rest {
+            self.change(|snapshot| {
+                let (delta, gone) = apply::drop_lost_vectors(snapshot, numbers, &vectors)?;
+                lost = gone;
+                Ok(Some(delta))
+            })?;
+        }
+        self.change(|snapshot| {
+            let mut delta = snapshot.delta.clone();
+            let held = &mut delta.head.position;
+            if numbers.contains(&held.tail.segment) {
+                let last_seq = held.tail.last_seq;
+                *held = position;
+                if last_seq < position.tail.last_seq {
+                    // Not all of it is applied yet: an epoch that no segment has makes that be read from the start.
+                    *held = Position { epoch: 0, ..position };
+                    held.tail.last_seq = last_seq;
+                }
+            }
+            delta.head.generation = delta.head.generation.max(generation);
+            delta.bytes += 1;
+            Ok(Some(delta))
+        })?;
+        Ok(lost)
+    }
+
+    /// Everything that the view names is where the segments up to this generation have it.
+    pub(crate) fn set_generation(&self, generation: u64) -> Result<()> {
+        self.change(|snapshot| {
+            let mut delta = snapshot.delta.clone();
+            delta.head.generation = generation;
+            delta.bytes += 1;
+            Ok(Some(delta))
+        })
+    }
+
+    /// Makes a changed state visible, if there is one.
+    fn change(&self, change: impl FnOnce(&Snapshot) -> Result<Option<Delta>, Fault>) -> Result<()> {
         let is_full = {
             let _applying = locked(&self.live().applying);
             let snapshot = self.snapshot();
-            if next.tail.last_seq < snapshot.applied_seq() || next == snapshot.delta.head.position {
-                return Ok(());
-            }
-            let delta = self.guard.run(|| apply::apply(&snapshot, records, next))?;
+            let Some(delta) = self.guard.run(|| change(&snapshot))? else { return Ok(()) };
             let is_full = delta.bytes > DELTA_BYTES_MAX && !self.holds();
             self.publish(Snapshot { base: Arc::clone(&snapshot.base), delta });
             is_full
@@ -248,6 +318,21 @@ impl Catalog {
             }
         }
         Ok(())
+    }
+
+    /// The store that it is the view of.
+    pub(crate) fn store_id(&self) -> [u8; 16] {
+        self.head().store_id
+    }
+
+    /// Bytes of the records that the view names.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.head().live_bytes
+    }
+
+    /// The highest generation of rewritten segments that the view knows of.
+    pub(crate) fn generation(&self) -> u64 {
+        self.head().generation
     }
 
     /// Puts everything that was applied on stable storage, in such a way that opening after a crash takes no repair.

@@ -7,11 +7,11 @@ use super::guard::Fault;
 use super::snapshot::Snapshot;
 use super::{Catalog, Position};
 use crate::error::Result;
-use crate::format::op::{MemoryKey, ModelNumber};
+use crate::format::op::{LostV1, MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
-    Head, Label, Row, RowHeader, StateKey, TableTag, decode_model, decode_number, label_key, memory_key,
-    vector_count_key, vector_key,
+    Head, Label, Row, RowHeader, StateKey, TableTag, decode_lost, decode_model, decode_number, label_key,
+    memory_key, vector_count_key, vector_key,
 };
 use crate::memory::ModelIdentity;
 
@@ -53,6 +53,31 @@ impl<'a> View<'a> {
     /// The row of a memory.
     pub(crate) fn row(&self, key: MemoryKey) -> Result<Option<Row>> {
         self.read(|snapshot| snapshot.row(key))
+    }
+
+    /// The places of a memory's present version and text.
+    pub(crate) fn row_header(&self, key: MemoryKey) -> Result<Option<RowHeader>> {
+        self.read(|snapshot| snapshot.row_header(key))
+    }
+
+    /// Calls with every location that a row or vectors name; some of them twice.
+    pub(crate) fn for_each_location(&self, mut visit: impl FnMut(Location) -> ControlFlow<()>) -> Result<()> {
+        self.read(|snapshot| {
+            for entry in snapshot.rows(0..=LAST_KEY.0)? {
+                let (key, value) = entry?;
+                let (header, _) = RowHeader::decode(MemoryKey(key), &value)
+                    .map_err(|damage| Fault::row(TableTag::Memory, key, damage))?;
+                if visit(header.location).is_break() {
+                    return Ok(());
+                }
+            }
+            for entry in snapshot.vectors(0..=u128::MAX)? {
+                if visit(entry?.1).is_break() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The row of the memory with this id.
@@ -152,6 +177,21 @@ impl<'a> View<'a> {
         limit: usize,
     ) -> Result<Vec<(MemoryKey, u64)>> {
         self.read(|snapshot| without_vector(snapshot, model, after, limit))
+    }
+
+    /// Sequences whose records are lost, in ascending order.
+    pub(crate) fn losses(&self) -> Result<Vec<LostV1>> {
+        self.read(|snapshot| {
+            let mut losses = Vec::new();
+            for entry in snapshot.state_with(b'l')? {
+                let (key, value) = entry?;
+                let fault = |damage| Fault::row(TableTag::State, &key, damage);
+                if let StateKey::Lost(first_seq) = StateKey::decode(&key).map_err(fault)? {
+                    losses.push(decode_lost(first_seq, &value).map_err(fault)?);
+                }
+            }
+            Ok(losses)
+        })
     }
 
     /// Every model that has a number, by number.

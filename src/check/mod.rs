@@ -112,7 +112,7 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
     }
     let listing = log::list(&place)?;
     let mut check = Check::new(place);
-    for (path, error) in &listing.unusable {
+    for log::Unusable { path, error, .. } in &listing.unusable {
         check.found(path, error.offset(), "segment-header", error.message().to_owned(), RESTORE);
     }
     let manifest = check.manifest(&listing.segments)?;
@@ -182,7 +182,11 @@ impl Check {
                     Op::Remember { .. } => _ = live.insert(MemoryKey(seq), seq),
                     Op::Update { key, .. } => _ = live.insert(key, seq),
                     Op::Forget { key, .. } => _ = live.remove(&key),
-                    Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Seal(_) => {}
+                    Op::Vector { .. }
+                    | Op::Model { .. }
+                    | Op::UseModel { .. }
+                    | Op::Lost(_)
+                    | Op::Seal(_) => {}
                 }
             })?;
             for flaw in &verified.flaws {
@@ -219,8 +223,7 @@ impl Check {
             }
             Some(before)
                 if before.flaws.is_empty()
-                    && (before.state.last_seq, before.state.chain)
-                        != (header.prev_last_seq, header.prev_chain) =>
+                    && (before.state.last_seq, before.chain) != (header.prev_last_seq, header.prev_chain) =>
             {
                 let detail = "the segment before it is not the one that this one was made after".to_owned();
                 self.found(&segment.path, Some(64), "segment-chain", detail, RESTORE);

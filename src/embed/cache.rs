@@ -108,6 +108,22 @@ impl QueryCache {
         }
     }
 
+    /// Forgets every vector and removes the file; the next use makes a new one.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be removed.
+    pub(crate) fn clear(&self) -> std::io::Result<()> {
+        let mut current = self.lock();
+        *current = None;
+        match &self.path {
+            Some(path) => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
     /// The counts so far.
     pub(crate) fn stats(&self) -> CacheStats {
         CacheStats {

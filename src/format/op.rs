@@ -37,12 +37,21 @@ pub(crate) enum OpKind {
     Vector = 9,
     Model = 10,
     UseModel = 11,
+    Lost = 12,
     Seal = 0xFE,
 }
 
 impl OpKind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Remember, Self::Update, Self::Forget, Self::Vector, Self::Model, Self::UseModel, Self::Seal];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Remember,
+        Self::Update,
+        Self::Forget,
+        Self::Vector,
+        Self::Model,
+        Self::UseModel,
+        Self::Lost,
+        Self::Seal,
+    ];
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -80,6 +89,8 @@ pub(crate) enum Op {
     Model { number: ModelNumber, identity: ModelIdentity },
     /// From here on recall uses this model's vectors.
     UseModel { number: ModelNumber },
+    /// Acknowledged records could not be saved when the segment was healed.
+    Lost(LostV1),
     /// The segment ends here.
     Seal(SealV1),
 }
@@ -156,6 +167,16 @@ struct UseModelV1 {
     number: u32,
 }
 
+/// Sequences whose records are lost, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LostV1 {
+    pub(crate) first_seq: u64,
+    /// The last one; where nothing tells how far the log went, the last one that there can have been.
+    pub(crate) last_seq: u64,
+    /// When that was found, in milliseconds since 1970.
+    pub(crate) found_unix_ms: i64,
+}
+
 /// What the last record of a sealed segment says of all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SealV1 {
@@ -176,6 +197,11 @@ pub(crate) struct SealV1 {
 /// A memory's bytes in rows of the view: the same struct as in the log.
 pub(crate) fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
     codec::encode_into(&MemoryV1Ref::of(memory), out);
+}
+
+/// The bytes with which a memory of this id and text begins, wherever it is encoded.
+pub(crate) fn encode_beginning(id: &MemoryId, text: &str, out: &mut Vec<u8>) {
+    codec::encode_into(&(id.as_str(), text), out);
 }
 
 /// The memory that [`encode_memory`] wrote.
@@ -241,6 +267,7 @@ impl Op {
             Self::Vector { .. } => OpKind::Vector,
             Self::Model { .. } => OpKind::Model,
             Self::UseModel { .. } => OpKind::UseModel,
+            Self::Lost(_) => OpKind::Lost,
             Self::Seal(_) => OpKind::Seal,
         }
     }
@@ -251,6 +278,15 @@ impl Op {
             Self::Remember { vectors, .. } | Self::Update { vectors, .. } => vectors.as_ref(),
             Self::Vector { vectors, .. } => Some(vectors),
             _ => None,
+        }
+    }
+
+    /// The memory that it is about, as the record of this sequence.
+    pub(crate) fn memory_key(&self, seq: u64) -> Option<MemoryKey> {
+        match self {
+            Self::Remember { .. } => Some(MemoryKey(seq)),
+            Self::Update { key, .. } | Self::Forget { key, .. } | Self::Vector { key, .. } => Some(*key),
+            Self::Model { .. } | Self::UseModel { .. } | Self::Lost(_) | Self::Seal(_) => None,
         }
     }
 
@@ -274,6 +310,7 @@ impl Op {
                 codec::encode_into(&ModelV1 { number: number.0, identity: identity.clone() }, out)
             }
             Self::UseModel { number } => codec::encode_into(&UseModelV1 { number: number.0 }, out),
+            Self::Lost(lost) => codec::encode_into(lost, out),
             Self::Seal(seal) => codec::encode_into(seal, out),
         }
         let op_len =
@@ -337,6 +374,7 @@ impl Op {
             OpKind::UseModel => {
                 Self::UseModel { number: ModelNumber(codec::decode::<UseModelV1>(op)?.number) }
             }
+            OpKind::Lost => Self::Lost(codec::decode(op)?),
             OpKind::Seal => Self::Seal(codec::decode(op)?),
         };
         Ok(op)

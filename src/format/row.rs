@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::Damage;
 use super::manifest::TailV1;
-use super::op::{MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
+use super::op::{LostV1, MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
 use super::record::{Location, RecordHeader};
 use crate::memory::{Memory, ModelIdentity};
 
 /// Version of everything in this file; another one makes the view unusable, and it is rebuilt.
-pub(crate) const VIEW_VERSION: u16 = 2;
+pub(crate) const VIEW_VERSION: u16 = 3;
 /// Version byte of a memory's row.
 pub(crate) const ROW_VERSION: u8 = 1;
 /// Bytes of a value before its body.
@@ -21,7 +21,7 @@ pub(crate) const CHECKSUM_LEN: usize = 4;
 /// Bytes of a memory's row before the encoded memory.
 pub(crate) const ROW_HEADER_LEN: usize = 44;
 /// Bytes of the head.
-pub(crate) const HEAD_LEN: usize = 108;
+pub(crate) const HEAD_LEN: usize = 124;
 /// Bytes of a value that holds a number.
 pub(crate) const NUMBER_LEN: usize = 12;
 /// Bytes of a value that holds a location.
@@ -72,6 +72,10 @@ pub(crate) struct Head {
     pub(crate) active_model: Option<ModelNumber>,
     /// How many memories there are.
     pub(crate) memories: u64,
+    /// Bytes of the records that rows and vectors name; all others of the log could be left out.
+    pub(crate) live_bytes: u64,
+    /// The highest generation of a segment whose records are where the view says.
+    pub(crate) generation: u64,
 }
 
 /// The tables, by the number that their checksums begin with.
@@ -193,6 +197,11 @@ pub(crate) fn model_key(model: ModelNumber) -> Vec<u8> {
     [&b"m"[..], &model.0.to_be_bytes()].concat()
 }
 
+/// Key of a loss.
+pub(crate) fn lost_key(first_seq: u64) -> Vec<u8> {
+    [&b"l"[..], &first_seq.to_be_bytes()].concat()
+}
+
 /// What the key of an entry in the table of state names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StateKey<'a> {
@@ -200,6 +209,8 @@ pub(crate) enum StateKey<'a> {
     CollectionCount(&'a str),
     VectorCount(ModelNumber),
     Model(ModelNumber),
+    /// A loss that begins with this sequence.
+    Lost(u64),
 }
 
 impl<'a> StateKey<'a> {
@@ -210,6 +221,7 @@ impl<'a> StateKey<'a> {
             Some((b'c', name)) => std::str::from_utf8(name).ok().map(Self::CollectionCount),
             Some((b'v', bytes)) => number(bytes).map(Self::VectorCount),
             Some((b'm', bytes)) => number(bytes).map(Self::Model),
+            Some((b'l', bytes)) => bytes.try_into().ok().map(u64::from_be_bytes).map(Self::Lost),
             _ => None,
         }
         .ok_or_else(|| Damage::Field { name: "state key", found: key.first().copied().unwrap_or(0).into() })
@@ -312,6 +324,8 @@ impl Head {
         value[88..96].copy_from_slice(&tail.time_max.to_le_bytes());
         value[96..104].copy_from_slice(&last_offset.to_le_bytes());
         value[104..108].copy_from_slice(&last_checksum.to_le_bytes());
+        value[108..116].copy_from_slice(&self.live_bytes.to_le_bytes());
+        value[116..124].copy_from_slice(&self.generation.to_le_bytes());
         seal(TableTag::State, HEAD_KEY, &mut value);
         value
     }
@@ -344,6 +358,8 @@ impl Head {
             },
             active_model: (active_model != 0).then_some(ModelNumber(active_model)),
             memories: le_u64(body, 52),
+            live_bytes: le_u64(body, 104),
+            generation: le_u64(body, 112),
         })
     }
 }
@@ -390,6 +406,22 @@ pub(crate) fn decode_model(number: ModelNumber, value: &[u8]) -> Result<ModelIde
     match Op::decode_payload(OpKind::Model, false, payload)? {
         Op::Model { number: stored, identity } if stored == number => Ok(identity),
         _ => Err(Damage::Field { name: "model number", found: u64::from(number.0) }),
+    }
+}
+
+/// The value that holds a loss: the payload of the record that told of it.
+pub(crate) fn encode_lost(lost: LostV1) -> Vec<u8> {
+    let mut value = vec![0; CHECKSUM_LEN];
+    Op::Lost(lost).encode_payload(&mut value);
+    seal(TableTag::State, &lost_key(lost.first_seq), &mut value);
+    value
+}
+
+pub(crate) fn decode_lost(first_seq: u64, value: &[u8]) -> Result<LostV1, Damage> {
+    let payload = unseal(TableTag::State, &lost_key(first_seq), value)?;
+    match Op::decode_payload(OpKind::Lost, false, payload)? {
+        Op::Lost(lost) if lost.first_seq == first_seq => Ok(lost),
+        _ => Err(Damage::Field { name: "first lost sequence", found: first_seq }),
     }
 }
 

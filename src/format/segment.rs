@@ -1,12 +1,14 @@
 //! The header of a segment. Spec: `format-spec/segment.md`.
 
+use std::ops::RangeInclusive;
+
 use super::Damage;
 
 /// First bytes of a segment.
 pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"MMTOSEG1";
 /// A reader refuses another major version.
 pub(crate) const FORMAT_MAJOR: u16 = 1;
-/// A reader accepts any minor version.
+/// A reader accepts any minor version: what must be understood has a feature bit.
 pub(crate) const FORMAT_MINOR: u16 = 0;
 /// Bytes before the first record.
 pub(crate) const SEGMENT_HEADER_LEN: usize = 4096;
@@ -18,6 +20,10 @@ pub(crate) const SEGMENT_FIELDS_LEN: usize = 128;
 pub(crate) const CODEC_BINCODE2: u16 = 1;
 /// Kind 1: written by remember, update and forget, in order of sequence.
 pub(crate) const SEGMENT_KIND_LOG: u16 = 1;
+/// Kind 2: written at once in the place of others, by compaction, purge or healing.
+pub(crate) const SEGMENT_KIND_REWRITTEN: u16 = 2;
+/// Feature bit of a segment of kind 2: whoever does not know it would take the gaps for losses.
+pub(crate) const FEATURE_REWRITTEN: u64 = 1;
 
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,20 @@ pub(crate) struct SegmentHeader {
     /// Rolling checksum of the segment before it, at its seal.
     pub(crate) prev_chain: u32,
     pub(crate) created_unix_ms: i64,
+    /// Set in a segment that stands in the place of others.
+    pub(crate) rewrite: Option<Rewrite>,
+}
+
+/// What a rewritten segment says of those in whose place it stands: all from the one behind `prev_number` up to its own
+/// number, with the sequences from `base_seq` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rewrite {
+    /// The last sequence of those.
+    pub(crate) last_seq: u64,
+    /// Rolling checksum of the last of those at its seal, which the segment behind it names.
+    pub(crate) end_chain: u32,
+    /// Counts up with every rewrite in the store. Of two segments that stand for one, the higher generation counts.
+    pub(crate) generation: u64,
 }
 
 /// Why a header cannot be used.
@@ -46,6 +66,17 @@ pub(crate) enum HeaderProblem {
 }
 
 impl SegmentHeader {
+    /// Numbers of the segments that it stands for.
+    pub(crate) fn numbers(&self) -> RangeInclusive<u64> {
+        let first = if self.rewrite.is_some() { self.prev_number + 1 } else { self.number };
+        first..=self.number
+    }
+
+    /// Of two segments that stand for one number, the higher generation counts; 0 for one that was never rewritten.
+    pub(crate) fn generation(&self) -> u64 {
+        self.rewrite.map_or(0, |rewrite| rewrite.generation)
+    }
+
     /// The whole header, both copies.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut fields = [0u8; SEGMENT_FIELDS_LEN];
@@ -64,6 +95,14 @@ impl SegmentHeader {
         put(76, &SEGMENT_KIND_LOG.to_le_bytes());
         put(78, &CODEC_BINCODE2.to_le_bytes());
         put(80, &self.created_unix_ms.to_le_bytes());
+        if let Some(Rewrite { last_seq, end_chain, generation }) = self.rewrite {
+            put(76, &SEGMENT_KIND_REWRITTEN.to_le_bytes());
+            put(88, &self.base_seq.to_le_bytes());
+            put(96, &last_seq.to_le_bytes());
+            put(104, &generation.to_le_bytes());
+            put(112, &FEATURE_REWRITTEN.to_le_bytes());
+            put(120, &end_chain.to_le_bytes());
+        }
         let checksum = crc32fast::hash(&fields[..124]);
         fields[124..].copy_from_slice(&checksum.to_le_bytes());
         let mut header = vec![0; SEGMENT_HEADER_LEN];
@@ -104,15 +143,23 @@ impl SegmentHeader {
             return Err(damaged(Damage::Checksum { stored, computed }));
         }
         let (major, features) = (u16_at(8), u64_at(112));
-        if major != FORMAT_MAJOR || features != 0 {
+        if major != FORMAT_MAJOR || features & !FEATURE_REWRITTEN != 0 {
             return Err(HeaderProblem::Newer { major, features });
         }
+        let is_rewritten = features == FEATURE_REWRITTEN;
+        let kind = if is_rewritten { SEGMENT_KIND_REWRITTEN } else { SEGMENT_KIND_LOG };
+        let replaced = [88, 96, 104].map(u64_at);
+        let (first, rest) = if is_rewritten {
+            (u64_at(48), 0)
+        } else {
+            (0, replaced[1] | replaced[2] | u64::from(u32_at(120)))
+        };
         for (name, found, expected) in [
             ("header length", u64::from(u32_at(12)), SEGMENT_HEADER_LEN as u64),
-            ("kind", u64::from(u16_at(76)), u64::from(SEGMENT_KIND_LOG)),
+            ("kind", u64::from(u16_at(76)), u64::from(kind)),
             ("codec", u64::from(u16_at(78)), u64::from(CODEC_BINCODE2)),
-            ("replaced range", u64_at(88) | u64_at(96) | u64_at(104), 0),
-            ("reserved", u64::from(u32_at(120)), 0),
+            ("first replaced sequence", replaced[0], first),
+            ("replaced range", rest, 0),
         ] {
             if found != expected {
                 return Err(damaged(Damage::Field { name, found }));
@@ -127,6 +174,11 @@ impl SegmentHeader {
             prev_last_seq: u64_at(64),
             prev_chain: u32_at(72),
             created_unix_ms: u64_at(80).cast_signed(),
+            rewrite: is_rewritten.then(|| Rewrite {
+                last_seq: u64_at(96),
+                end_chain: u32_at(120),
+                generation: u64_at(104),
+            }),
         })
     }
 }
@@ -145,7 +197,13 @@ mod tests {
             prev_last_seq: 99,
             prev_chain: 0x1234,
             created_unix_ms: 1_700_000_000_000,
+            rewrite: None,
         }
+    }
+
+    fn rewritten() -> SegmentHeader {
+        let rewrite = Rewrite { last_seq: 250, end_chain: 0x5678, generation: 9 };
+        SegmentHeader { number: 5, rewrite: Some(rewrite), ..header() }
     }
 
     fn as_array(bytes: Vec<u8>) -> [u8; SEGMENT_HEADER_LEN] {
@@ -154,7 +212,10 @@ mod tests {
 
     #[test]
     fn a_header_reads_back() {
-        assert_eq!(SegmentHeader::decode(&as_array(header().encode())), Ok(header()));
+        for header in [header(), rewritten()] {
+            assert_eq!(SegmentHeader::decode(&as_array(header.encode())), Ok(header));
+        }
+        assert_eq!((header().numbers(), rewritten().numbers()), (3..=3, 3..=5));
     }
 
     #[test]
@@ -170,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_newer_major_version_and_unknown_features_are_told_from_damage() {
-        for (at, value) in [(8, 2), (112, 1)] {
+        for (at, value) in [(8, 2), (112, 2)] {
             let mut bytes = header().encode();
             bytes[at] = value;
             let checksum = crc32fast::hash(&bytes[..124]);

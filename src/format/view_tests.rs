@@ -10,7 +10,8 @@ use super::record::Location;
 use super::row::{
     CHECKSUM_LEN, HEAD_LEN, Head, LOCATION_LEN, Label, NUMBER_LEN, Position, ROW_HEADER_LEN, ROW_VERSION,
     Row, RowHeader, StateKey, TableTag, VIEW_VERSION, collection_count_key, decode_location, decode_number,
-    encode_location, encode_number, key_bytes, label_key, model_key, time_key, vector_count_key, vector_key,
+    encode_location, encode_number, key_bytes, label_key, lost_key, model_key, time_key, vector_count_key,
+    vector_key,
 };
 use crate::memory::{Memory, MemoryId};
 
@@ -149,12 +150,14 @@ fn values_are_laid_out_as_in_their_tables() {
             },
         },
         active_model: Some(ModelNumber(13)),
+        live_bytes: 22,
+        generation: 23,
         memories: 14,
     };
     let bytes = head.encode();
     let expected = [
         ("checksum", checksum(1, b"h", &bytes)),
-        ("version", 2_u16.to_le_bytes().to_vec()),
+        ("version", 3_u16.to_le_bytes().to_vec()),
         ("store_id", vec![8; 16]),
         ("applied_seq", 10_u64.to_le_bytes().to_vec()),
         ("segment", 11_u64.to_le_bytes().to_vec()),
@@ -168,6 +171,8 @@ fn values_are_laid_out_as_in_their_tables() {
         ("time_max", 19_i64.to_le_bytes().to_vec()),
         ("last_offset", 20_u64.to_le_bytes().to_vec()),
         ("last_checksum", 21_u32.to_le_bytes().to_vec()),
+        ("live_bytes", 22_u64.to_le_bytes().to_vec()),
+        ("generation", 23_u64.to_le_bytes().to_vec()),
     ];
     assert_eq!(fields("Head", &bytes), expected);
     assert_eq!(Head::decode(&bytes), Ok(head));
@@ -210,6 +215,7 @@ fn keys_are_in_the_order_of_what_they_stand_for() {
     let state = [
         (b"h".to_vec(), StateKey::Head),
         (collection_count_key("people"), StateKey::CollectionCount("people")),
+        (lost_key(7), StateKey::Lost(7)),
         (model_key(ModelNumber(0x0102_0304)), StateKey::Model(ModelNumber(0x0102_0304))),
         (vector_count_key(ModelNumber(0x0102_0304)), StateKey::VectorCount(ModelNumber(0x0102_0304))),
     ];
@@ -217,8 +223,9 @@ fn keys_are_in_the_order_of_what_they_stand_for() {
         assert_eq!(StateKey::decode(key).as_ref(), Ok(expected));
         assert!(row[0].starts_with(&format!("`{}`", char::from(key[0]))), "{row:?}");
     }
-    assert_eq!(state[2].0, *b"m\x01\x02\x03\x04");
-    for bad in [&b""[..], b"hh", b"x", b"m\x01", b"v\x01\x02\x03\x04\x05", b"c\xFF"] {
+    assert_eq!(state[2].0, *b"l\0\0\0\0\0\0\0\x07");
+    assert_eq!(state[3].0, *b"m\x01\x02\x03\x04");
+    for bad in [&b""[..], b"hh", b"x", b"m\x01", b"l\x01", b"v\x01\x02\x03\x04\x05", b"c\xFF"] {
         assert!(StateKey::decode(bad).is_err(), "{bad:?}");
     }
 }

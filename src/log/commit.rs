@@ -15,7 +15,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::tail::{Entry, Tail, WriteError};
-use super::{BATCH_LEN_MAX, GROUP_LEN_MAX, SegmentMap};
+use super::{BATCH_LEN_MAX, GROUP_LEN_MAX, Segment, SegmentMap};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::Op;
 use crate::format::record::{Location, PAYLOAD_LEN_MAX, record_len};
@@ -278,6 +278,56 @@ impl<S: Staged> Log<S> {
     pub(crate) fn give_back(&self, records: Vec<Committed>) {
         let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         records.into_iter().rev().for_each(|record| committed.push_front(record));
+    }
+
+    /// Seals the segment that is open for records, if it has any, and goes on in a new one.
+    ///
+    /// # Errors
+    /// As [`Log::commit`].
+    pub(crate) fn roll(&self) -> Result<()> {
+        if self.is_poisoned() {
+            return Err(poisoned());
+        }
+        let rolled = {
+            let mut tail = self.lock_tail();
+            if tail.state().records == 0 { Ok(()) } else { tail.roll() }
+        };
+        match rolled {
+            Ok(()) => Ok(()),
+            Err(WriteError::Clean(error)) => Err(error),
+            Err(WriteError::Unknown(error)) => {
+                self.lock().poisoned = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Number of the segment that is open for records.
+    pub(crate) fn open_segment(&self) -> Option<u64> {
+        self.lock_tail().open_segment()
+    }
+
+    /// Bytes of all segments, without the space that is filled with zeros ahead.
+    pub(crate) fn len(&self) -> u64 {
+        let tail = self.lock_tail();
+        let (open, state) = (tail.open_segment(), tail.state());
+        let len = |segment: &Segment| {
+            if Some(segment.header.number) == open { state.len } else { segment.len }
+        };
+        self.segments.all().iter().map(len).sum()
+    }
+
+    /// The last sequence of a sealed segment, and the rolling checksum that the next one names.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn last_seq_of(&self, segment: &Segment) -> Result<(u64, u32)> {
+        self.lock_tail().end_of(segment)
+    }
+
+    /// Writes the manifest after segments were rewritten.
+    pub(crate) fn note_segments(&self) -> Result<()> {
+        self.lock_tail().note_segments()
     }
 
     /// All segments, the active one last.

@@ -6,22 +6,30 @@
 
 mod commit;
 mod recover;
+mod rewrite;
+mod salvage;
 mod scan;
 mod tail;
 mod verify;
 
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use commit::{Committed, Log, Planned, Staged};
-pub(crate) use recover::{is_in_history, last_acknowledged, missing_numbers, recover, segments_gone};
+pub(crate) use recover::{
+    Recovered, is_in_history, last_acknowledged, missing_numbers, recover, segments_gone,
+};
+pub(crate) use rewrite::{Span, rewrite};
+pub(crate) use salvage::{Hole, Salvaged, holes, salvage};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
-pub(crate) use tail::{advance, empty_state, memory_time};
+pub(crate) use tail::{advance, at_seal, empty_state, follows, memory_time};
 pub(crate) use verify::{Verified, verify};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{MANIFEST_LEN_MAX, ManifestProblem, ManifestV1};
-use crate::format::segment::{HeaderProblem, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::format::segment::{HeaderProblem, Rewrite, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::{self, Access, Disk, DiskFile, Kind};
 
 /// A segment is sealed before it grows beyond this.
@@ -80,6 +88,24 @@ impl SegmentMap {
     fn push(&self, segment: Segment) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(segment);
     }
+
+    /// The segment of this number has this length since it was sealed.
+    fn set_len(&self, number: u64, len: u64) {
+        let mut segments = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(segment) = segments.iter_mut().find(|segment| segment.header.number == number) {
+            segment.len = len;
+        }
+    }
+
+    /// Puts a rewritten segment in the place of those it stands for, and gives these.
+    pub(crate) fn replace(&self, rewritten: Segment) -> Vec<Segment> {
+        let mut segments = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let numbers = rewritten.header.numbers();
+        let replaced = segments.extract_if(.., |one| numbers.contains(&one.header.number)).collect();
+        let at = segments.partition_point(|one| one.header.number < rewritten.header.number);
+        segments.insert(at, rewritten);
+        replaced
+    }
 }
 
 /// What a look at the segment folder found.
@@ -87,19 +113,61 @@ impl SegmentMap {
 pub(crate) struct Listing {
     /// Usable segments, by number.
     pub(crate) segments: Vec<Segment>,
-    /// Files that should be segments but are not, with what is wrong.
-    pub(crate) unusable: Vec<(PathBuf, Error)>,
+    /// Files that should be segments but are not.
+    pub(crate) unusable: Vec<Unusable>,
+    /// Files in whose place a rewritten segment stands: whoever made that was interrupted before it put them away.
+    pub(crate) superseded: Vec<Superseded>,
 }
 
-/// The file name of a segment.
-pub(crate) fn segment_name(number: u64, base_seq: u64) -> String {
-    format!("{number:016x}-{base_seq:016x}{SEGMENT_SUFFIX}")
+/// A file that does not count any more.
+#[derive(Debug)]
+pub(crate) struct Superseded {
+    pub(crate) path: PathBuf,
+    /// Set when its header is whole.
+    pub(crate) segment: Option<Segment>,
 }
 
-fn parse_segment_name(name: &str) -> Option<(u64, u64)> {
-    let (number, base_seq) = name.strip_suffix(SEGMENT_SUFFIX)?.split_once('-')?;
-    let parsed = (u64::from_str_radix(number, 16).ok()?, u64::from_str_radix(base_seq, 16).ok()?);
-    (segment_name(parsed.0, parsed.1) == name).then_some(parsed)
+/// A file that should be a segment but is not.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    pub(crate) path: PathBuf,
+    pub(crate) name: SegmentName,
+    /// What is wrong.
+    pub(crate) error: Error,
+}
+
+/// What the name of a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentName {
+    pub(crate) number: u64,
+    pub(crate) base_seq: u64,
+    /// 0 unless the segment was rewritten.
+    pub(crate) generation: u64,
+}
+
+impl SegmentName {
+    pub(crate) fn of(header: &SegmentHeader) -> Self {
+        Self { number: header.number, base_seq: header.base_seq, generation: header.generation() }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_suffix(SEGMENT_SUFFIX)?.split('-');
+        let mut next = || u64::from_str_radix(parts.next()?, 16).ok();
+        let (number, base_seq) = (next()?, next()?);
+        let parsed = Self { number, base_seq, generation: next().unwrap_or(0) };
+        (parsed.to_string() == name).then_some(parsed)
+    }
+}
+
+/// The file name.
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.number, self.base_seq)?;
+        if self.generation > 0 {
+            write!(f, "-{:016x}", self.generation)?;
+        }
+        f.write_str(SEGMENT_SUFFIX)
+    }
 }
 
 /// Reads the headers of all segments.
@@ -109,23 +177,50 @@ fn parse_segment_name(name: &str) -> Option<(u64, u64)> {
 pub(crate) fn list(place: &Place) -> Result<Listing> {
     let mut listing = Listing::default();
     for name in place.disk.list(&place.segments)? {
-        let Some((number, base_seq)) = parse_segment_name(&name) else { continue };
         let path = place.segments.join(&name);
-        match read_header(&*place.disk, &path) {
-            Ok((header, len)) if header.number == number && header.base_seq == base_seq => {
+        let Some(name) = SegmentName::parse(&name) else { continue };
+        let error = match read_header(&*place.disk, &path) {
+            Ok((header, len)) if SegmentName::of(&header) == name => {
                 listing.segments.push(Segment { path, header, len });
+                continue;
             }
             Ok((header, _)) => {
-                let what =
-                    format!("the header says segment {}, base sequence {}", header.number, header.base_seq);
-                listing.unusable.push((path.clone(), Error::corrupt(&path, 0, what)));
+                Error::corrupt(&path, 0, format!("the header is that of {}", SegmentName::of(&header)))
             }
-            Err(error) if error.kind() == ErrorKind::UnknownFormat => return Err(error),
-            Err(error) => listing.unusable.push((path, error)),
-        }
+            Err(error) if error.kind() == ErrorKind::UnknownFormat || !is_of_the_file(&error) => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        listing.unusable.push(Unusable { path, name, error });
     }
     listing.segments.sort_by_key(|segment| segment.header.number);
+    let rewritten: Vec<_> =
+        listing.segments.iter().filter_map(|segment| rewritten(&segment.header)).collect();
+    let is_superseded = |number: u64, generation: u64| {
+        rewritten.iter().any(|(numbers, newer)| numbers.contains(&number) && *newer > generation)
+    };
+    let segments =
+        listing.segments.extract_if(.., |one| is_superseded(one.header.number, one.header.generation()));
+    listing
+        .superseded
+        .extend(segments.map(|segment| Superseded { path: segment.path.clone(), segment: Some(segment) }));
+    let unusable = listing.unusable.extract_if(.., |one| is_superseded(one.name.number, one.name.generation));
+    listing.superseded.extend(unusable.map(|unusable| Superseded { path: unusable.path, segment: None }));
     Ok(listing)
+}
+
+/// Whether an error tells of the file, and not of a system that is short of something.
+fn is_of_the_file(error: &Error) -> bool {
+    /// A sector that cannot be read.
+    const EIO: i32 = 5;
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.kind() != ErrorKind::Io || source.is_some_and(|source| source.raw_os_error() == Some(EIO))
+}
+
+/// What a rewritten segment stands for, and its generation.
+fn rewritten(header: &SegmentHeader) -> Option<(RangeInclusive<u64>, u64)> {
+    header.rewrite.map(|rewrite| (header.numbers(), rewrite.generation))
 }
 
 fn read_header(disk: &dyn Disk, path: &Path) -> Result<(SegmentHeader, u64)> {
@@ -151,6 +246,13 @@ fn check_header(header: &SegmentHeader) -> Result<(), String> {
     if prev_number >= number || prev_last_seq != base_seq - 1 {
         return Err(format!(
             "segment {number} at sequence {base_seq} follows segment {prev_number}, which ends at {prev_last_seq}"
+        ));
+    }
+    if let Some(Rewrite { last_seq, generation, .. }) = header.rewrite
+        && (!(prev_last_seq..NUMBER_END).contains(&last_seq) || !(1..NUMBER_END).contains(&generation))
+    {
+        return Err(format!(
+            "rewritten segment {number} of generation {generation} has sequences {base_seq} to {last_seq}"
         ));
     }
     Ok(())

@@ -1,12 +1,14 @@
 //! Finding the end of the log. Spec: `format-spec/recovery.md`.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::scan::{ScanEnd, Scanner, read_last, read_seal};
-use super::tail::{Tail, advance, create_segment, empty_state, random_u64, seal_of, seal_segment};
-use super::{Listing, Place, Segment, list, parse_segment_name, read_manifest};
+use super::tail::{
+    Tail, advance, at_seal, chain_behind, create_segment, empty_state, follows, random_u64, seal_of,
+    seal_segment,
+};
+use super::{Listing, Place, Segment, Unusable, list, read_manifest};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{ManifestV1, TailV1};
@@ -51,7 +53,7 @@ pub(crate) fn recover(
 ) -> Result<Recovered> {
     let applied_seq = held.tail.last_seq;
     let manifest = read_manifest(place)?;
-    let Listing { mut segments, unusable } = list(place)?;
+    let Listing { mut segments, unusable, .. } = list(place)?;
     if let Some(foreign) = segments.iter().find(|segment| segment.header.store_id != store_id) {
         return Err(Error::new(ErrorKind::ForeignStore, "this segment belongs to another store")
             .at(&foreign.path)
@@ -68,7 +70,8 @@ pub(crate) fn recover(
         if !unusable.is_empty() || !missing.is_empty() || applied_seq > 0 {
             return Err(segments_gone(place));
         }
-        segments.push(begin(place, clock, store_id, None)?);
+        let first = next_header(clock, store_id, None);
+        segments.push(create_segment(place, SegmentHeader { epoch: random_u64()?, ..first })?);
         let state = empty_state(&segments[0].header);
         let mut tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
         tail.note_recovery(Some(state))?;
@@ -84,7 +87,7 @@ pub(crate) fn recover(
     if let Some(state) = clean
         && is_end_of(place, last, &state)?
     {
-        let unusable = unusable.into_iter().map(|(_, error)| error).collect();
+        let unusable = unusable.into_iter().map(|unusable| unusable.error).collect();
         let tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
         return Ok(Recovered { tail, torn: None, unusable, missing });
     }
@@ -106,15 +109,14 @@ pub(crate) fn recover(
             ),
         ));
     }
-    let mut state = end.state;
     settle_tail(place, last, &end)?;
-    if end.sealed_len.is_some() || state.records > 0 {
+    let mut tail = if end.sealed_len.is_some() || end.state.records > 0 {
         // Never append to a tail that another session wrote.
-        let segment = begin(place, clock, store_id, Some(&state))?;
-        state = empty_state(&segment.header);
-        segments.push(segment);
-    }
-    let mut tail = Tail::resume(place.clone(), Arc::clone(clock), generation, segments, state)?;
+        let next = next_header(clock, store_id, Some((&last.header, &end.state)));
+        Tail::begin(place.clone(), Arc::clone(clock), generation, segments, next)?
+    } else {
+        Tail::resume(place.clone(), Arc::clone(clock), generation, segments, end.state)?
+    };
     tail.note_recovery(None)?;
     if let Some(torn) = end.torn {
         tracing::warn!(
@@ -127,7 +129,7 @@ pub(crate) fn recover(
     Ok(Recovered {
         tail,
         torn: end.torn,
-        unusable: unusable.into_iter().map(|(_, error)| error).collect(),
+        unusable: unusable.into_iter().map(|unusable| unusable.error).collect(),
         missing,
     })
 }
@@ -158,17 +160,11 @@ fn check_order(segments: &[Segment]) -> Result<()> {
 }
 
 /// Nothing may be missing at the end of the log: it would be taken for an end that never was.
-fn check_end(
-    place: &Place,
-    segments: &[Segment],
-    unusable: &[(PathBuf, Error)],
-    missing: &[u64],
-) -> Result<()> {
+fn check_end(place: &Place, segments: &[Segment], unusable: &[Unusable], missing: &[u64]) -> Result<()> {
     let Some(last) = segments.last() else { return Ok(()) };
     let is_behind = |number: u64| number > last.header.number;
-    for (path, error) in unusable {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(parse_segment_name);
-        if name.is_some_and(|(number, _)| is_behind(number)) {
+    for Unusable { path, name, error } in unusable {
+        if is_behind(name.number) {
             let what = format!("the last segment cannot be read: {}", error.message());
             return Err(Error::corrupt(path, error.offset().unwrap_or(0), what)
                 .hint("put the segment file back, or restore a backup"));
@@ -205,13 +201,13 @@ fn is_end_of(place: &Place, segment: &Segment, tail: &TailV1) -> Result<bool> {
 
 /// Numbers of segments that others or the manifest name, but that are not there.
 pub(crate) fn missing_numbers(segments: &[Segment], known: &[u64]) -> Vec<u64> {
-    let there: Vec<u64> = segments.iter().map(|segment| segment.header.number).collect();
+    let is_there = |number: &u64| segments.iter().any(|segment| segment.header.numbers().contains(number));
     let mut named: Vec<u64> =
         segments.iter().map(|segment| segment.header.prev_number).filter(|number| *number != 0).collect();
     named.extend(known);
     named.sort_unstable();
     named.dedup();
-    named.retain(|number| !there.contains(number));
+    named.retain(|number| !is_there(number));
     named
 }
 
@@ -249,11 +245,13 @@ pub(crate) fn is_in_history(place: &Place, segments: &[Segment], held: Position)
     if goes_on_without {
         return Ok(false);
     }
-    let Some(segment) = segments.iter().find(|segment| segment.header.number == tail.segment) else {
+    let Some(segment) = segments.iter().find(|segment| segment.header.numbers().contains(&tail.segment))
+    else {
         return Ok(true);
     };
     if segment.header.epoch != epoch {
-        return Ok(false);
+        // In place of the segment that the view knows there may stand one that was rewritten since.
+        return Ok(segment.header.rewrite.is_some_and(|rewrite| rewrite.last_seq >= tail.last_seq));
     }
     if last_offset < SEGMENT_HEADER_LEN as u64 || last_offset >= segment.len {
         return Ok(true);
@@ -263,26 +261,25 @@ pub(crate) fn is_in_history(place: &Place, segments: &[Segment], held: Position)
     Ok(scanner.next()?.map_or(true, |(header, ..)| header.checksum == last_checksum))
 }
 
-/// Makes the segment that follows this state.
-fn begin(
-    place: &Place,
+/// The header of the segment that follows this one with these records; it has no epoch yet.
+fn next_header(
     clock: &Arc<dyn Clock>,
     store_id: [u8; 16],
-    previous: Option<&TailV1>,
-) -> Result<Segment> {
-    create_segment(
-        place,
-        SegmentHeader {
-            store_id,
-            number: previous.map_or(1, |state| state.segment + 1),
-            epoch: random_u64()?,
-            base_seq: previous.map_or(1, |state| state.last_seq + 1),
-            prev_number: previous.map_or(0, |state| state.segment),
-            prev_last_seq: previous.map_or(0, |state| state.last_seq),
-            prev_chain: previous.map_or(0, |state| state.chain),
-            created_unix_ms: clock.now_ms(),
-        },
-    )
+    previous: Option<(&SegmentHeader, &TailV1)>,
+) -> SegmentHeader {
+    let (number, last_seq, chain) = previous
+        .map_or((0, 0, 0), |(header, state)| (header.number, state.last_seq, chain_behind(header, state)));
+    SegmentHeader {
+        store_id,
+        number: number + 1,
+        epoch: 0,
+        base_seq: last_seq + 1,
+        prev_number: number,
+        prev_last_seq: last_seq,
+        prev_chain: chain,
+        created_unix_ms: clock.now_ms(),
+        rewrite: None,
+    }
 }
 
 struct End {
@@ -316,6 +313,7 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64, held: Position) 
         match scanner.next()? {
             Ok((header, payload, offset)) if header.kind == OpKind::Seal => {
                 let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
+                state = at_seal(&segment.header, state);
                 match Op::decode_payload(header.kind, header.has_vectors, payload) {
                     Ok(Op::Seal(seal)) if seal == seal_of(&state) && whole.len == state.len => {}
                     Ok(_) => return Err(damaged("the seal does not say what the records are".to_owned())),
@@ -328,7 +326,7 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64, held: Position) 
                 return Ok(End { state, proven_len: state.len, sealed_len, torn: None });
             }
             Ok((header, payload, offset)) => {
-                if header.seq != state.last_seq + 1 {
+                if !follows(&segment.header, state.last_seq, header.seq) {
                     let what = format!("sequence {} follows {}", header.seq, state.last_seq);
                     return Err(Error::corrupt(&segment.path, offset, what));
                 }
@@ -345,6 +343,9 @@ fn find_end(place: &Place, segment: &Segment, durable_seq: u64, held: Position) 
         }
     };
     let expected_seq = state.last_seq + 1;
+    if segment.header.rewrite.is_some() {
+        return Err(Error::corrupt(&segment.path, state.len, "a rewritten segment has no seal"));
+    }
     if stop != ScanEnd::File {
         // A later record that was framed when this place was already durable proves that an acknowledged record is
         // damaged. Without such a proof nothing from here on was ever acknowledged.
@@ -389,6 +390,23 @@ impl Proof {
     }
 }
 
+/// The last sequence of a segment that others follow, and the rolling checksum that the next one names. It is sealed if
+/// a crash left it without its seal.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when it is damaged where that can be seen without reading all of it, and what the disk says.
+pub(super) fn end_of(place: &Place, segment: &Segment) -> Result<(u64, u32)> {
+    if let Some(rewrite) = segment.header.rewrite {
+        return Ok((rewrite.last_seq, rewrite.end_chain));
+    }
+    if let Some(seal) = read_seal(&*place.disk.open(&segment.path, Access::Read)?, segment.header.epoch)? {
+        return Ok((seal.last_seq, seal.chain));
+    }
+    let end = find_end(place, segment, 0, Position::default())?;
+    settle_tail(place, segment, &end)?;
+    Ok((end.state.last_seq, end.state.chain))
+}
+
 /// Makes what the scan has seen durable, and nothing else: the page cache may hold what the disk never got.
 fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let state = &end.state;
@@ -398,22 +416,34 @@ fn settle_tail(place: &Place, segment: &Segment, end: &End) -> Result<()> {
     let file = place.disk.open(&segment.path, Access::Write)?;
     if let Some(sealed_len) = end.sealed_len {
         // The crash came after the seal was written and before the file was cut behind it.
-        rewrite(&*file, end.proven_len, sealed_len)?;
+        write_again(&*file, end.proven_len, sealed_len)?;
         file.set_len(sealed_len)?;
         file.sync()?;
         return file.make_read_only();
     }
     if end.torn.is_some() {
-        // Gone for good before the seal is written: a crash in between must not leave a seal with bytes behind it.
-        file.set_len(state.len)?;
+        // Gone for good before the seal is written: a crash in between must not leave a seal with bytes behind it. Zeros
+        // take no space, while a seal behind a file that was cut would: on a full disk the store opens all the same.
+        zero(&*file, state.len, segment.len)?;
     }
-    rewrite(&*file, end.proven_len, state.len)?;
+    write_again(&*file, end.proven_len, state.len)?;
     if state.records > 0 {
         seal_segment(&*file, segment.header.epoch, state)
     } else {
         file.set_len(state.len)?;
         file.sync()
     }
+}
+
+fn zero(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
+    let chunk = vec![0; 1 << 20];
+    let mut offset = from;
+    while offset < to {
+        let len = usize::try_from((to - offset).min(chunk.len() as u64)).expect("a chunk");
+        file.write_at(&chunk[..len], offset)?;
+        offset += len as u64;
+    }
+    file.sync()
 }
 
 /// Makes a seal durable with which the file ends. After a sync that failed it may stand in the page cache only, and
@@ -424,13 +454,13 @@ fn settle_seal(place: &Place, segment: &Segment, seal_offset: u64) -> Result<()>
         return Ok(());
     }
     let file = place.disk.open(&segment.path, Access::Write)?;
-    rewrite(&*file, seal_offset, segment.len)?;
+    write_again(&*file, seal_offset, segment.len)?;
     file.set_len(segment.len)?;
     file.sync()?;
     file.make_read_only()
 }
 
-fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
+fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
     let mut chunk = vec![0; 1 << 20];
     let mut offset = from;
     while offset < to {
@@ -452,7 +482,8 @@ fn finish_roll(place: &Place, before: &Segment, last: &Segment, held: Position) 
         return settle_seal(place, before, seal.len);
     }
     let end = find_end(place, before, last.header.prev_last_seq, held)?;
-    if end.state.chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {
+    let chain = chain_behind(&before.header, &end.state);
+    if chain != last.header.prev_chain || end.state.last_seq != last.header.prev_last_seq {
         return Err(Error::corrupt(
             &before.path,
             end.state.len,

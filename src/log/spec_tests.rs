@@ -2,7 +2,7 @@
 
 use super::scan::SEAL_RESERVE_LEN;
 use super::tail::empty_state;
-use super::{NUMBER_END, SEGMENT_LEN_MAX, parse_segment_name, segment_name};
+use super::{NUMBER_END, SEGMENT_LEN_MAX, SegmentName};
 use crate::format::op::{Op, OpKind, SealV1};
 use crate::format::record::{RecordHeader, frame};
 use crate::format::segment::{SEGMENT_COPY_OFFSET, SEGMENT_FIELDS_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
@@ -25,9 +25,13 @@ fn constants_are_those_of_the_page() {
 
 #[test]
 fn names_are_of_the_form_that_the_page_says() {
-    let name = segment_name(2, 14);
-    assert!(SEGMENT.text().contains(&format!("`{name}`")), "segment.md does not name {name}");
-    assert_eq!(parse_segment_name(&name), Some((2, 14)));
+    let name = SegmentName { number: 2, base_seq: 14, generation: 0 };
+    let rewritten = SegmentName { number: 7, base_seq: 14, generation: 3 };
+    for name in [name, rewritten] {
+        assert!(SEGMENT.text().contains(&format!("`{name}`")), "segment.md does not name {name}");
+        assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
+    }
+    let name = name.to_string();
     for other in [
         name.to_uppercase(),
         name.replace(".mseg", ".tmp"),
@@ -35,8 +39,10 @@ fn names_are_of_the_form_that_the_page_says() {
         format!("0{name}"),
         name.replacen('0', "+", 1),
         name.replace('-', "_"),
+        name.replace(".mseg", "-0000000000000000.mseg"),
+        rewritten.to_string().replace(".mseg", "-0000000000000001.mseg"),
     ] {
-        assert_eq!(parse_segment_name(&other), None, "{other}");
+        assert_eq!(SegmentName::parse(&other), None, "{other}");
     }
 }
 
@@ -77,6 +83,7 @@ fn a_segment_without_records_has_the_values_that_the_pages_say() {
         prev_last_seq: 39,
         prev_chain: 7,
         created_unix_ms: 0,
+        rewrite: None,
     };
     let state = empty_state(&header);
     assert_eq!((state.segment, state.len, state.records), (3, SEGMENT_HEADER_LEN as u64, 0));

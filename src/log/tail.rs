@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::recover::end_of;
 use super::scan::SEAL_RESERVE_LEN;
-use super::{Place, SEGMENT_LEN_MAX, Segment, SegmentMap, segment_name};
+use super::{Place, SEGMENT_LEN_MAX, Segment, SegmentMap, SegmentName};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{ManifestV1, TailV1};
@@ -50,12 +51,20 @@ pub(crate) struct Tail {
     clock: Arc<dyn Clock>,
     generation: u64,
     segments: SegmentMap,
-    active: Active,
+    front: Front,
     /// A segment is sealed before it grows beyond this.
     segment_len_max: u64,
     /// Whether anything was written since the log was opened.
     dirty: bool,
     buffer: Vec<u8>,
+}
+
+/// Where the log goes on.
+#[derive(Debug)]
+enum Front {
+    Open(Active),
+    /// The disk had no space for a segment with this header: it is made before the next record.
+    Wanted(SegmentHeader),
 }
 
 #[derive(Debug)]
@@ -107,19 +116,50 @@ pub(crate) fn memory_time(op: &Op) -> Option<i64> {
     }
 }
 
-/// Makes a new segment file, durable with its name.
+/// Whether a record of this sequence may stand behind one of `last_seq`: in a rewritten segment some are left out.
+pub(crate) fn follows(header: &SegmentHeader, last_seq: u64, seq: u64) -> bool {
+    match header.rewrite {
+        None => seq == last_seq + 1,
+        Some(rewrite) => seq > last_seq && seq <= rewrite.last_seq,
+    }
+}
+
+/// The state of a segment at its seal: a rewritten one ends with the last sequence that it stands for.
+pub(crate) fn at_seal(header: &SegmentHeader, state: TailV1) -> TailV1 {
+    TailV1 { last_seq: header.rewrite.map_or(state.last_seq, |rewrite| rewrite.last_seq), ..state }
+}
+
+/// The rolling checksum that the next segment names.
+pub(crate) fn chain_behind(header: &SegmentHeader, state: &TailV1) -> u32 {
+    header.rewrite.map_or(state.chain, |rewrite| rewrite.end_chain)
+}
+
+/// Makes a new segment file for records, durable with its name.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] when a file with records has this name already, and what the disk says. Then there is no new
-/// file: one that is left behind would look like the end of the log.
+/// As [`create_durably`].
 pub(crate) fn create_segment(place: &Place, header: SegmentHeader) -> Result<Segment> {
-    let path = place.segments.join(segment_name(header.number, header.base_seq));
+    let path = place.segments.join(SegmentName::of(&header).to_string());
+    create_durably(place, &path, |file| file.write_at(&header.encode(), 0))?;
+    Ok(Segment { path, header, len: SEGMENT_LEN_EMPTY })
+}
+
+/// Makes a new file in the folder of segments, durable with its name once `write` has filled it.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when a file with records has this name already, what `write` says and what the disk says. Then
+/// there is no new file: one that is left behind would look like the end of the log.
+pub(super) fn create_durably(
+    place: &Place,
+    path: &Path,
+    write: impl FnOnce(&dyn DiskFile) -> Result<()>,
+) -> Result<()> {
     let temporary = path.with_extension("tmp");
-    match place.disk.kind(&path)? {
+    match place.disk.kind(path)? {
         // Nothing, or what a failed attempt left: no record was ever written to it.
         None | Some(Kind::File(0..=SEGMENT_LEN_EMPTY)) => {}
         Some(_) => {
-            return Err(Error::corrupt(&path, 0, "this file has the name of the next segment")
+            return Err(Error::corrupt(path, 0, "this file has the name of the next segment")
                 .hint("move it out of the folder and keep it: it may hold memories"));
         }
     }
@@ -128,16 +168,16 @@ pub(crate) fn create_segment(place: &Place, header: SegmentHeader) -> Result<Seg
             place.disk.remove(&temporary)?;
         }
         let file = place.disk.open(&temporary, Access::CreateNew)?;
-        file.write_at(&header.encode(), 0)?;
-        file.sync()?; // The header is durable before the name is.
-        place.disk.rename(&temporary, &path)?;
+        write(&*file)?;
+        file.sync()?; // The content is durable before the name is.
+        place.disk.rename(&temporary, path)?;
         place.disk.sync_folder(&place.segments)
     };
     if let Err(error) = written() {
-        withdraw(place, &path)?;
+        withdraw(place, path)?;
         return Err(error);
     }
-    Ok(Segment { path, header, len: SEGMENT_LEN_EMPTY })
+    Ok(())
 }
 
 /// Takes a segment back that was made in vain.
@@ -164,6 +204,15 @@ pub(crate) fn seal_of(state: &TailV1) -> SealV1 {
 
 /// Seals a segment: cuts it after its records, adds the seal, makes both durable.
 pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> Result<()> {
+    let record = seal_record(epoch, state);
+    file.write_at(&record, state.len)?;
+    file.set_len(state.len + record.len() as u64)?;
+    file.sync()?;
+    file.make_read_only()
+}
+
+/// The record that ends a segment whose records end so.
+pub(super) fn seal_record(epoch: u64, state: &TailV1) -> Vec<u8> {
     let (mut payload, mut record) = (Vec::new(), Vec::new());
     Op::Seal(seal_of(state)).encode_payload(&mut payload);
     let header = RecordHeader {
@@ -178,10 +227,7 @@ pub(crate) fn seal_segment(file: &dyn DiskFile, epoch: u64, state: &TailV1) -> R
     };
     frame(header, &payload, &mut record);
     debug_assert!(record.len() as u64 <= SEAL_RESERVE_LEN);
-    file.write_at(&record, state.len)?;
-    file.set_len(state.len + record.len() as u64)?;
-    file.sync()?;
-    file.make_read_only()
+    record
 }
 
 /// A random number from the operating system.
@@ -200,19 +246,46 @@ impl Tail {
         state: TailV1,
     ) -> Result<Self> {
         let last = segments.last().expect("a log has a segment");
-        let header = last.header;
-        let file = place.disk.open(&last.path, Access::Write)?;
-        let active = Active { file, header, state, filled: state.len, fill_next: FILL_LEN_MIN };
+        let active = Active::open(&place, last, state)?;
         Ok(Self {
             place,
             clock,
             generation,
             segments: SegmentMap::new(segments),
-            active,
+            front: Front::Open(active),
             segment_len_max: SEGMENT_LEN_MAX,
             dirty: false,
             buffer: Vec::new(),
         })
+    }
+
+    /// The log goes on behind these segments in a new one with this header, but for its epoch. On a full disk it waits for
+    /// the next record, so that what is there can be read.
+    pub(crate) fn begin(
+        place: Place,
+        clock: Arc<dyn Clock>,
+        generation: u64,
+        segments: Vec<Segment>,
+        next: SegmentHeader,
+    ) -> Result<Self> {
+        let mut tail = Self {
+            place,
+            clock,
+            generation,
+            segments: SegmentMap::new(segments),
+            front: Front::Wanted(next),
+            segment_len_max: SEGMENT_LEN_MAX,
+            dirty: false,
+            buffer: Vec::new(),
+        };
+        match tail.active() {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "no space for a new segment: reads go on, writes wait for space");
+                Ok(tail)
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(tail),
+        }
     }
 
     /// Seals segments before they grow beyond this, instead of [`SEGMENT_LEN_MAX`].
@@ -221,13 +294,31 @@ impl Tail {
     }
 
     /// Where the records end.
-    pub(crate) fn state(&self) -> &TailV1 {
-        &self.active.state
+    pub(crate) fn state(&self) -> TailV1 {
+        match &self.front {
+            Front::Open(active) => active.state,
+            Front::Wanted(header) => empty_state(header),
+        }
     }
 
     /// All segments, the active one last; shared with readers.
     pub(crate) fn segments(&self) -> &SegmentMap {
         &self.segments
+    }
+
+    /// The segment that is open for records, made now if it is wanted.
+    fn active(&mut self) -> Result<&mut Active> {
+        if let Front::Wanted(header) = &self.front {
+            let header = SegmentHeader { epoch: random_u64()?, ..*header };
+            let segment = create_segment(&self.place, header)?;
+            let active = Active::open(&self.place, &segment, empty_state(&header))?;
+            self.segments.push(segment);
+            self.front = Front::Open(active);
+        }
+        match &mut self.front {
+            Front::Open(active) => Ok(active),
+            Front::Wanted(_) => unreachable!("it was just made"),
+        }
     }
 
     /// Writes the batch and waits until it is durable: one write, one sync. Gives the place of each record and the
@@ -241,50 +332,52 @@ impl Tail {
             return Ok(Vec::new()); // Only somebody who waits for the batch before this one.
         }
         let batch_len = entries.iter().map(|entry| record_len(entry.payload.len()) as u64).sum::<u64>();
-        if self.active.state.records > 0
-            && self.active.state.len + batch_len + SEAL_RESERVE_LEN > self.segment_len_max
-        {
+        let state = self.active().map_err(WriteError::Clean)?.state;
+        if state.records > 0 && state.len + batch_len + SEAL_RESERVE_LEN > self.segment_len_max {
             self.roll()?;
         }
+        let Self { front: Front::Open(active), buffer, .. } = self else {
+            unreachable!("it was made above, and a roll leaves another one")
+        };
         if batch_len < DIRECT_LEN_MIN {
-            self.active.fill(batch_len)?;
+            active.fill(batch_len)?;
         }
         self.dirty = true;
 
-        let mut state = self.active.state;
+        let mut state = active.state;
         let mut written = Vec::with_capacity(entries.len());
-        self.buffer.clear();
+        buffer.clear();
         for entry in entries {
             let mut header = RecordHeader {
                 kind: entry.op.kind(),
                 payload_len: u32::try_from(entry.payload.len()).expect("payloads are limited at the door"),
                 seq: entry.seq,
-                epoch: self.active.header.epoch,
+                epoch: active.header.epoch,
                 durable_seq,
                 group_end: entry.group_end,
                 has_vectors: entry.op.vectors().is_some(),
                 checksum: 0,
             };
-            header.checksum = frame(header, &entry.payload, &mut self.buffer);
+            header.checksum = frame(header, &entry.payload, buffer);
             let len = record_len(entry.payload.len());
             let len_stored = u32::try_from(len).expect("payloads are limited at the door");
             let location = Location { segment: state.segment, offset: state.len, len: len_stored };
             advance(&mut state, &header, len as u64, memory_time(&entry.op));
             written.push((location, Position::behind(&header, location.offset, state)));
         }
-        self.active.write(&mut self.buffer)?; // Commit point: from here the batch survives a power cut.
-        self.active.state = state;
-        if self.buffer.capacity() > 4 << 20 {
-            self.buffer = Vec::new();
+        active.write(buffer)?; // Commit point: from here the batch survives a power cut.
+        active.state = state;
+        if buffer.capacity() > 4 << 20 {
+            *buffer = Vec::new();
         }
         Ok(written)
     }
 
     /// Seals the active segment and goes on in a new one.
     pub(super) fn roll(&mut self) -> Result<(), WriteError> {
-        let old = self.active.state;
+        let Front::Open(active) = &self.front else { return Ok(()) };
+        let old = active.state;
         let header = SegmentHeader {
-            store_id: self.active.header.store_id,
             number: old.segment + 1,
             epoch: random_u64().map_err(WriteError::Clean)?,
             base_seq: old.last_seq + 1,
@@ -292,19 +385,19 @@ impl Tail {
             prev_last_seq: old.last_seq,
             prev_chain: old.chain,
             created_unix_ms: self.clock.now_ms(),
+            ..active.header
         };
         // The new segment is made first: on a full disk nothing has happened to the old one yet.
         let segment = create_segment(&self.place, header).map_err(|error| self.not_rolled(error, &header))?;
-        let opened = self.place.disk.open(&segment.path, Access::Write);
-        let file = opened.map_err(|error| {
+        let next = Active::open(&self.place, &segment, empty_state(&header)).map_err(|error| {
             let _ = withdraw(&self.place, &segment.path);
             self.not_rolled(error, &header)
         })?;
-        seal_segment(&*self.active.file, self.active.header.epoch, &old).map_err(WriteError::Unknown)?;
+        seal_segment(&*active.file, active.header.epoch, &old).map_err(WriteError::Unknown)?;
         tracing::info!(segment = old.segment, records = old.records, bytes = old.len, "sealed segment");
+        self.segments.set_len(old.segment, active.file.len().unwrap_or(old.len));
         self.segments.push(segment);
-        let state = empty_state(&header);
-        self.active = Active { file, header, state, filled: state.len, fill_next: FILL_LEN_MAX };
+        self.front = Front::Open(Active { fill_next: FILL_LEN_MAX, ..next });
         if let Err(error) = self.write_manifest(None) {
             tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
         }
@@ -314,13 +407,32 @@ impl Tail {
     /// What a roll that failed before the seal leaves. The log goes on where it was, unless the file of the new segment
     /// is still there or may come back: records that followed in the old one would then contradict it.
     fn not_rolled(&self, error: Error, header: &SegmentHeader) -> WriteError {
-        let path = self.place.segments.join(segment_name(header.number, header.base_seq));
+        let path = self.place.segments.join(SegmentName::of(header).to_string());
         let is_gone = match self.place.disk.kind(&path) {
             // A name that was durable must not come back with a power cut.
             Ok(None) => self.place.disk.sync_folder(&self.place.segments).is_ok(),
             _ => false,
         };
         if is_gone { WriteError::Clean(error) } else { WriteError::Unknown(error) }
+    }
+
+    /// Number of the segment that is open for records.
+    pub(super) fn open_segment(&self) -> Option<u64> {
+        match &self.front {
+            Front::Open(active) => Some(active.header.number),
+            Front::Wanted(_) => None,
+        }
+    }
+
+    /// The last sequence of a sealed segment, and the rolling checksum that the next one names.
+    pub(super) fn end_of(&self, segment: &Segment) -> Result<(u64, u32)> {
+        end_of(&self.place, segment)
+    }
+
+    /// Replaces the manifest after segments were rewritten. The next close marks the end of the log again.
+    pub(super) fn note_segments(&mut self) -> Result<()> {
+        self.dirty = true;
+        self.write_manifest(None)
     }
 
     /// Replaces the manifest after a recovery. A full disk keeps no store shut for it: it is only an accelerator.
@@ -338,7 +450,9 @@ impl Tail {
     fn write_manifest(&mut self, clean_tail: Option<TailV1>) -> Result<()> {
         self.generation += 1;
         let manifest = ManifestV1 {
-            store_id: self.active.header.store_id,
+            store_id: match &self.front {
+                Front::Open(Active { header, .. }) | Front::Wanted(header) => header.store_id,
+            },
             generation: self.generation,
             segments: self.segments.all().iter().map(|segment| segment.header.number).collect(),
             clean_tail,
@@ -348,19 +462,27 @@ impl Tail {
 
     /// Gives unused space back and leaves a mark, so that the next open need not scan.
     pub(crate) fn close(&mut self) -> Result<()> {
+        let Front::Open(active) = &mut self.front else { return Ok(()) };
         if !self.dirty {
             return Ok(());
         }
-        self.active.file.set_len(self.active.state.len)?;
-        self.active.file.sync()?;
-        self.active.filled = self.active.state.len;
-        self.write_manifest(Some(self.active.state))?;
+        active.file.set_len(active.state.len)?;
+        active.file.sync()?;
+        active.filled = active.state.len;
+        let state = active.state;
+        self.write_manifest(Some(state))?;
         self.dirty = false;
         Ok(())
     }
 }
 
 impl Active {
+    /// Opens a segment whose records end so, for more of them.
+    fn open(place: &Place, segment: &Segment, state: TailV1) -> Result<Self> {
+        let file = place.disk.open(&segment.path, Access::Write)?;
+        Ok(Self { file, header: segment.header, state, filled: state.len, fill_next: FILL_LEN_MIN })
+    }
+
     /// Zero-fills ahead, so that a batch of this length overwrites space whose length is durable: on ext4 that is
     /// several times cheaper than growing the file with every sync, and a full disk is met before a record is at stake.
     fn fill(&mut self, batch_len: u64) -> Result<(), WriteError> {

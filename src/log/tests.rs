@@ -43,6 +43,10 @@ fn held(applied_seq: u64) -> Position {
     Position { tail, ..Position::default() }
 }
 
+fn name(number: u64, base_seq: u64) -> String {
+    SegmentName { number, base_seq, generation: 0 }.to_string()
+}
+
 impl Bench {
     fn new() -> Self {
         Self::on(Arc::new(RealDisk))
@@ -813,7 +817,7 @@ fn hostile_numbers_in_a_header_are_damage() {
         drop(bench.open(0).expect("open"));
         let path = bench.last_path();
         resealed(number(at, value), &path);
-        let renamed = bench.place.segments.join(segment_name(1, if at == 48 { value } else { 1 }));
+        let renamed = bench.place.segments.join(name(1, if at == 48 { value } else { 1 }));
         std::fs::rename(&path, renamed).expect("rename");
         assert_eq!(bench.open(0).expect_err("refused").kind(), ErrorKind::Corrupt, "{at} {value}");
     }
@@ -823,7 +827,7 @@ fn hostile_numbers_in_a_header_are_damage() {
 fn two_segments_of_one_number_are_refused() {
     let bench = rolled();
     let path = bench.last_path();
-    let other = bench.place.segments.join(segment_name(2, 9));
+    let other = bench.place.segments.join(name(2, 9));
     std::fs::copy(&path, &other).expect("copy");
     resealed(
         |fields| {

@@ -1,7 +1,7 @@
 //! Reading a whole segment and saying everything that is wrong with it.
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{advance, empty_state, memory_time, seal_of};
+use super::tail::{advance, at_seal, chain_behind, empty_state, follows, memory_time, seal_of};
 use super::{Place, Segment, open_segment};
 use crate::error::Result;
 use crate::format::manifest::TailV1;
@@ -25,6 +25,8 @@ pub(crate) struct Verified {
     /// Where its records end, as far as they are whole.
     pub(crate) state: TailV1,
     pub(crate) sealed: bool,
+    /// Rolling checksum that the next segment names.
+    pub(crate) chain: u32,
     pub(crate) flaws: Vec<Flaw>,
 }
 
@@ -56,7 +58,8 @@ pub(crate) fn verify(
     let mut state = empty_state(&segment.header);
     let mut seal: Option<SealV1> = None;
     let mut holes = false;
-    while state.last_seq < last_seq || seal_at_end.is_some() {
+    let is_sealed = seal_at_end.is_some() || segment.header.rewrite.is_some();
+    while state.last_seq < last_seq || is_sealed {
         match scanner.next()? {
             Ok((record, payload, offset)) => {
                 let op = match Op::decode_payload(record.kind, record.has_vectors, payload) {
@@ -74,7 +77,7 @@ pub(crate) fn verify(
                     }
                     break;
                 }
-                if record.seq != state.last_seq + 1 {
+                if !follows(&segment.header, state.last_seq, record.seq) {
                     flaw(offset, "sequence", format!("record {} follows {}", record.seq, state.last_seq));
                     holes = true;
                 }
@@ -123,6 +126,7 @@ pub(crate) fn verify(
             }
         }
     }
+    let state = at_seal(&segment.header, state);
     if let Some(seal) = &seal
         && !holes
         && *seal != seal_of(&state)
@@ -130,5 +134,6 @@ pub(crate) fn verify(
         flaw(state.len, "seal", "the seal does not say what the records are".to_owned());
     }
     let sealed = seal.is_some() || seal_at_end.is_some();
-    Ok(Verified { state, sealed, flaws })
+    let chain = chain_behind(&segment.header, &state);
+    Ok(Verified { state, sealed, chain, flaws })
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::open::{Layout, brought_up, build_view};
+use super::open::{FormerView, Layout, brought_up, build_view};
 use super::{Inner, lock};
 use crate::catalog::{Applied, CACHE_BYTES_DEFAULT, Catalog, Opened};
 use crate::error::{Durability, Error, ErrorKind, Result};
@@ -165,7 +165,7 @@ impl Inner {
     fn restore(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
         let former = self.catalog()?;
         if !former.write_failed() {
-            return self.build(applying, last_seq);
+            return self.build(applying, last_seq, FormerView::Kept);
         }
         let seq = former.applied_seq();
         let view = match former.reopened(CACHE_BYTES_DEFAULT)? {
@@ -174,7 +174,7 @@ impl Inner {
             }
             Opened::Missing | Opened::Unusable(_) => None,
         };
-        let Some((view, records)) = view else { return self.build(applying, last_seq) };
+        let Some((view, records)) = view else { return self.build(applying, last_seq, FormerView::Kept) };
         let view = Arc::new(view);
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&view));
         *applying = Applying { refused: Some(Instant::now()), ..Applying::after(records) };
@@ -187,11 +187,22 @@ impl Inner {
 
     /// Puts a view that is made of the log in the place of a damaged one, with everything that is durable, at least up to
     /// `last_seq`.
-    fn build(&self, applying: &mut Applying, last_seq: u64) -> Result<Arc<Catalog>> {
+    pub(super) fn build(
+        &self,
+        applying: &mut Applying,
+        last_seq: u64,
+        former: FormerView,
+    ) -> Result<Arc<Catalog>> {
         let segments = self.log.segments().all();
         let last_seq = self.log.durable_seq().max(last_seq);
-        let whole =
-            build_view(&Layout::of(&self.home), &self.place, &segments, last_seq, self.clock.now_ms())?;
+        let whole = build_view(
+            &Layout::of(&self.home),
+            &self.place,
+            &segments,
+            last_seq,
+            self.clock.now_ms(),
+            former,
+        )?;
         let whole = Arc::new(whole);
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&whole));
         self.search.write().unwrap_or_else(PoisonError::into_inner).clear();
@@ -258,7 +269,13 @@ impl Inner {
                 tracing::error!(%error, "the view lags behind the log");
             } else if (nothing_to_do && timeout.timed_out()) || self.applying().checkpoint_is_due() {
                 // What went wrong has been told, and it is tried again.
-                let _ = self.checkpoint();
+                if self.checkpoint().is_err() {
+                    continue;
+                }
+                self.keep_reserve();
+                if let Err(error) = self.compact_if_due(&|| self.is_stopping()) {
+                    tracing::warn!(%error, "the log is not compacted");
+                }
             }
         }
     }

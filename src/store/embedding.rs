@@ -173,6 +173,7 @@ impl Inner {
     fn commit_vectors(&self, ops: Vec<Arc<Op>>) -> Result<u64> {
         let count = ops.len() as u64;
         if count > 0 {
+            self.check_writable()?;
             self.log.commit(|_, seq| Ok(Planned { after_seq: seq + count - 1, ops, outcome: () }))?;
             self.committed();
         }

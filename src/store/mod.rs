@@ -5,10 +5,15 @@
 //! so that a caller always sees what was acknowledged before.
 
 mod apply;
+mod compact;
 mod embedding;
+mod heal;
 mod models;
 mod open;
+mod purge;
+mod quarantine;
 mod recall;
+mod reserve;
 mod staged;
 mod stats;
 #[cfg(test)]
@@ -31,7 +36,10 @@ use crate::home::{Home, HomeInputs, locate};
 use crate::log::{Log, Place, SEGMENT_LEN_MAX, Segment};
 use crate::memory::{List, Memory};
 
+pub use compact::Compacted;
 pub use embedding::Embedded;
+pub use heal::Healed;
+pub use purge::Purged;
 pub use stats::{CacheStats, Stats};
 pub use write::OnConflict;
 pub(crate) use write::Outcome;
@@ -58,6 +66,8 @@ pub struct Options {
     disk: Arc<dyn crate::fs::Disk>,
     /// Whether a thread behind the calls applies what was written; otherwise whoever reads does.
     follow: bool,
+    /// Whether what neither the log nor the view has whole is given up, so that the rest can be used.
+    salvage: bool,
     segment_len_max: u64,
 }
 
@@ -77,6 +87,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             disk: Arc::new(RealDisk),
             follow: true,
+            salvage: false,
             segment_len_max: SEGMENT_LEN_MAX,
         }
     }
@@ -135,6 +146,15 @@ impl Options {
     /// Where times of new memories come from.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Whether a store opens although acknowledged memories are damaged and nothing else holds them: what is whole is
+    /// saved, what is not is named by [`Store::healed`] and stays in `quarantine/`. When the view is lost, too,
+    /// memories that were forgotten in a damaged part may be back. Otherwise, and by default, opening such a store is an
+    /// error of kind [`Corrupt`](crate::ErrorKind::Corrupt).
+    pub fn salvage(mut self, on: bool) -> Self {
+        self.salvage = on;
         self
     }
 
@@ -204,6 +224,12 @@ struct Inner {
     answers: Mutex<AnswerCache>,
     /// Bytes of an unfinished write that were dropped at the open.
     torn_bytes: u64,
+    /// What was healed since the open began.
+    healed: Mutex<Vec<Healed>>,
+    /// Held while segments are rewritten, and by whoever reads them all.
+    rewriting: Mutex<()>,
+    /// Whether nothing is written: what recovery had to change is in memory only.
+    read_only: bool,
     last_id: Mutex<ulid::Ulid>,
     background: Background,
 }
@@ -242,6 +268,12 @@ impl Store {
     #[must_use]
     pub fn home(&self) -> &Path {
         &self.inner.home
+    }
+
+    /// What was missing or damaged and was healed since this store was opened, the opening included.
+    #[must_use]
+    pub fn healed(&self) -> Vec<Healed> {
+        lock(&self.inner.healed).clone()
     }
 
     /// The memory of this id.
@@ -346,6 +378,10 @@ impl Inner {
         };
         self.stop_threads();
         let caught_up = self.catch_up();
+        self.keep_reserve();
+        if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
+            tracing::warn!(%error, "the log is not compacted");
+        }
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // The log first: a view that is ahead of the log's mark would look like a missing segment.
         let log_closed = caught_up.and_then(|()| self.log.close());

@@ -286,6 +286,7 @@ impl Inner {
 
     /// Gives a model a number, unless it has one, and makes it the store's if asked.
     pub(super) fn register(&self, identity: &ModelIdentity, activate: Activate) -> Result<ModelNumber> {
+        self.check_writable()?;
         let (number, after_seq) = self.log.commit(|pending, next_seq| {
             let Planned { ops, after_seq, outcome } = pending.models.plan(next_seq, identity, activate);
             Ok(Planned { ops, after_seq, outcome: (outcome, after_seq) })

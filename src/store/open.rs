@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::apply::{Applying, CHECKPOINT_RECORDS, spawn_applier};
+use super::heal::{Healed, Healer, needs_a_decision};
 use super::models::{Models, Registry};
+use super::quarantine::quarantine;
 use super::recall::{AnswerCache, Search};
 use super::staged::Pending;
 use super::{Background, Inner, Options};
@@ -15,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{Op, OpKind};
 use crate::format::record::{Location, record_len};
 use crate::fs::{self, Access, Disk, DiskFile, Kind};
-use crate::log::{self, Listing, Log, Place, ScanEnd, Scanner, Segment};
+use crate::log::{self, Listing, Log, Place, Recovered, ScanEnd, Scanner, Segment};
 
 /// Records that are applied in one transaction when the view is brought up to date.
 const REPLAY_BATCH: usize = 65_536;
@@ -33,6 +35,7 @@ pub(crate) struct Layout {
     pub(super) view: PathBuf,
     pub(super) quarantine: PathBuf,
     pub(super) query_cache: PathBuf,
+    pub(super) reserve: PathBuf,
 }
 
 impl Layout {
@@ -43,6 +46,7 @@ impl Layout {
             view: folder.join("view.redb"),
             quarantine: folder.join("quarantine"),
             query_cache: folder.join("query.cache"),
+            reserve: folder.join("RESERVE"),
             folder,
         }
     }
@@ -64,40 +68,8 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
     remove_leftovers(&*disk, &layout.folder)?;
     remove_leftovers(&*disk, &place.segments)?;
 
-    let listing = log::list(&place)?;
-    if listing.segments.is_empty() {
-        settle_names(&*disk, &options.home, &layout.folder)?;
-    }
-    let view_is_there = disk.kind(&layout.view)?.is_some();
-    let store_id = store_id(&place, &listing, view_is_there)?;
-    let view = match Catalog::open(&*disk, &layout.view, store_id, CACHE_BYTES_DEFAULT)? {
-        Opened::Ready(view) if log::is_in_history(&place, &listing.segments, view.position())? => Some(view),
-        Opened::Ready(_) => {
-            tracing::warn!("the view belongs to another history and is rebuilt from the log");
-            None
-        }
-        Opened::Missing => None,
-        Opened::Unusable(reason) => {
-            tracing::warn!(reason, "the view cannot be used and is rebuilt from the log");
-            None
-        }
-    };
-    let held = view.as_ref().map_or_else(Position::default, Catalog::position);
-    // The log before the view: a view without a log would look like a store whose segments are gone.
-    let mut recovered = log::recover(&place, &options.clock, store_id, held)?;
+    let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
     recovered.tail.limit_segments(options.segment_len_max);
-    for number in &recovered.missing {
-        tracing::error!(segment = number, "a segment is missing");
-    }
-    for error in &recovered.unusable {
-        tracing::error!(%error, "a segment cannot be read");
-    }
-    let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
-    let view = view.map(|view| brought_up(view, &place, &segments, last_seq)).transpose()?.flatten();
-    let (catalog, replayed) = match view {
-        Some(brought_up) => brought_up,
-        None => (build_view(&layout, &place, &segments, last_seq, options.clock.now_ms())?, 0),
-    };
 
     let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
     let pending = Pending::new(Registry::read(&catalog)?);
@@ -116,6 +88,9 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         query_cache: QueryCache::open(cache_path, QUERY_CACHE_CAPACITY),
         answers: Mutex::new(AnswerCache::default()),
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
+        healed: Mutex::new(healed),
+        rewriting: Mutex::default(),
+        read_only: false,
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });
@@ -132,6 +107,159 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         return Err(error);
     }
     Ok(inner)
+}
+
+/// A log and a view that are whole and agree.
+struct Opening {
+    recovered: Recovered,
+    catalog: Catalog,
+    /// Records that are in the view's memory only.
+    replayed: u64,
+    healed: Vec<Healed>,
+}
+
+/// Recovers the log and brings the view up to it. What is missing or damaged in one of the two is healed from the other.
+fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening> {
+    let disk = &*place.disk;
+    let now_ms = options.clock.now_ms();
+    put_superseded_away(layout, place, now_ms)?;
+    let mut listing = log::list(place)?;
+    if listing.segments.is_empty() {
+        settle_names(disk, &options.home, &layout.folder)?;
+    }
+    let manifest = log::read_manifest(place)?;
+    let known_id = listing.segments.first().map(|segment| segment.header.store_id);
+    let known_id = known_id.or(manifest.as_ref().map(|manifest| manifest.store_id));
+    let view_is_there = disk.kind(&layout.view)?.is_some();
+    let mut view = open_view(layout, place, &listing, known_id)?;
+    let store_id = match known_id.or(view.as_ref().map(Catalog::store_id)) {
+        Some(store_id) => store_id,
+        None if view_is_there || !listing.unusable.is_empty() => return Err(log::segments_gone(place)),
+        None => new_store_id()?,
+    };
+    let mut named = manifest.map_or_else(Vec::new, |manifest| manifest.segments);
+    let mut healed = Vec::new();
+    let mut damaged: Vec<PathBuf> = Vec::new();
+    loop {
+        let held = view.as_ref().map_or_else(Position::default, Catalog::position);
+        named.extend(Some(held.tail.segment).filter(|segment| *segment > 0));
+        let holes = log::holes(place, &listing, &named, held.tail.last_seq, &damaged)?;
+        // A view that holds nothing is no help: segments that are all gone are never taken for a new store.
+        let is_help = |view: &Catalog| view.applied_seq() > 0 || !listing.segments.is_empty();
+        if !holes.is_empty() && (view.as_ref().is_some_and(is_help) || options.salvage) {
+            let healer = Healer { layout, place, store_id, view: view.as_ref(), now_ms };
+            healed.extend(healer.heal(&listing, &holes)?);
+            listing = log::list(place)?;
+        }
+        let held = view.as_ref().map_or_else(Position::default, Catalog::position);
+        // A segment is healed once: what is still wrong with it afterwards needs somebody who decides.
+        let mut can_heal = |error: Error, view_is_whole: bool| match error.path() {
+            Some(path)
+                if error.kind() == ErrorKind::Corrupt
+                    && (view_is_whole || options.salvage)
+                    && listing.segments.iter().any(|segment| segment.path == path)
+                    && !damaged.iter().any(|known| known == path) =>
+            {
+                tracing::error!(%error, "a segment is damaged and is healed");
+                damaged.push(path.to_owned());
+                Ok(())
+            }
+            _ if error.kind() == ErrorKind::Corrupt && !view_is_whole => Err(needs_a_decision(error)),
+            _ => Err(error),
+        };
+        // The log before the view: a view without a log would look like a store whose segments are gone.
+        let recovered = match log::recover(place, &options.clock, store_id, held) {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                can_heal(error, view.is_some())?;
+                continue;
+            }
+        };
+        for number in &recovered.missing {
+            tracing::error!(segment = number, "a segment is missing");
+        }
+        for error in &recovered.unusable {
+            tracing::error!(%error, "a segment cannot be read");
+        }
+        let (last_seq, segments) = (recovered.tail.state().last_seq, recovered.tail.segments().all());
+        let segment_is_damaged =
+            |error: &Error| segments.iter().any(|segment| error.path() == Some(&segment.path));
+        if let Some(whole) = view.take() {
+            match replay(place, &segments, &whole, last_seq) {
+                Err(error) if error.kind() == ErrorKind::Corrupt && segment_is_damaged(&error) => {
+                    view = Some(whole);
+                    can_heal(error, true)?;
+                    continue;
+                }
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the view cannot be brought up to date and is rebuilt from the log");
+                }
+                Ok(replayed) => {
+                    // The models are needed in a moment; a store must not stay shut because their rows are damaged.
+                    match whole.view().models() {
+                        Ok(_) => return Ok(Opening { recovered, catalog: whole, replayed, healed }),
+                        Err(error) => {
+                            tracing::warn!(%error, "the view is damaged and is rebuilt from the log")
+                        }
+                    }
+                }
+            }
+        }
+        match build_view(layout, place, &segments, last_seq, now_ms, FormerView::Kept) {
+            Ok(catalog) => return Ok(Opening { recovered, catalog, replayed: 0, healed }),
+            Err(error) => can_heal(error, false)?,
+        }
+    }
+}
+
+/// The view, if it can be used.
+fn open_view(
+    layout: &Layout,
+    place: &Place,
+    listing: &Listing,
+    store_id: Option<[u8; 16]>,
+) -> Result<Option<Catalog>> {
+    let newest = listing.segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0);
+    let reason = match Catalog::open(&*place.disk, &layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+        Opened::Missing => return Ok(None),
+        Opened::Ready(view) if view.generation() < newest => {
+            "segments were rewritten since it was written".to_owned()
+        }
+        Opened::Ready(view) if log::is_in_history(place, &listing.segments, view.position())? => {
+            return Ok(Some(view));
+        }
+        Opened::Ready(_) => "it belongs to another history".to_owned(),
+        Opened::Unusable(reason) => reason,
+    };
+    tracing::warn!(reason, "the view cannot be used and is rebuilt from the log");
+    Ok(None)
+}
+
+/// Puts segments away in whose place a rewritten one stands: whoever wrote that was interrupted. What is whole there is
+/// in the new one, too, unless it was to go; what is not whole may hold what nobody else has.
+fn put_superseded_away(layout: &Layout, place: &Place, now_ms: i64) -> Result<()> {
+    let disk = &*place.disk;
+    for file in log::list(place)?.superseded {
+        let is_whole = match &file.segment {
+            Some(segment) => log::verify(place, segment, u64::MAX, |_, _| ())?.flaws.is_empty(),
+            None => false,
+        };
+        if is_whole {
+            disk.remove(&file.path)?;
+        } else {
+            quarantine(disk, layout, &file.path, now_ms, "damaged; a rewritten segment stands in its place")?;
+        }
+        disk.sync_folder(&place.segments)?;
+    }
+    Ok(())
+}
+
+fn new_store_id() -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
+    Ok(id)
 }
 
 fn spawn_threads(inner: &Arc<Inner>, follow: bool, background_embedding: bool) -> Result<()> {
@@ -207,23 +335,6 @@ fn remove_leftovers(disk: &dyn Disk, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The identity of the store: that of its segments; a new one only where nothing was before.
-fn store_id(place: &Place, listing: &Listing, view_is_there: bool) -> Result<[u8; 16]> {
-    if let Some(segment) = listing.segments.first() {
-        return Ok(segment.header.store_id);
-    }
-    if let Some(manifest) = log::read_manifest(place)? {
-        return Ok(manifest.store_id);
-    }
-    if view_is_there || !listing.unusable.is_empty() {
-        return Err(log::segments_gone(place));
-    }
-    let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;
-    Ok(id)
-}
-
 /// The view with all records of the log, and how many of them are only in memory; `None` when it turns out to be
 /// damaged.
 pub(super) fn brought_up(
@@ -244,6 +355,15 @@ pub(super) fn brought_up(
     }
 }
 
+/// What becomes of the view in whose place a new one comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FormerView {
+    /// It goes into quarantine.
+    Kept,
+    /// It is gone: it holds what must not be kept.
+    Gone,
+}
+
 /// Builds a view from the log alone. It takes the place of what is there only when it is whole: what is there may hold
 /// the only copy of a memory whose record is damaged.
 pub(super) fn build_view(
@@ -252,6 +372,7 @@ pub(super) fn build_view(
     segments: &[Segment],
     last_seq: u64,
     now_ms: i64,
+    former: FormerView,
 ) -> Result<Catalog> {
     let disk = &*place.disk;
     let store_id = segments.first().expect("a log has a segment").header.store_id;
@@ -261,8 +382,10 @@ pub(super) fn build_view(
         Some(Kind::Folder) | None => Ok(()),
     };
     remove_leftover()?;
+    let generation = segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0);
     let built = Catalog::create(disk, &beside, store_id, CACHE_BYTES_DEFAULT).and_then(|view| {
         replay(place, segments, &view, last_seq)?;
+        view.set_generation(generation)?;
         view.close()
     });
     if let Err(error) = built {
@@ -270,34 +393,22 @@ pub(super) fn build_view(
         let _ = remove_leftover();
         return Err(error);
     }
-    if disk.kind(&layout.view)?.is_some() {
-        quarantine(disk, layout, &layout.view, now_ms)?;
+    if former == FormerView::Kept && disk.kind(&layout.view)?.is_some() {
+        quarantine(
+            disk,
+            layout,
+            &layout.view,
+            now_ms,
+            "it could not be used and was built anew from the log",
+        )?;
     }
     disk.rename(&beside, &layout.view)?;
     disk.sync_folder(&layout.folder)?;
-    match Catalog::open(disk, &layout.view, store_id, CACHE_BYTES_DEFAULT)? {
+    match Catalog::open(disk, &layout.view, Some(store_id), CACHE_BYTES_DEFAULT)? {
         Opened::Ready(view) => Ok(view),
         Opened::Missing => Err(Error::corrupt(&layout.view, 0, "the view that was just built is gone")),
         Opened::Unusable(reason) => Err(Error::corrupt(&layout.view, 0, reason)),
     }
-}
-
-/// Moves a damaged file out of the way; nothing is ever deleted that might be the only copy.
-fn quarantine(disk: &dyn Disk, layout: &Layout, path: &Path, now_ms: i64) -> Result<()> {
-    disk.create_folder(&layout.quarantine)?;
-    disk.check_folder(&layout.quarantine)?;
-    let name = path.file_name().and_then(|name| name.to_str()).expect("a file of ours has a plain name");
-    let free = (0..)
-        .map(|n| layout.quarantine.join(format!("{name}.{}", now_ms + n)))
-        .find_map(|target| match disk.kind(&target) {
-            Ok(None) => Some(Ok(target)),
-            Ok(Some(_)) => None,
-            Err(error) => Some(Err(error)),
-        })
-        .expect("names do not run out")?;
-    disk.rename(path, &free)?;
-    disk.sync_folder(&layout.quarantine)?;
-    disk.sync_folder(&layout.folder)
 }
 
 /// Applies to the view all records that it does not hold yet, and says how many of them are only in memory.
@@ -317,65 +428,70 @@ fn replay(place: &Place, segments: &[Segment], catalog: &Catalog, last_seq: u64)
                 .hint("put the segment file back, or restore a backup")
         })?;
     tracing::info!(from_seq = applied_seq + 1, last_seq, "applying the log to the view");
-    let mut batch = Batch {
-        catalog,
-        records: Vec::new(),
-        len: 0,
-        next_seq: applied_seq + 1,
-        position: start,
-        since_checkpoint: 0,
-    };
+    let mut batch =
+        Batch { catalog, records: Vec::new(), len: 0, applied_seq, position: start, since_checkpoint: 0 };
     for segment in &segments[first..] {
         if segment.header.base_seq > last_seq {
             break;
         }
-        if segment.header.number != start.tail.segment {
+        if segment.header.epoch != start.epoch {
+            let before = batch.position.tail.last_seq;
             let tail = log::empty_state(&segment.header);
+            // What the view holds may be lost from the log; what follows it must be there.
+            if tail.last_seq > before.max(applied_seq) {
+                return Err(missing_from(place, before.max(applied_seq) + 1));
+            }
             batch.position = Position { tail, ..Position::default() };
         }
         replay_segment(place, segment, last_seq, &mut batch)?;
     }
-    if batch.next_seq <= last_seq {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("record {} is missing from the log", batch.next_seq),
-        )
-        .at(&place.segments)
-        .hint("put the missing segment file back, or restore a backup"));
+    if batch.position.tail.last_seq < last_seq {
+        return Err(missing_from(place, batch.position.tail.last_seq + 1));
     }
     batch.apply()?;
     Ok(batch.since_checkpoint)
 }
 
+fn missing_from(place: &Place, seq: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("record {seq} is missing from the log"))
+        .at(&place.segments)
+        .hint("put the missing segment file back, or restore a backup")
+}
+
 fn replay_segment(place: &Place, segment: &Segment, last_seq: u64, batch: &mut Batch<'_>) -> Result<()> {
     let file = log::open_segment(place, segment)?;
-    let mut scanner = Scanner::new(&*file, segment.header.epoch, batch.position.tail.len)?;
-    while batch.next_seq <= last_seq {
+    let header = &segment.header;
+    let mut scanner = Scanner::new(&*file, header.epoch, batch.position.tail.len)?;
+    while batch.position.tail.last_seq < last_seq || header.rewrite.is_some() {
         let end = scanner.offset();
         match scanner.next()? {
-            Ok((header, ..)) if header.kind == OpKind::Seal => return Ok(()),
-            Ok((header, payload, offset)) => {
+            Ok((record, ..)) if record.kind == OpKind::Seal => {
+                batch.position.tail = log::at_seal(header, batch.position.tail);
+                return Ok(());
+            }
+            Ok((record, payload, offset)) => {
                 let damaged = |what: String| Error::corrupt(&segment.path, offset, what);
-                if header.seq > batch.next_seq {
-                    return Err(damaged(format!("record {} is missing", batch.next_seq)));
+                if !log::follows(header, batch.position.tail.last_seq, record.seq) {
+                    let expected = batch.position.tail.last_seq + 1;
+                    return Err(damaged(format!("record {expected} is missing")));
                 }
-                let op = Op::decode_payload(header.kind, header.has_vectors, payload)
+                let op = Op::decode_payload(record.kind, record.has_vectors, payload)
                     .map_err(|damage| damaged(damage.to_string()))?;
                 let len = u32::try_from(record_len(payload.len())).expect("payloads are limited");
                 let mut tail = batch.position.tail;
-                log::advance(&mut tail, &header, u64::from(len), log::memory_time(&op));
-                batch.position = Position::behind(&header, offset, tail);
-                if header.seq == batch.next_seq {
-                    let location = Location { segment: segment.header.number, offset, len };
-                    batch.push(location, op, header.group_end)?;
+                log::advance(&mut tail, &record, u64::from(len), log::memory_time(&op));
+                batch.position = Position::behind(&record, offset, tail);
+                if record.seq > batch.applied_seq {
+                    let location = Location { segment: header.number, offset, len };
+                    batch.push(record.seq, location, op, record.group_end)?;
                 }
             }
             Err(ScanEnd::Damaged(damage)) => {
-                return Err(Error::corrupt(
-                    &segment.path,
-                    end,
-                    format!("record {}: {damage}", batch.next_seq),
-                ));
+                let expected = batch.position.tail.last_seq + 1;
+                return Err(Error::corrupt(&segment.path, end, format!("record {expected}: {damage}")));
+            }
+            Err(ScanEnd::File | ScanEnd::Empty) if header.rewrite.is_some() => {
+                return Err(Error::corrupt(&segment.path, end, "a rewritten segment has no seal"));
             }
             Err(ScanEnd::File | ScanEnd::Empty) => return Ok(()),
         }
@@ -388,16 +504,16 @@ struct Batch<'a> {
     catalog: &'a Catalog,
     records: Vec<(u64, Location, Op)>,
     len: u64,
-    next_seq: u64,
+    /// What the view held before.
+    applied_seq: u64,
     /// Behind the last record that was read.
     position: Position,
     since_checkpoint: u64,
 }
 
 impl Batch<'_> {
-    fn push(&mut self, location: Location, op: Op, group_end: bool) -> Result<()> {
-        self.records.push((self.next_seq, location, op));
-        self.next_seq += 1;
+    fn push(&mut self, seq: u64, location: Location, op: Op, group_end: bool) -> Result<()> {
+        self.records.push((seq, location, op));
         self.len += u64::from(location.len);
         // Only whole groups, so that the view never holds a part of one.
         if group_end && (self.records.len() >= REPLAY_BATCH || self.len >= REPLAY_BATCH_LEN) {
@@ -407,9 +523,6 @@ impl Batch<'_> {
     }
 
     fn apply(&mut self) -> Result<()> {
-        if self.records.is_empty() {
-            return Ok(());
-        }
         let applied: Vec<_> = self
             .records
             .iter()

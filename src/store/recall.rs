@@ -122,7 +122,7 @@ impl Search {
                     }
                 }
                 Op::UseModel { .. } => self.vectors = Loading::default(),
-                Op::Model { .. } | Op::Seal(_) => {}
+                Op::Model { .. } | Op::Lost(_) | Op::Seal(_) => {}
             }
         }
         Ok(())
@@ -153,6 +153,13 @@ pub(super) struct AnswerCache {
 impl Default for AnswerCache {
     fn default() -> Self {
         Self { answers: LruCache::new(ANSWERS_MAX), hits: 0 }
+    }
+}
+
+impl AnswerCache {
+    /// Forgets every answer.
+    pub(super) fn clear(&mut self) {
+        self.answers.clear();
     }
 }
 

@@ -152,33 +152,8 @@ impl Store {
     pub fn forget<I: AsRef<str>>(&self, ids: impl IntoIterator<Item = I>) -> Result<Forgotten> {
         let ids = ids.into_iter().map(|id| MemoryId::new(id.as_ref())).collect::<Result<Vec<_>>>()?;
         let inner = &self.inner;
-        inner.commit(|pending, first_seq| {
-            let mut answer = Forgotten::default();
-            let mut ops = Vec::new();
-            for id in &ids {
-                if answer.forgotten.contains(id) {
-                    continue;
-                }
-                let Some(current) = inner.current(pending, id)? else {
-                    answer.missing.push(id.clone());
-                    continue;
-                };
-                let seq = first_seq + ops.len() as u64;
-                ops.push((seq, current.key, id.clone()));
-                answer.seq = Some(seq);
-                answer.forgotten.push(id.clone());
-            }
-            // Staged only when nothing can fail any more.
-            let ops: Vec<_> = ops
-                .into_iter()
-                .map(|(seq, key, id)| {
-                    pending.stage(seq, id.clone(), None);
-                    Arc::new(Op::Forget { key, id })
-                })
-                .collect();
-            // That a memory is missing is only true when whatever took it away is durable.
-            Ok(Planned { after_seq: answer.seq.unwrap_or(first_seq - 1), ops, outcome: answer })
-        })
+        // On a full disk it is what makes room.
+        inner.with_reserve(|| inner.forget(&ids))
     }
 
     /// Stores memories under their own ids, as one atomic group, and says what became of each.
@@ -263,6 +238,36 @@ impl<'a> Plan<'a> {
 }
 
 impl Inner {
+    fn forget(&self, ids: &[MemoryId]) -> Result<Forgotten> {
+        self.commit(|pending, first_seq| {
+            let mut answer = Forgotten::default();
+            let mut ops = Vec::new();
+            for id in ids {
+                if answer.forgotten.contains(id) {
+                    continue;
+                }
+                let Some(current) = self.current(pending, id)? else {
+                    answer.missing.push(id.clone());
+                    continue;
+                };
+                let seq = first_seq + ops.len() as u64;
+                ops.push((seq, current.key, id.clone()));
+                answer.seq = Some(seq);
+                answer.forgotten.push(id.clone());
+            }
+            // Staged only when nothing can fail any more.
+            let ops: Vec<_> = ops
+                .into_iter()
+                .map(|(seq, key, id)| {
+                    pending.stage(seq, id.clone(), None);
+                    Arc::new(Op::Forget { key, id })
+                })
+                .collect();
+            // That a memory is missing is only true when whatever took it away is durable.
+            Ok(Planned { after_seq: answer.seq.unwrap_or(first_seq - 1), ops, outcome: answer })
+        })
+    }
+
     fn commit_all(&self, all: &[Prepared]) -> Result<Vec<Remembered>> {
         let now = self.clock.now_ms().div_euclid(1000);
         self.commit(|pending, first_seq| {
@@ -275,12 +280,23 @@ impl Inner {
         })
     }
 
+    /// Refuses what would change a store that is open for reading only.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only")
+                .at(&self.home)
+                .hint("open it without --read-only, on a medium that can be written"));
+        }
+        Ok(())
+    }
+
     /// Plans operations and returns when they are durable. When the plan meets a damaged view, the view is rebuilt and
     /// the plan is made once more.
     pub(super) fn commit<T>(
         &self,
         mut plan: impl FnMut(&mut Pending, u64) -> Result<Planned<T>>,
     ) -> Result<T> {
+        self.check_writable()?;
         let outcome = self.healing(|| self.log.commit(&mut plan))?;
         self.committed();
         Ok(outcome)

@@ -9,7 +9,8 @@ use super::*;
 use crate::catalog::check::ViewDamage;
 
 fn unusable(path: &Path) -> String {
-    match Catalog::open(&RealDisk, path, STORE, CACHE).expect("the operating system lets it be opened") {
+    match Catalog::open(&RealDisk, path, Some(STORE), CACHE).expect("the operating system lets it be opened")
+    {
         Opened::Unusable(reason) => reason,
         other => panic!("it can be used: {other:?}"),
     }
@@ -37,7 +38,8 @@ fn closed(memories: i64) -> (tempfile::TempDir, PathBuf, Script) {
 #[test]
 fn a_view_that_is_not_there_is_missing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let opened = Catalog::open(&RealDisk, &folder.path().join("view.redb"), STORE, CACHE).expect("an answer");
+    let opened =
+        Catalog::open(&RealDisk, &folder.path().join("view.redb"), Some(STORE), CACHE).expect("an answer");
     assert!(matches!(opened, Opened::Missing), "{opened:?}");
 }
 
@@ -95,7 +97,7 @@ fn what_cannot_be_the_view_is_named() {
 #[test]
 fn the_view_of_another_store_is_not_used() {
     let (_folder, path, _) = small();
-    match Catalog::open(&RealDisk, &path, [9; 16], CACHE).expect("an answer") {
+    match Catalog::open(&RealDisk, &path, Some([9; 16]), CACHE).expect("an answer") {
         Opened::Unusable(reason) => assert_eq!(reason, "it belongs to another store"),
         other => panic!("it can be used: {other:?}"),
     }
@@ -106,7 +108,7 @@ fn the_view_of_another_store_is_not_used() {
 fn a_view_that_is_open_is_busy_and_stays_usable() {
     let (_folder, path, _) = small();
     let catalog = reopened(&path);
-    let error = Catalog::open(&RealDisk, &path, STORE, CACHE).expect_err("it is open");
+    let error = Catalog::open(&RealDisk, &path, Some(STORE), CACHE).expect_err("it is open");
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert_eq!(catalog.count(), 40);
 }
@@ -189,7 +191,7 @@ fn a_flipped_bit_gives_an_error_or_the_right_rows() {
         let mut bad = good.clone();
         bad[offset] ^= 1 << (turn % 8);
         fs::write(&path, &bad).expect("a damaged file");
-        let read = match Catalog::open(&RealDisk, &path, STORE, CACHE)
+        let read = match Catalog::open(&RealDisk, &path, Some(STORE), CACHE)
             .expect("the operating system lets it be opened")
         {
             Opened::Ready(catalog) => read_all(&catalog),
@@ -218,7 +220,7 @@ fn a_bit_that_flips_while_the_view_is_open_is_noticed_where_it_is_read() {
     let (mut noticed, mut harmless) = (0, 0);
     for offset in sample(&good).into_iter().step_by(3) {
         fs::write(&path, &good).expect("the good file");
-        let Ok(Opened::Ready(catalog)) = Catalog::open(&RealDisk, &path, STORE, 0) else {
+        let Ok(Opened::Ready(catalog)) = Catalog::open(&RealDisk, &path, Some(STORE), 0) else {
             panic!("it is undamaged")
         };
         let file = fs::File::options().write(true).open(&path).expect("the file");

@@ -7,7 +7,7 @@ use crate::parts::disk::{SimulatedDisk, Trouble};
 const VIEW: &str = "/disk/view.redb";
 
 fn opened_on(disk: &SimulatedDisk) -> Catalog {
-    match Catalog::open(disk, Path::new(VIEW), STORE, 0).expect("an answer") {
+    match Catalog::open(disk, Path::new(VIEW), Some(STORE), 0).expect("an answer") {
         Opened::Ready(catalog) => catalog,
         other => panic!("{other:?}"),
     }
@@ -69,7 +69,7 @@ fn a_disk_that_fills_at_any_write_of_a_checkpoint_leaves_the_former_one() {
         script.apply_to(&last, 50);
         last.checkpoint().expect("there is room");
         assert!(!last.holds());
-        let busy = Catalog::open(&disk, Path::new(VIEW), STORE, CACHE).expect_err("it is open");
+        let busy = Catalog::open(&disk, Path::new(VIEW), Some(STORE), CACHE).expect_err("it is open");
         assert_eq!(busy.kind(), ErrorKind::Busy);
         drop(last);
         let after = opened_on(&disk);

@@ -115,7 +115,8 @@ fn empty() -> (tempfile::TempDir, PathBuf, Catalog) {
 }
 
 fn reopened(path: &Path) -> Catalog {
-    match Catalog::open(&RealDisk, path, STORE, CACHE).expect("the operating system lets it be opened") {
+    match Catalog::open(&RealDisk, path, Some(STORE), CACHE).expect("the operating system lets it be opened")
+    {
         Opened::Ready(catalog) => catalog,
         other => panic!("the view is not ready: {other:?}"),
     }

@@ -55,7 +55,7 @@ impl Model {
             }
             Op::Model { number, identity } => _ = self.models.insert(number.0, identity.clone()),
             Op::UseModel { number } => self.active = Some(*number),
-            Op::Seal(_) => {}
+            Op::Lost(_) | Op::Seal(_) => {}
         }
     }
 
@@ -71,6 +71,13 @@ impl Model {
         .expect("rows");
         assert_eq!(found.iter().collect::<Vec<_>>(), rows);
         assert_eq!(view.count(), rows.len() as u64);
+        let named = |kept: &Kept| {
+            let mut named: Vec<_> = kept.vectors.values().copied().chain([kept.row.location]).collect();
+            named.sort_unstable();
+            named.dedup();
+            named.iter().map(|location| u64::from(location.len)).sum::<u64>()
+        };
+        assert_eq!(catalog.live_bytes(), self.memories.values().map(named).sum::<u64>());
         for row in &rows {
             assert_eq!(view.get(row.memory.id.as_str()).expect("a read").as_ref(), Some(*row));
             let same = view.keys_by_text_hash(&row.memory.collection, &row.memory.text).expect("a read");

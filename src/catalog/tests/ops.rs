@@ -101,7 +101,7 @@ fn records_that_do_not_follow_are_refused_and_leave_the_view_as_it_was() {
     let before = dump(&catalog);
     let wrong = [
         Op::Remember { memory: memory("one", "b", 6), vectors: None },
-        Op::Update { key: MemoryKey(9), previous_seq: 9, memory: memory("nine", "b", 6), vectors: None },
+        Op::Update { key: MemoryKey(9), previous_seq: 9, memory: memory("one", "b", 6), vectors: None },
         Op::Update { key, previous_seq: 1, memory: memory("two", "b", 6), vectors: None },
         Op::Forget { key, id: MemoryId::new("two").expect("a good id") },
     ];
@@ -114,6 +114,17 @@ fn records_that_do_not_follow_are_refused_and_leave_the_view_as_it_was() {
         assert_eq!(catalog.position(), position_after(1));
         assert_eq!(catalog.damaged(), None);
     }
+}
+
+#[test]
+fn a_memory_whose_former_versions_were_left_out_begins_with_an_update() {
+    let (_folder, _, catalog) = empty();
+    let op = Op::Update { key: MemoryKey(4), previous_seq: 4, memory: memory("one", "b", 6), vectors: None };
+    let records = [Applied { seq: 9, location: location_of(9), op: &op }];
+    catalog.apply(&records, position_after(9)).expect("it is taken");
+    let row = catalog.get("one").expect("a read").expect("it is there");
+    assert_eq!((row.key, row.seq, row.text_seq), (MemoryKey(4), 9, 9));
+    assert_eq!(catalog.check(&mut |_, _| {}).expect("a check"), []);
 }
 
 #[test]

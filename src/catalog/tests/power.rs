@@ -8,7 +8,7 @@ use crate::parts::disk::{SimulatedDisk, Trouble};
 const VIEW: &str = "/disk/view.redb";
 
 fn on_disk(disk: &SimulatedDisk) -> Result<Opened> {
-    Catalog::open(disk, Path::new(VIEW), STORE, CACHE)
+    Catalog::open(disk, Path::new(VIEW), Some(STORE), CACHE)
 }
 
 /// An empty view on a disk whose power stays on.

@@ -96,7 +96,7 @@ fn figures_of_the_view() {
     drop(left);
     timed("close", || catalog.close().expect("a close"));
 
-    let catalog = timed("open", || match Catalog::open(&RealDisk, &path, STORE, CACHE_BYTES_DEFAULT) {
+    let catalog = timed("open", || match Catalog::open(&RealDisk, &path, Some(STORE), CACHE_BYTES_DEFAULT) {
         Ok(Opened::Ready(catalog)) => catalog,
         other => panic!("the view is not ready: {other:?}"),
     });

@@ -23,6 +23,7 @@ fn segment_header() -> SegmentHeader {
         prev_last_seq: 0x4142_4344_4546_4748,
         prev_chain: 0x5152_5354,
         created_unix_ms: -2,
+        rewrite: None,
     }
 }
 
@@ -50,7 +51,7 @@ fn a_segment_header_is_laid_out_as_in_its_table() {
         ("replaces_last_seq", "8", vec![0; 8]),
         ("generation", "8", vec![0; 8]),
         ("features", "8", vec![0; 8]),
-        ("reserved", "4", vec![0; 4]),
+        ("end_chain", "4", vec![0; 4]),
         ("checksum", "4", crc32fast::hash(&copy[..124]).to_le_bytes().to_vec()),
     ];
     assert_fields(&table, copy, &fields);
@@ -114,7 +115,9 @@ fn a_record_is_laid_out_as_in_its_table() {
     assert_eq!(table[1][3], format!("1 to {PAYLOAD_LEN_MAX}, without the padding"));
 
     // With a checksum that holds, every other value of these four bytes is still damage.
-    for (at, allowed) in [(32, &[1, 2, 3, 9, 10, 11, 254][..]), (33, &[1]), (34, &[0, 1, 2, 3]), (35, &[0])] {
+    for (at, allowed) in
+        [(32, &[1, 2, 3, 9, 10, 11, 12, 254][..]), (33, &[1]), (34, &[0, 1, 2, 3]), (35, &[0])]
+    {
         for byte in 0..=u8::MAX {
             let mut other = bytes.clone();
             other[at] = byte;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::structs::{
-    ForgetV1, ManifestMirror, MemoryV1, Mirror, ModelV1, Sample, SealMirror, TailMirror, UpdateV1,
-    UseModelV1, VectorV1,
+    ForgetV1, LostMirror, ManifestMirror, MemoryV1, Mirror, ModelV1, Sample, SealMirror, TailMirror,
+    UpdateV1, UseModelV1, VectorV1,
 };
 use super::{MANIFEST, OP, Page, assert_fields, plain, to_hex};
 use crate::format::op::{
-    MemoryKey, ModelNumber, Op, OpKind, PAYLOAD_PREFIX_LEN, SealV1, Vectors, WINDOWS_MAX,
+    LostV1, MemoryKey, ModelNumber, Op, OpKind, PAYLOAD_PREFIX_LEN, SealV1, Vectors, WINDOWS_MAX,
 };
 use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId};
 
@@ -39,6 +39,7 @@ fn kinds_of_ops_are_those_of_the_table() {
             OpKind::Vector => ("VectorV1", VectorV1::sample(1).encode()),
             OpKind::Model => ("ModelV1", ModelV1::sample(1).encode()),
             OpKind::UseModel => ("UseModelV1", UseModelV1::sample(1).encode()),
+            OpKind::Lost => ("LostV1", LostMirror::sample(1).encode()),
             OpKind::Seal => ("SealV1", SealMirror::sample(1).encode()),
         };
         assert_eq!(row[2], format!("[{body}](#{})", body.to_lowercase()));
@@ -104,7 +105,7 @@ pub(super) fn sample_ops(n: u64) -> Vec<(Op, Vec<u8>)> {
     };
     let (update, forget) = (UpdateV1::sample(n), ForgetV1::sample(n));
     let (vector, model, seal) = (VectorV1::sample(n), ModelV1::sample(n), SealMirror::sample(n));
-    let use_model = UseModelV1::sample(n);
+    let (use_model, lost) = (UseModelV1::sample(n), LostMirror::sample(n));
     let bodies = [
         MemoryV1::sample(n).encode(),
         update.encode(),
@@ -112,6 +113,7 @@ pub(super) fn sample_ops(n: u64) -> Vec<(Op, Vec<u8>)> {
         vector.encode(),
         model.encode(),
         use_model.encode(),
+        lost.encode(),
         seal.encode(),
     ];
     let ops = [
@@ -126,6 +128,11 @@ pub(super) fn sample_ops(n: u64) -> Vec<(Op, Vec<u8>)> {
         Op::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors: vectors(3) },
         model.into_op(),
         Op::UseModel { number: ModelNumber(use_model.number) },
+        Op::Lost(LostV1 {
+            first_seq: lost.first_seq,
+            last_seq: lost.last_seq,
+            found_unix_ms: lost.found_unix_ms,
+        }),
         Op::Seal(SealV1 {
             records: seal.records,
             last_seq: seal.last_seq,
@@ -163,6 +170,7 @@ fn structs_have_the_fields_of_their_tables() {
         (OP, "VectorV1", VectorV1::rows()),
         (OP, "ModelV1", ModelV1::rows()),
         (OP, "UseModelV1", UseModelV1::rows()),
+        (OP, "LostV1", LostMirror::rows()),
         (OP, "SealV1", SealMirror::rows()),
         (MANIFEST, "ManifestV1", ManifestMirror::rows()),
         (MANIFEST, "TailV1", TailMirror::rows()),
@@ -175,5 +183,5 @@ fn structs_have_the_fields_of_their_tables() {
     let sections = |page: Page| {
         page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count()
     };
-    assert_eq!(sections(OP) + sections(MANIFEST), 9);
+    assert_eq!(sections(OP) + sections(MANIFEST), 10);
 }

@@ -198,6 +198,12 @@ mirror!(UseModelV1, "UseModelV1" {
     number: u32,
 });
 
+mirror!(LostMirror, "LostV1" {
+    first_seq: u64,
+    last_seq: u64,
+    found_unix_ms: i64,
+});
+
 mirror!(SealMirror, "SealV1" {
     records: u64,
     last_seq: u64,

@@ -39,13 +39,14 @@ impl Folded {
             let mut before = folded.last_seq;
             let mut gaps = Vec::new();
             let verified = log::verify(place, segment, last_seq, |seq, op| {
-                if seq != before + 1 {
+                // In a rewritten segment what nothing needs is left out.
+                if seq != before + 1 && segment.header.rewrite.is_none() {
                     gaps.push(format!("sequence {seq} follows {before}"));
                 }
                 before = seq;
                 folded.record(seq, op);
             })?;
-            folded.last_seq = before;
+            folded.last_seq = segment.header.rewrite.map_or(before, |rewrite| rewrite.last_seq);
             folded.flaws.extend(gaps);
             folded.flaws.extend(verified.flaws.into_iter().map(|flaw| format!("{flaw:?}")));
         }
@@ -60,7 +61,8 @@ impl Folded {
                 self.rows.insert(MemoryKey(seq), row);
             }
             Op::Update { key, previous_seq, memory, vectors } => match self.rows.get_mut(&key) {
-                Some(row) if row.seq == previous_seq => {
+                // The version before it may have been left out.
+                Some(row) if row.seq <= previous_seq => {
                     if row.memory.text != memory.text {
                         row.text_seq = seq;
                         row.vectors.clear();
@@ -69,13 +71,15 @@ impl Folded {
                     row.memory = Arc::new(memory);
                     row.put(vectors);
                 }
-                _ => self.flaws.push(format!("record {seq} updates what is not there")),
-            },
-            Op::Forget { key, .. } => {
-                if self.rows.remove(&key).is_none() {
-                    self.flaws.push(format!("record {seq} forgets what is not there"));
+                Some(_) => self.flaws.push(format!("record {seq} updates another version")),
+                None => {
+                    let mut row =
+                        Row { seq, text_seq: seq, memory: Arc::new(memory), vectors: BTreeMap::new() };
+                    row.put(vectors);
+                    self.rows.insert(key, row);
                 }
-            }
+            },
+            Op::Forget { key, .. } => _ = self.rows.remove(&key),
             Op::Vector { key, text_seq, vectors } => {
                 if let Some(row) = self.rows.get_mut(&key).filter(|row| row.text_seq == text_seq) {
                     row.put(Some(vectors));
@@ -83,6 +87,7 @@ impl Folded {
             }
             Op::Model { number, identity } => _ = self.models.insert(number, identity.name),
             Op::UseModel { number } => self.active = Some(number),
+            Op::Lost(lost) => self.flaws.push(format!("{lost:?}")),
             Op::Seal(_) => {}
         }
     }

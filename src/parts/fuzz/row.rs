@@ -8,8 +8,8 @@ use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
     CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, Position, Row, RowHeader, StateKey, TableTag,
-    collection_count_key, decode_location, decode_model, decode_number, encode_location, encode_model,
-    encode_number, key_bytes, label_keys, model_key, vector_count_key,
+    collection_count_key, decode_location, decode_lost, decode_model, decode_number, encode_location,
+    encode_lost, encode_model, encode_number, key_bytes, label_keys, lost_key, model_key, vector_count_key,
 };
 
 const TABLES: [TableTag; 6] =
@@ -69,6 +69,12 @@ fn state(key: &[u8], value: &[u8]) {
             assert_eq!(key, vector_count_key(model));
             number(TableTag::State, key, value);
         }
+        Ok(StateKey::Lost(first_seq)) => {
+            assert_eq!(key, lost_key(first_seq));
+            if let Ok(lost) = decode_lost(first_seq, value) {
+                assert_eq!(decode_lost(first_seq, &encode_lost(lost)), Ok(lost));
+            }
+        }
         Ok(StateKey::Model(model)) => {
             assert_eq!(key, model_key(model));
             if let Ok(identity) = decode_model(model, value) {
@@ -113,6 +119,8 @@ pub(super) fn seeds() -> Seeds {
             tail: TailV1 { segment: 1, len: 4416, records: 2, last_seq: 2, ..TailV1::default() },
         },
         active_model: Some(ModelNumber(1)),
+        live_bytes: 160,
+        generation: 1,
         memories: 2,
     };
     let model = ModelNumber(1);
