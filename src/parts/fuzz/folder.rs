@@ -8,7 +8,7 @@ use std::panic;
 use super::super::disk::SimulatedDisk;
 use super::Seeds;
 use super::damage::{damage, mend};
-use super::golden::{Content, Files, SAMPLES, Sample, content, open, placed, taken};
+use super::golden::{Content, Files, SAMPLES, Sample, content, open, placed};
 use super::input::Input;
 use super::stored::id;
 use crate::check::CheckReport;
@@ -110,11 +110,13 @@ fn differing<'a>(one: &'a Content, other: &'a Content) -> Vec<&'a String> {
     one.keys().chain(other.keys()).filter(|id| one.get(*id) != other.get(*id)).collect()
 }
 
-/// Asks in every way. Says whether anybody was told that something is wrong: by an error or by the check.
+/// Asks in every way. Says whether anybody was told that something is wrong: by an error, by the check, or when the
+/// store was opened and records were lost for good. What was healed from what else has it is not wrong any more.
 fn ask(store: &Store, history: &History<'_>) -> bool {
     let found = note(content(store));
     let report = note(store.check_stored());
-    let mut is_told = found.is_none() || report.as_ref().is_none_or(is_damaged);
+    let is_lost = store.healed().iter().any(|healed| !healed.lost.is_empty());
+    let mut is_told = is_lost || found.is_none() || report.as_ref().is_none_or(is_damaged);
     for memory in found.iter().flat_map(Content::values) {
         history.assert_held(memory);
     }
@@ -170,9 +172,9 @@ fn write_on(store: Store, disk: &SimulatedDisk, is_killed: bool, is_told: bool) 
         assert!(*after == expected, "writes changed something else: {:?}", differing(after, &expected));
     }
     let disk = if is_killed {
-        let disk = placed(&taken(disk));
+        let image = disk.image();
         drop(store);
-        disk
+        SimulatedDisk::of(image)
     } else {
         // All that was acknowledged is durable nevertheless.
         let _ = store.close();

@@ -69,6 +69,8 @@ fn make() -> [Sample; 3] {
 }
 
 fn sample(mut files: Files, is_closed: bool) -> Sample {
+    // It holds nothing.
+    files.remove("RESERVE");
     // It names the process.
     files.insert("LOCK".to_owned(), b"1\nmemento-kv 0.1.0\n".to_vec());
     let states = states(&placed(&files)).expect("a sound log");
@@ -169,7 +171,7 @@ fn states(disk: &SimulatedDisk) -> Result<Vec<Content>> {
                 }
                 Op::Update { key, memory, .. } => _ = now.insert(ids[&key].clone(), memory),
                 Op::Forget { key, .. } => _ = now.remove(&ids[&key]),
-                Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Seal(_) => {}
+                Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Lost(_) | Op::Seal(_) => {}
             }
             if header.group_end {
                 states.push(now.clone());
