@@ -1,23 +1,27 @@
 //! Integrity of every file of a store: what is wrong, where, and what heals it.
 //!
-//! [`Store::check`] reads every record of the log and every row of the view and holds one against the other.
-//! [`check_files`] reads the log of a store that does not open.
+//! [`Store::check`] reads every record of the log and every row of the view and holds one against the other;
+//! [`Store::check_quickly`] reads what says most about the rest. [`check_files`] does without an open store, and
+//! [`repair`] mends what was found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::{Catalog, View};
+use crate::catalog::{Catalog, Opened, View};
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::ManifestV1;
-use crate::format::op::{MemoryKey, Op};
-use crate::fs::RealDisk;
+use crate::format::op::{LostV1, MemoryKey, Op};
+use crate::fs::{OverlayDisk, RealDisk};
 use crate::log::{self, Place, Segment};
-use crate::store::{Layout, Progress, Store};
+use crate::store::{Healed, Layout, Options, Progress, Store};
+
+/// Cache of a view that is opened for a check only.
+const VIEW_CACHE_BYTES: usize = 16 << 20;
 
 /// Whether anything is wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,6 +32,20 @@ pub enum CheckStatus {
     Ok,
     /// Something is: see the findings.
     Damaged,
+    /// Something was, and is mended: see what was healed, and whether anything is lost.
+    Repaired,
+}
+
+/// Sequences whose records were acknowledged, or may have been, and are gone. Healing found it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The first of them.
+    pub first_seq: u64,
+    /// The last one; where nothing tells how far the log went, the last that there can have been.
+    pub last_seq: u64,
+    /// When that was found, in milliseconds since 1970.
+    pub found_unix_ms: i64,
 }
 
 /// One thing that is wrong.
@@ -60,14 +78,26 @@ pub struct CheckReport {
     pub rows: u64,
     /// Bytes of the log that were read.
     pub bytes: u64,
+    /// What was lost in the store's life. That is no finding: nothing can be done about it any more.
+    pub losses: Vec<Loss>,
+    /// What was healed since the store was opened.
+    pub healed: Vec<Healed>,
 }
 
-const REBUILT: &str =
-    "the view is derived: move store/view.redb away, it is rebuilt from the log at the next open";
+const REBUILT: &str = "`check --repair` builds the view anew from the log";
 const KEPT: &str =
-    "keep store/view.redb: it may hold the only copy; put back the damaged segment, or restore a backup";
-const RESTORE: &str = "restore a backup, or put back the file from one";
+    "keep store/view.redb: it may hold the only copy; `check --repair` takes from it what the log lacks";
+const HEALED: &str = "`check --repair` writes the segment anew from what is whole and from the view";
 const REWRITTEN: &str = "the manifest is derived: it is written anew at the next open";
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// Headers, seals and their links, the segment that is open for records, the manifest.
+    Quick,
+    /// Every byte.
+    Deep,
+}
 
 impl Store {
     /// Reads every record of the log and every row of the view, and holds one against the other.
@@ -75,36 +105,54 @@ impl Store {
     /// # Errors
     /// When a file cannot be read. What is read and wrong is a finding.
     pub fn check(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        let mut check = self.check_folder(progress)?;
+        let mut check = self.check_folder(Depth::Deep, progress)?;
         check.model();
         Ok(check.report)
+    }
+
+    /// Reads the manifest, the header and the seal of every segment and how they follow each other, and every record of
+    /// the segment that is open. Takes milliseconds, whatever the size of the store; damage within a sealed segment or
+    /// a row is found by [`Store::check`].
+    ///
+    /// # Errors
+    /// As [`Store::check`].
+    pub fn check_quickly(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
+        Ok(self.check_folder(Depth::Quick, progress)?.report)
     }
 
     /// As [`Store::check`], without the built-in model, which is no part of the store's folder and takes most of the
     /// time of a small store's check. For the doors of tests.
     pub(crate) fn check_stored(&self) -> Result<CheckReport> {
-        Ok(self.check_folder(&mut |_| {})?.report)
+        Ok(self.check_folder(Depth::Deep, &mut |_| {})?.report)
     }
 
-    fn check_folder(&self, progress: &mut dyn FnMut(Progress)) -> Result<Check> {
+    fn check_folder(&self, depth: Depth, progress: &mut dyn FnMut(Progress)) -> Result<Check> {
+        let _standing = self.standing();
         let (catalog, place) = self.settled()?;
         // One state of the view, and the segments that hold at least as much: others write meanwhile.
         let view = catalog.view();
         let segments = self.segments();
         let mut check = Check::new(place);
         check.manifest(&segments)?;
-        check.log(&segments, view.position().tail.last_seq, progress)?;
-        check.view(&catalog, &view)?;
+        check.log(&segments, view.position().tail.last_seq, depth, progress)?;
+        if depth == Depth::Deep {
+            check.view(&catalog, &view)?;
+        }
+        check.losses(&view)?;
+        check.report.healed = self.healed();
         Ok(check)
     }
 }
 
-/// Checks the log of a store without opening it: for a store that does not open. The view is not read.
+/// Checks every file of a store without opening it: for a store that does not open, or that another process has open.
+/// Nothing is written, and no lock is waited for; a view that is in use is left out.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when there is no store, and what the disk says.
 pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-    let place = Layout::of(home).place(Arc::new(RealDisk));
+    let layout = Layout::of(home);
+    // What opening the view changes stays in memory.
+    let place = layout.place(Arc::new(OverlayDisk::new(Arc::new(RealDisk))));
     if place.disk.kind(&place.segments)?.is_none() {
         return Err(Error::new(ErrorKind::NotFound, "there is no store here")
             .at(home)
@@ -113,13 +161,45 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
     let listing = log::list(&place)?;
     let mut check = Check::new(place);
     for log::Unusable { path, error, .. } in &listing.unusable {
-        check.found(path, error.offset(), "segment-header", error.message().to_owned(), RESTORE);
+        check.found(path, error.offset(), "segment-header", error.message().to_owned(), HEALED);
     }
     let manifest = check.manifest(&listing.segments)?;
     // What a crash left behind the last acknowledged record is no damage: the next open drops it.
     let last_seq = log::last_acknowledged(&check.place, &listing.segments, manifest.as_ref())?;
-    check.log(&listing.segments, last_seq, progress)?;
+    check.log(&listing.segments, last_seq, Depth::Deep, progress)?;
+    check.view_file(&layout)?;
     Ok(check.report)
+}
+
+/// Checks every byte of a store and mends what is found: damaged segments are written anew from what is whole in them
+/// and from the view, a damaged view is built anew from the log. What neither has is given up and named. Damaged files
+/// go to `quarantine/`. Gives the store with the report of a second check.
+///
+/// # Errors
+/// As [`Store::open`] and [`Store::check`].
+pub fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(Store, CheckReport)> {
+    let store = Store::open(options.clone().salvage(true))?;
+    let first = store.check(progress)?;
+    let mut healed = first.healed.clone();
+    if first.findings.is_empty() {
+        let status = if healed.is_empty() { CheckStatus::Ok } else { CheckStatus::Repaired };
+        return Ok((store, CheckReport { status, ..first }));
+    }
+    let damaged: BTreeSet<_> =
+        first.findings.iter().map(|finding| store.home().join(&finding.file)).collect();
+    store.close()?;
+    let store = Store::open(options.salvage(true).damaged(damaged))?;
+    healed.extend(store.healed());
+    let second = store.check(progress)?;
+    let is_mended = second.findings.is_empty();
+    let report = CheckReport {
+        status: if is_mended { CheckStatus::Repaired } else { CheckStatus::Damaged },
+        // What was found first says what was wrong; what is still wrong counts more.
+        findings: if is_mended { first.findings } else { second.findings },
+        healed,
+        ..second
+    };
+    Ok((store, report))
 }
 
 struct Check {
@@ -162,43 +242,57 @@ impl Check {
                 let missing = log::missing_numbers(segments, &manifest.segments);
                 for number in missing.into_iter().filter(|number| *number > last) {
                     let detail = format!("segment {number} is missing");
-                    self.found(&path, None, "segment-missing", detail, RESTORE);
+                    self.found(&path, None, "segment-missing", detail, HEALED);
                 }
             }
         }
         Ok(manifest)
     }
 
-    fn log(&mut self, segments: &[Segment], last_seq: u64, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    fn log(
+        &mut self,
+        segments: &[Segment],
+        last_seq: u64,
+        depth: Depth,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
         let total = segments.iter().map(|segment| segment.len).sum();
         let mut before: Option<log::Verified> = None;
         for (index, segment) in segments.iter().enumerate() {
             progress(Progress::new(self.report.bytes, total));
             self.links(segment, before.as_ref());
             let (live, records) = (&mut self.live, &mut self.report.records);
-            let verified = log::verify(&self.place, segment, last_seq, |seq, op| {
-                *records += 1;
-                match op {
-                    Op::Remember { .. } => _ = live.insert(MemoryKey(seq), seq),
-                    Op::Update { key, .. } => _ = live.insert(key, seq),
-                    Op::Forget { key, .. } => _ = live.remove(&key),
-                    Op::Vector { .. }
-                    | Op::Model { .. }
-                    | Op::UseModel { .. }
-                    | Op::Lost(_)
-                    | Op::Seal(_) => {}
-                }
-            })?;
+            let is_sealed = index + 1 < segments.len();
+            let glanced = match depth {
+                Depth::Quick if is_sealed => log::glance(&self.place, segment)?,
+                _ => None,
+            };
+            let verified = match glanced {
+                Some(verified) => verified,
+                None => log::verify(&self.place, segment, last_seq, |seq, op| {
+                    *records += 1;
+                    match op {
+                        Op::Remember { .. } => _ = live.insert(MemoryKey(seq), seq),
+                        Op::Update { key, .. } => _ = live.insert(key, seq),
+                        Op::Forget { key, .. } => _ = live.remove(&key),
+                        Op::Vector { .. }
+                        | Op::Model { .. }
+                        | Op::UseModel { .. }
+                        | Op::Lost(_)
+                        | Op::Seal(_) => {}
+                    }
+                })?,
+            };
             for flaw in &verified.flaws {
-                self.found(&segment.path, Some(flaw.offset), flaw.rule, flaw.detail.clone(), RESTORE);
+                self.found(&segment.path, Some(flaw.offset), flaw.rule, flaw.detail.clone(), HEALED);
             }
-            if index + 1 < segments.len() && !verified.sealed {
+            if is_sealed && !verified.sealed {
                 self.found(
                     &segment.path,
                     None,
                     "seal",
                     "the segment is not sealed, but others follow it".to_owned(),
-                    RESTORE,
+                    HEALED,
                 );
             }
             self.report.bytes += verified.state.len;
@@ -214,22 +308,56 @@ impl Check {
         match before {
             None if header.prev_number != 0 => {
                 let detail = format!("segment {} is missing", header.prev_number);
-                self.found(&segment.path, None, "segment-missing", detail, RESTORE);
+                self.found(&segment.path, None, "segment-missing", detail, HEALED);
             }
             Some(before) if before.state.segment != header.prev_number => {
                 let detail =
                     format!("segments {} to {} are missing", before.state.segment + 1, header.number - 1);
-                self.found(&segment.path, None, "segment-missing", detail, RESTORE);
+                self.found(&segment.path, None, "segment-missing", detail, HEALED);
             }
             Some(before)
                 if before.flaws.is_empty()
                     && (before.state.last_seq, before.chain) != (header.prev_last_seq, header.prev_chain) =>
             {
                 let detail = "the segment before it is not the one that this one was made after".to_owned();
-                self.found(&segment.path, Some(64), "segment-chain", detail, RESTORE);
+                self.found(&segment.path, Some(64), "segment-chain", detail, HEALED);
             }
             _ => {}
         }
+    }
+
+    /// The view's file, beside whoever may have it open.
+    fn view_file(&mut self, layout: &Layout) -> Result<()> {
+        let disk = Arc::clone(&self.place.disk);
+        match Catalog::open(&*disk, layout.view(), None, VIEW_CACHE_BYTES) {
+            Ok(Opened::Ready(catalog)) => {
+                let view = catalog.view();
+                // It may be behind the log: only what it holds is compared.
+                let held_seq = view.position().tail.last_seq;
+                self.live.retain(|key, seq| key.0 <= held_seq && *seq <= held_seq);
+                self.losses(&view)?;
+                self.view(&catalog, &view)
+            }
+            Ok(Opened::Missing) => Ok(()),
+            Ok(Opened::Unusable(reason)) => {
+                self.found(layout.view(), None, "view", reason, REBUILT);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Busy => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn losses(&mut self, view: &View<'_>) -> Result<()> {
+        let losses = match view.losses() {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Vec::new(),
+            losses => losses?,
+        };
+        self.report.losses = losses
+            .into_iter()
+            .map(|LostV1 { first_seq, last_seq, found_unix_ms }| Loss { first_seq, last_seq, found_unix_ms })
+            .collect();
+        Ok(())
     }
 
     /// Whether the built-in model is what was built in: a program file can be damaged, too.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
-    completions::CompletionsArgs, demo::DemoArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs,
-    import::ImportArgs, list::ListArgs, model::ModelArgs, recall::RecallArgs, reembed::ReembedArgs,
-    remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
+    check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs, export::ExportArgs, forget::ForgetArgs,
+    get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs,
+    reembed::ReembedArgs, remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -60,6 +60,9 @@ pub(crate) struct Global {
     /// No colour
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
+    /// Only read: no file of the store changes
+    #[arg(long, global = true)]
+    pub(crate) read_only: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,14 +90,19 @@ pub(crate) enum Command {
         after_help = "Examples:\n  memento-kv where\n  MEMENTO_HOME=/srv/agent memento-kv where --json"
     )]
     Where,
-    /// Check the integrity of every segment and every row
+    /// Check the integrity of the store's files, and mend them
+    Check(CheckArgs),
+    /// Prove from the log's own bytes that memories are there as they were acknowledged
+    Prove(ProveArgs),
+    /// Leave out of the log what nothing needs any more
     #[command(after_help = "\
 Examples:
-  memento-kv check
-  memento-kv check --json
+  memento-kv compact
+  memento-kv compact --json
 
-Ends with 1 when something is damaged.")]
-    Check,
+Happens by itself when more than a third of the log is dead. What is compacted away cannot be
+brought back.")]
+    Compact,
     /// Bring in the JSON export of the original Memento, or memories as JSONL
     Import(ImportArgs),
     /// Write all memories as JSON or JSONL

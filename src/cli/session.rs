@@ -4,7 +4,7 @@ use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
-use crate::{Error, ErrorKind, Options, Result, Store};
+use crate::{Error, ErrorKind, Healed, Options, Result, Store};
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
@@ -24,27 +24,57 @@ pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
 
 /// How the store of this home is opened. A program that ends soon makes vectors when it is asked to, not behind the
 /// calls.
-pub(crate) fn options(home: &Home) -> Result<Options> {
+pub(crate) fn options(context: &Context<'_>, home: &Home) -> Result<Options> {
+    Ok(quiet_options(home)?.read_only(context.global.read_only))
+}
+
+fn quiet_options(home: &Home) -> Result<Options> {
     Ok(Options::of(home)?.background_embedding(false))
+}
+
+/// How a store is looked at that nobody asked to change.
+pub(crate) fn looking(home: &Home) -> Result<Options> {
+    Ok(quiet_options(home)?.read_only(true).create(false))
+}
+
+/// Opens a store and tells the person what was healed, or is not as usual.
+fn opened(context: &Context<'_>, options: Options) -> Result<Store> {
+    let store = Store::open(options)?;
+    for healed in store.healed() {
+        tell_healed(context, &healed);
+    }
+    if store.is_read_only() && !context.global.read_only {
+        context.out.warn("the medium cannot be written: the store is open for reading only");
+    }
+    Ok(store)
+}
+
+/// Tells what was healed, and where the damaged file is now.
+pub(crate) fn tell_healed(context: &Context<'_>, healed: &Healed) {
+    let kept = match healed.quarantined.as_slice() {
+        [] => String::new(),
+        files => format!("; the damaged file is kept as {}", files.join(", ")),
+    };
+    context.out.warn(&format!("healed {}: {}{kept}", healed.file, healed.detail));
 }
 
 /// Opens the store, which is made when it is not there.
 pub(crate) fn open(context: &Context<'_>) -> Result<(Home, Store)> {
     let home = home(context)?;
-    let store = Store::open(options(&home)?)?;
+    let store = opened(context, options(context, &home)?)?;
     Ok((home, store))
 }
 
 /// Opens a store that must be there.
 pub(crate) fn open_existing(context: &Context<'_>) -> Result<(Home, Store)> {
     let home = home(context)?;
-    let store = open_existing_in(&home)?;
+    let store = open_existing_in(context, &home)?;
     Ok((home, store))
 }
 
 /// As [`open_existing`], in a home that was found already.
-pub(crate) fn open_existing_in(home: &Home) -> Result<Store> {
-    Store::open(options(home)?.create(false)).map_err(|error| match error.hint_text() {
+pub(crate) fn open_existing_in(context: &Context<'_>, home: &Home) -> Result<Store> {
+    opened(context, options(context, home)?.create(false)).map_err(|error| match error.hint_text() {
         None if error.kind() == ErrorKind::NotFound => error.hint(NO_STORE_HINT),
         _ => error,
     })
@@ -54,7 +84,7 @@ pub(crate) fn open_existing_in(home: &Home) -> Result<Store> {
 /// because it may also be the wrong home.
 pub(crate) fn open_if_any(context: &Context<'_>) -> Result<(Home, Option<Store>)> {
     let home = home(context)?;
-    match Store::open(options(&home)?.create(false)) {
+    match opened(context, options(context, &home)?.create(false)) {
         Ok(store) => Ok((home, Some(store))),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             context.out.warn(&format!("nothing is remembered yet: {error}"));
@@ -93,7 +123,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("config.yaml"), "embed:\n  model: nonsense\n").expect("write");
         let home = locate(&HomeInputs::of_process(Some(folder.path().to_owned()))).expect("a home");
-        let error = options(&home).err().expect("no such model");
+        let error = looking(&home).err().expect("no such model");
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.message().contains("config.yaml, line 2"), "{error}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("builtin:minilm-l6")), "{error}");

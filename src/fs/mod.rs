@@ -7,12 +7,14 @@
 
 #[cfg(test)]
 pub(crate) mod faulty;
+mod overlay;
 mod real;
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
+pub(crate) use overlay::OverlayDisk;
 pub(crate) use real::RealDisk;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -25,7 +25,7 @@ pub(crate) use rewrite::{Span, rewrite};
 pub(crate) use salvage::{Hole, Salvaged, holes, salvage};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
 pub(crate) use tail::{advance, at_seal, empty_state, follows, memory_time};
-pub(crate) use verify::{Verified, verify};
+pub(crate) use verify::{Verified, glance, verify};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{MANIFEST_LEN_MAX, ManifestProblem, ManifestV1};

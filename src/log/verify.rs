@@ -8,7 +8,7 @@ use crate::format::manifest::TailV1;
 use crate::format::op::{Op, OpKind, SealV1};
 use crate::format::record::record_len;
 use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::fs::read_exact_at;
+use crate::fs::{DiskFile, read_exact_at};
 
 /// One thing that is wrong with a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,28 @@ pub(crate) struct Verified {
     pub(crate) flaws: Vec<Flaw>,
 }
 
+/// What the header and the seal of a segment say, without its records; `None` when there is no seal.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn glance(place: &Place, segment: &Segment) -> Result<Option<Verified>> {
+    let file = open_segment(place, segment)?;
+    let mut flaws = Vec::new();
+    flaws.extend(header_flaw(&*file)?);
+    let Some(seal) = read_seal(&*file, segment.header.epoch)? else { return Ok(None) };
+    let SealV1 { records, last_seq, len, chain, time_min, time_max } = seal;
+    let state = TailV1 { segment: segment.header.number, len, records, last_seq, chain, time_min, time_max };
+    let chain = chain_behind(&segment.header, &state);
+    Ok(Some(Verified { state, sealed: true, chain, flaws }))
+}
+
+fn header_flaw(file: &dyn DiskFile) -> Result<Option<Flaw>> {
+    let mut header = [0; SEGMENT_HEADER_LEN];
+    read_exact_at(file, &mut header, 0)?;
+    let detail = "one of the header's two copies, or the space around them, is damaged".to_owned();
+    Ok((!SegmentHeader::is_pristine(&header)).then_some(Flaw { offset: 0, rule: "segment-header", detail }))
+}
+
 /// Reads every byte of a segment, up to the record `last_seq` where somebody may still be writing behind it.
 ///
 /// # Errors
@@ -41,18 +63,9 @@ pub(crate) fn verify(
     mut visit: impl FnMut(u64, Op),
 ) -> Result<Verified> {
     let file = open_segment(place, segment)?;
-    let mut flaws = Vec::new();
+    let mut flaws = Vec::from_iter(header_flaw(&*file)?);
     let mut flaw = |offset, rule, detail| flaws.push(Flaw { offset, rule, detail });
 
-    let mut header = [0; SEGMENT_HEADER_LEN];
-    read_exact_at(&*file, &mut header, 0)?;
-    if !SegmentHeader::is_pristine(&header) {
-        flaw(
-            0,
-            "segment-header",
-            "one of the header's two copies, or the space around them, is damaged".to_owned(),
-        );
-    }
     let seal_at_end = read_seal(&*file, segment.header.epoch)?;
     let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
     let mut state = empty_state(&segment.header);

@@ -5,6 +5,7 @@
 mod limits;
 mod model;
 mod query;
+mod receipt;
 mod write;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 pub use limits::*;
 pub use model::ModelIdentity;
 pub use query::{Answer, Degraded, Explain, Filter, List, Match, Mode, Order, Recall};
+pub use receipt::{Digest, Receipt};
 pub use write::{Duplicates, Forgotten, Remember, Remembered, Update, Updated};
 
 use crate::error::{Error, ErrorKind, Result};

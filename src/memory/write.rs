@@ -4,7 +4,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::limits::{check_importance, check_label, check_metadata, check_text, check_vector, clean_tags};
-use super::{DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, Memory, MemoryId};
+use super::{
+    DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, Digest, Memory, MemoryId,
+    Receipt,
+};
 use crate::error::Result;
 use crate::time;
 
@@ -206,10 +209,28 @@ pub struct Remembered {
     pub id: MemoryId,
     /// The sequence of the record that made it so.
     pub seq: u64,
+    /// Fingerprint of what that record says.
+    pub digest: Digest,
     /// The memory that says the same, when there was one: equal to `id` when the text was already there, another
     /// id when a nearly equal text (cosine above 0.95) stands beside this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicate_of: Option<MemoryId>,
+}
+
+impl Remembered {
+    /// What proves later that it is there as it was acknowledged.
+    #[must_use]
+    pub fn receipt(&self) -> Receipt {
+        Receipt { seq: self.seq, digest: self.digest }
+    }
+}
+
+impl Updated {
+    /// What proves later that it is there as it was acknowledged.
+    #[must_use]
+    pub fn receipt(&self) -> Receipt {
+        Receipt { seq: self.seq, digest: self.digest }
+    }
 }
 
 /// Changes to one memory; what is not named stays.
@@ -310,6 +331,8 @@ pub struct Updated {
     pub id: MemoryId,
     /// The sequence of the record that changed it, or of its present version when nothing changed.
     pub seq: u64,
+    /// Fingerprint of what that record says.
+    pub digest: Digest,
     /// Whether anything was different.
     pub changed: bool,
 }

@@ -73,7 +73,7 @@ impl Inner {
         let segments = self.log.segments().all();
         let headers = (SEGMENT_HEADER_LEN * segments.len()) as u64;
         let dead = self.log.len().saturating_sub(live + headers);
-        if dead < DEAD_BYTES_MIN.max(live / DEAD_SHARE) {
+        if self.read_only || dead < DEAD_BYTES_MIN.max(live / DEAD_SHARE) {
             return Ok(());
         }
         let compacted = self.compact(stop, &mut |_| {})?;

@@ -10,6 +10,7 @@ mod embedding;
 mod heal;
 mod models;
 mod open;
+mod prove;
 mod purge;
 mod quarantine;
 mod recall;
@@ -20,7 +21,7 @@ mod stats;
 mod tests;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -39,6 +40,7 @@ use crate::memory::{List, Memory};
 pub use compact::Compacted;
 pub use embedding::Embedded;
 pub use heal::Healed;
+pub use prove::{Proof, ProofState};
 pub use purge::Purged;
 pub use stats::{CacheStats, Stats};
 pub use write::OnConflict;
@@ -68,6 +70,9 @@ pub struct Options {
     follow: bool,
     /// Whether what neither the log nor the view has whole is given up, so that the rest can be used.
     salvage: bool,
+    /// Files that a check found damaged.
+    damaged: BTreeSet<PathBuf>,
+    read_only: bool,
     segment_len_max: u64,
 }
 
@@ -88,6 +93,8 @@ impl Options {
             disk: Arc::new(RealDisk),
             follow: true,
             salvage: false,
+            damaged: BTreeSet::new(),
+            read_only: false,
             segment_len_max: SEGMENT_LEN_MAX,
         }
     }
@@ -158,6 +165,20 @@ impl Options {
         self
     }
 
+    /// What a check found damaged is mended by the opening.
+    pub(crate) fn damaged(mut self, files: BTreeSet<PathBuf>) -> Self {
+        self.damaged = files;
+        self
+    }
+
+    /// Whether the store is only read: no file of it changes, what recovery has to do stays in memory, and what would
+    /// change it is an error of kind [`ReadOnly`](crate::ErrorKind::ReadOnly). On a medium that cannot be written a
+    /// store is opened so by itself, see [`Store::is_read_only`]. Nobody else may have it open for writing.
+    pub fn read_only(mut self, on: bool) -> Self {
+        self.read_only = on;
+        self
+    }
+
     /// Another disk, for tests and their doors.
     pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
         self.disk = disk;
@@ -212,6 +233,7 @@ struct Inner {
     home: PathBuf,
     folder: PathBuf,
     place: Place,
+    store_id: [u8; 16],
     clock: Arc<dyn Clock>,
     /// The operating system's lock; it ends with the process.
     _lock: Box<dyn DiskFile>,
@@ -270,6 +292,12 @@ impl Store {
         &self.inner.home
     }
 
+    /// Whether the store is only read, because it was opened so or because its medium cannot be written.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.inner.read_only
+    }
+
     /// What was missing or damaged and was healed since this store was opened, the opening included.
     #[must_use]
     pub fn healed(&self) -> Vec<Healed> {
@@ -301,6 +329,11 @@ impl Store {
     pub(crate) fn settled(&self) -> Result<(Arc<Catalog>, Place)> {
         let catalog = self.inner.apply_committed(&mut self.inner.applying())?;
         Ok((catalog, self.inner.place.clone()))
+    }
+
+    /// As long as this is held, no segment is rewritten.
+    pub(crate) fn standing(&self) -> MutexGuard<'_, ()> {
+        lock(&self.inner.rewriting)
     }
 
     /// All segments of the log.
@@ -378,7 +411,9 @@ impl Inner {
         };
         self.stop_threads();
         let caught_up = self.catch_up();
-        self.keep_reserve();
+        if !self.read_only {
+            self.keep_reserve();
+        }
         if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
             tracing::warn!(%error, "the log is not compacted");
         }

@@ -16,7 +16,7 @@ use crate::embed::cache::QueryCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{Op, OpKind};
 use crate::format::record::{Location, record_len};
-use crate::fs::{self, Access, Disk, DiskFile, Kind};
+use crate::fs::{self, Access, Disk, DiskFile, Kind, OverlayDisk};
 use crate::log::{self, Listing, Log, Place, Recovered, ScanEnd, Scanner, Segment};
 
 /// Records that are applied in one transaction when the view is brought up to date.
@@ -51,32 +51,43 @@ impl Layout {
         }
     }
 
+    /// The view's file.
+    pub(crate) fn view(&self) -> &Path {
+        &self.view
+    }
+
     /// Where the log of this store is.
     pub(crate) fn place(&self, disk: Arc<dyn Disk>) -> Place {
         Place { disk, segments: self.folder.join("seg"), manifest: self.folder.join("MANIFEST") }
     }
 }
 
-pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
+pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
     let layout = Layout::of(&options.home);
-    let disk = Arc::clone(&options.disk);
-    make_folders(&options, &layout)?;
-    let lock = take_lock(&*disk, &layout.lock, options.lock_wait)?;
-    let place = layout.place(Arc::clone(&disk));
-    fs::create_folders(&*disk, &place.segments)?;
-    disk.check_folder(&place.segments)?;
-    remove_leftovers(&*disk, &layout.folder)?;
-    remove_leftovers(&*disk, &place.segments)?;
-
+    if options.read_only {
+        options.disk = Arc::new(OverlayDisk::new(options.disk));
+    }
+    let lock = match claimed(&options, &layout) {
+        // A store on a medium that cannot be written can be read all the same.
+        Err(error) if error.kind() == ErrorKind::ReadOnly && options.disk.kind(&layout.lock)?.is_some() => {
+            tracing::warn!(%error, "the store is opened for reading only");
+            options.disk = Arc::new(OverlayDisk::new(options.disk));
+            options.read_only = true;
+            claimed(&options, &layout)?
+        }
+        claimed => claimed?,
+    };
+    let place = layout.place(Arc::clone(&options.disk));
     let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
     recovered.tail.limit_segments(options.segment_len_max);
 
-    let cache_path = options.query_cache.then_some(layout.query_cache.as_path());
+    let cache_path = (options.query_cache && !options.read_only).then_some(layout.query_cache.as_path());
     let pending = Pending::new(Registry::read(&catalog)?);
     let models = Models::new(&options, &pending.models);
     let inner = Arc::new(Inner {
         home: options.home,
         folder: layout.folder.clone(),
+        store_id: catalog.store_id(),
         place,
         clock: options.clock,
         _lock: lock,
@@ -90,7 +101,7 @@ pub(super) fn open(options: Options) -> Result<Arc<Inner>> {
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
-        read_only: false,
+        read_only: options.read_only,
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });
@@ -139,7 +150,9 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
     };
     let mut named = manifest.map_or_else(Vec::new, |manifest| manifest.segments);
     let mut healed = Vec::new();
-    let mut damaged: Vec<PathBuf> = Vec::new();
+    let is_known = |path: &PathBuf| listing.segments.iter().any(|segment| segment.path == *path);
+    let mut damaged: Vec<PathBuf> = options.damaged.iter().filter(|path| is_known(path)).cloned().collect();
+    let view_is_damaged = options.damaged.contains(&layout.view);
     loop {
         let held = view.as_ref().map_or_else(Position::default, Catalog::position);
         named.extend(Some(held.tail.segment).filter(|segment| *segment > 0));
@@ -148,8 +161,21 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
         let is_help = |view: &Catalog| view.applied_seq() > 0 || !listing.segments.is_empty();
         if !holes.is_empty() && (view.as_ref().is_some_and(is_help) || options.salvage) {
             let healer = Healer { layout, place, store_id, view: view.as_ref(), now_ms };
-            healed.extend(healer.heal(&listing, &holes)?);
+            match healer.heal(&listing, &holes) {
+                Ok(more) => healed.extend(more),
+                // The view does not give what the log lacks, so it is of no more use than none.
+                Err(error) if error.kind() == ErrorKind::Corrupt && options.salvage && view.is_some() => {
+                    tracing::error!(%error, "the view is damaged, too");
+                    view = None;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             listing = log::list(place)?;
+        }
+        if view_is_damaged {
+            // The log has everything now that the view could give.
+            view = None;
         }
         let held = view.as_ref().map_or_else(Position::default, Catalog::position);
         // A segment is healed once: what is still wrong with it afterwards needs somebody who decides.
@@ -269,6 +295,19 @@ fn spawn_threads(inner: &Arc<Inner>, follow: bool, background_embedding: bool) -
     if background_embedding { super::embedding::spawn_embedder(inner) } else { Ok(()) }
 }
 
+/// Makes the folders that are missing, takes the lock and clears what a crash left under temporary names.
+fn claimed(options: &Options, layout: &Layout) -> Result<Box<dyn DiskFile>> {
+    let disk = &*options.disk;
+    make_folders(options, layout)?;
+    let lock = take_lock(disk, &layout.lock, options.lock_wait)?;
+    let segments = layout.place(Arc::clone(&options.disk)).segments;
+    fs::create_folders(disk, &segments)?;
+    disk.check_folder(&segments)?;
+    remove_leftovers(disk, &layout.folder)?;
+    remove_leftovers(disk, &segments)?;
+    Ok(lock)
+}
+
 fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
     let home = &options.home;
     let nothing = options.disk.kind(home)?.is_none();
@@ -276,7 +315,7 @@ fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
         options.disk.check_folder(home)?;
     }
     if nothing || options.disk.kind(&layout.folder)?.is_none() {
-        if !options.create {
+        if !options.create || options.read_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store here")
                 .at(home)
                 .hint("name its home with --home or MEMENTO_HOME; `remember` makes a new store"));

@@ -119,11 +119,13 @@ impl Store {
             let memory = changed(&current.memory, &update)?;
             let text_changed = memory.text != current.memory.text;
             if memory == *current.memory && update.vector.is_none() {
-                let outcome = Updated { id: id.clone(), seq: current.seq, changed: false };
+                let digest = inner.digest_of(current.seq, &current.memory);
+                let outcome = Updated { id: id.clone(), seq: current.seq, digest, changed: false };
                 return Ok(Planned { ops: Vec::new(), after_seq: current.seq, outcome });
             }
             let memory = Arc::new(memory);
             let vectors = vectors.clone().filter(|_| text_changed || update.vector.is_some());
+            let digest = inner.digest_of(seq, &memory);
             let op = Op::Update {
                 key: current.key,
                 previous_seq: current.seq,
@@ -134,7 +136,7 @@ impl Store {
             Ok(Planned {
                 ops: vec![Arc::new(op)],
                 after_seq: seq,
-                outcome: Updated { id: id.clone(), seq, changed: true },
+                outcome: Updated { id: id.clone(), seq, digest, changed: true },
             })
         })?;
         if update.text.is_some() && vectors.is_none() {
@@ -285,7 +287,7 @@ impl Inner {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only")
                 .at(&self.home)
-                .hint("open it without --read-only, on a medium that can be written"));
+                .hint("leave out --read-only; a medium that cannot be written: mount it for writing, or copy the home to another place and name that with --home"));
         }
         Ok(())
     }
@@ -312,7 +314,13 @@ impl Inner {
                 return Err(conflict(id));
             }
             plan.after_seq = plan.after_seq.max(current.seq);
-            return Ok(Remembered { id: id.clone(), seq: current.seq, duplicate_of: Some(id.clone()) });
+            let digest = self.digest_of(current.seq, &current.memory);
+            return Ok(Remembered {
+                id: id.clone(),
+                seq: current.seq,
+                digest,
+                duplicate_of: Some(id.clone()),
+            });
         }
         if item.duplicates == Duplicates::Merge
             && item.id.is_none()
@@ -320,13 +328,14 @@ impl Inner {
         {
             let id = current.memory.id.clone();
             let merged = merge(Memory::clone(&current.memory), &item.tags, item.importance);
-            let seq = if merged == *current.memory {
+            let (seq, digest) = if merged == *current.memory {
                 plan.after_seq = plan.after_seq.max(current.seq);
-                current.seq
+                (current.seq, self.digest_of(current.seq, &merged))
             } else {
-                plan.update(&current, merged, None)
+                let digest = self.digest_of(plan.next_seq(), &merged);
+                (plan.update(&current, merged, None), digest)
             };
-            return Ok(Remembered { duplicate_of: Some(id.clone()), id, seq });
+            return Ok(Remembered { duplicate_of: Some(id.clone()), id, seq, digest });
         }
         let id = match &item.id {
             Some(id) => id.clone(),
@@ -342,8 +351,9 @@ impl Inner {
             memory = merge(memory, &other.memory.tags, other.memory.importance);
             duplicate_of = Some(near.clone());
         }
+        let digest = self.digest_of(plan.next_seq(), &memory);
         let seq = plan.remember(memory, vectors.clone());
-        Ok(Remembered { id, seq, duplicate_of })
+        Ok(Remembered { id, seq, digest, duplicate_of })
     }
 
     fn plan_import(&self, plan: &mut Plan<'_>, item: &Remember, on_conflict: OnConflict) -> Result<Outcome> {

@@ -235,3 +235,18 @@ pub(crate) fn until(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// Every file below a folder, with what it holds.
+pub(crate) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in folder.read_dir().expect("list") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            let bytes = std::fs::read(&path).expect("read");
+            found.insert(path, bytes);
+        }
+    }
+    found
+}

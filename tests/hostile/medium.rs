@@ -8,8 +8,8 @@ use crate::common;
 use crate::support::{Somebody, can, count, good, on_a_small_disk, program, run, shell, skipped};
 
 #[test]
-fn on_a_read_only_medium_every_command_says_so() {
-    let test = "medium::on_a_read_only_medium_every_command_says_so";
+fn a_store_on_a_read_only_medium_is_read_and_says_that_it_cannot_be_written() {
+    let test = "medium::a_store_on_a_read_only_medium_is_read_and_says_that_it_cannot_be_written";
     on_a_small_disk(test, "16m", |disk| {
         let home = disk.join("home");
         let id = good(&home, ["remember", "the river is green"]);
@@ -17,15 +17,22 @@ fn on_a_read_only_medium_every_command_says_so() {
         if !remount("remount,ro") {
             return skipped(test, "nothing can be mounted read-only here");
         }
-        for args in [
-            ["get", id.trim(), "--json"],
-            ["recall", "river", "--json"],
-            ["remember", "the stone is grey", "--json"],
-        ] {
-            let refused = run(&home, args);
-            assert_eq!((refused.code, refused.error().0.as_str()), (Some(7), "read_only"), "{refused:?}");
-            assert!(refused.error().1.contains("--home"), "it says what to do: {refused:?}");
+        let got = run(&home, ["get", id.trim(), "--json"]);
+        assert!(got.code == Some(0) && got.out.contains("the river is green"), "{got:?}");
+        assert!(got.err.contains("reading only"), "it says so: {got:?}");
+        for args in [["recall", "river", "--json"], ["check", "--deep", "--json"], ["stats", "--json", "-q"]]
+        {
+            let read = run(&home, args);
+            assert_eq!(read.code, Some(0), "{args:?} {read:?}");
         }
+        for args in [["remember", "the stone is grey", "--json"], ["forget", id.trim(), "--json"]] {
+            let refused = run(&home, args);
+            assert_eq!(refused.code, Some(7), "{refused:?}");
+            let (kind, hint) = refused.error();
+            assert_eq!(kind, "read_only", "{refused:?}");
+            assert!(hint.contains("--home"), "it says what to do: {refused:?}");
+        }
+        assert!(run(&home, ["compact", "-q"]).code == Some(7));
         assert!(remount("remount,rw"), "it was so before");
         good(&home, ["remember", "the stone is grey"]);
         assert_eq!(count(&home), 2);

@@ -1,6 +1,7 @@
 //! The commands, one file each: its arguments, and what it does.
 
 pub(crate) mod check;
+pub(crate) mod compact;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod export;
@@ -11,6 +12,7 @@ pub(crate) mod list;
 mod load;
 pub(crate) mod model;
 pub(crate) mod place;
+pub(crate) mod prove;
 pub(crate) mod recall;
 pub(crate) mod reembed;
 pub(crate) mod remember;

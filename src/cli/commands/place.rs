@@ -74,7 +74,7 @@ fn place(home: &Home) -> Result<Place> {
 
 /// The only way to know whether another process holds the store is to ask for it, without waiting.
 fn look_into_store(home: &Home, place: &mut Place) -> Result<()> {
-    let store = Store::open(session::options(home)?.create(false).lock_wait(Duration::ZERO))?;
+    let store = Store::open(session::looking(home)?.lock_wait(Duration::ZERO))?;
     place.store = "free";
     let stats = store.stats()?;
     if let Some(model) = stats.model {

@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn two_kinds_of_duplicates_are_told_apart() {
         let id = |text: &str| MemoryId::new(text).expect("an id");
-        let remembered = Remembered { id: id("a"), seq: 1, duplicate_of: None };
+        let receipt: crate::Receipt = "1-00112233445566778899aabbccddeeff".parse().expect("a receipt");
+        let remembered = Remembered { id: id("a"), seq: 1, digest: receipt.digest, duplicate_of: None };
         assert!(duplicate_note(&remembered, &id("a")).contains("merged"));
         assert!(duplicate_note(&remembered, &id("b")).contains("Nearly the same as b"));
     }

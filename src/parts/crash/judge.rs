@@ -40,11 +40,14 @@ impl Judge<'_> {
 
         let is_power_cut = chance.below(2) == 0;
         let left = if is_power_cut { opened.after_power_cut(chance) } else { opened.clone() };
-        // A clean close whose manifest did not become durable is no clean close any more.
-        let is_as_clean = left.difference(&opened, |path| !path.ends_with("MANIFEST")).is_none();
+        // A clean close whose manifest did not become durable is no clean close any more, and of a view whose sync
+        // failed any part may be lost: it is built anew.
+        let keeps = |name: &str| left.difference(&opened, |path| !path.ends_with(name)).is_none();
+        let (keeps_manifest, keeps_view) = (keeps("MANIFEST"), keeps("view.redb"));
         let disk = SimulatedDisk::of(left);
         let store = self.open(&disk, "it does not open a second time")?;
-        if let Some(path) = disk.image().difference(&opened, may_change).filter(|_| is_as_clean) {
+        let passes = |path: &Path| may_change(path) || (!keeps_view && path.ends_with("view.redb"));
+        if let Some(path) = disk.image().difference(&opened, passes).filter(|_| keeps_manifest) {
             return Err(format!("a second opening changed {} (power cut {is_power_cut})", path.display()));
         }
         let second = Judge { possible: &[&found], acknowledged_seq: folded.last_seq, ..*self };
@@ -52,7 +55,7 @@ impl Judge<'_> {
             second.rebuilt(&opened)?;
         }
         // Once in a while all of it again, and that the store goes on: what comes now must not meet what was dropped.
-        if chance.below(8) == 0 {
+        if folded.last_seq == 0 || chance.below(8) == 0 {
             second.look(&store)?;
             second.goes_on(store, &disk, chance)?;
         } else {

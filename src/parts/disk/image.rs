@@ -47,6 +47,8 @@ pub(super) struct File {
     pub(super) bytes: Bytes,
     durable: Bytes,
     unsynced: Vec<Unsynced>,
+    /// A sync failed, so programs may see bytes that are neither durable nor on their way.
+    has_lost: bool,
     pub(super) is_read_only: bool,
 }
 
@@ -116,7 +118,7 @@ impl Image {
             }
             Change::Sync(inode) => {
                 let file = &mut self.files[*inode];
-                file.durable.clone_from(&file.bytes);
+                file.durable = file.synced();
                 file.unsynced.clear();
             }
             Change::MakeReadOnly(inode) => self.files[*inode].is_read_only = true,
@@ -136,6 +138,7 @@ impl Image {
         let luck = Luck::draw(chance);
         file.durable = file.survivor(chance, &luck);
         file.unsynced.clear();
+        file.has_lost = true;
     }
 
     /// What is there after the power was cut: of what was not synced, chance keeps any part.
@@ -154,7 +157,7 @@ impl Image {
         });
         let files = self.files.iter().map(|file| {
             let bytes = file.survivor(chance, &luck);
-            File { durable: bytes.clone(), bytes, unsynced: Vec::new(), is_read_only: file.is_read_only }
+            File { durable: bytes.clone(), bytes, is_read_only: file.is_read_only, ..File::default() }
         });
         Self { files: files.collect(), durable_names: names.clone(), names, renames: Vec::new() }
     }
@@ -259,6 +262,16 @@ impl Luck {
 }
 
 impl File {
+    /// What is durable after a sync that is good. It does not bring back what one before it lost.
+    fn synced(&self) -> Bytes {
+        if self.has_lost {
+            self.survivor(&mut Chance(0), &Luck { kept_in_8: 8, sector: 1 << 30 })
+        } else {
+            self.bytes.clone()
+        }
+    }
+
+    /// What is durable when chance keeps any part of what is on its way.
     fn survivor(&self, chance: &mut Chance, luck: &Luck) -> Bytes {
         let mut bytes = self.durable.clone();
         for change in &self.unsynced {
