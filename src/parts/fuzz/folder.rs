@@ -105,9 +105,10 @@ impl History<'_> {
     }
 }
 
-/// The ids that are not the same here and there.
-fn differing<'a>(one: &'a Content, other: &'a Content) -> Vec<&'a String> {
-    one.keys().chain(other.keys()).filter(|id| one.get(*id) != other.get(*id)).collect()
+/// The ids that are not the same here and there, and whether they are there in each.
+fn differing<'a>(one: &'a Content, other: &'a Content) -> Vec<(&'a String, bool, bool)> {
+    let differing = one.keys().chain(other.keys()).filter(|id| one.get(*id) != other.get(*id));
+    differing.map(|id| (id, one.contains_key(id), other.contains_key(id))).collect()
 }
 
 /// Asks in every way. Says whether anybody was told that something is wrong: by an error, by the check, or when the
