@@ -142,15 +142,13 @@ fn change(files: &mut Files, name: &str, offset: usize, len: usize, change: impl
 
 /// The offset that this number stands for, counting only sectors that hold something.
 fn place(bytes: &[u8], number: usize) -> usize {
-    let is_used = |sector: &&[u8]| sector.iter().any(|byte| *byte != 0);
-    let used = bytes.chunks(SECTOR_LEN).filter(is_used).count();
-    if used == 0 {
-        return number.min(bytes.len());
-    }
-    let number = number % (used * SECTOR_LEN);
-    let sectors = bytes.chunks(SECTOR_LEN).enumerate().filter(|(_, sector)| is_used(sector));
-    let (sector, _) = sectors.map(|(at, sector)| (at, sector)).nth(number / SECTOR_LEN).expect("counted");
-    (sector * SECTOR_LEN + number % SECTOR_LEN).min(bytes.len())
+    let sectors = bytes.chunks(SECTOR_LEN).enumerate();
+    let used: Vec<usize> = sectors
+        .filter_map(|(at, sector)| sector.iter().any(|byte| *byte != 0).then_some(at * SECTOR_LEN))
+        .collect();
+    let sector = number / SECTOR_LEN % used.len().max(1);
+    let start = used.get(sector).copied().unwrap_or(0);
+    (start + number % SECTOR_LEN).min(bytes.len())
 }
 
 /// Other bytes: those that follow from a seed, mixed in so that each differs.
