@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Rng, everything, overwrite, segments, set_mode};
+use common::{Rng, assert_whole, everything, overwrite, segments, set_mode};
 use memento_kv::check::{CheckReport, CheckStatus, check_files};
 use memento_kv::embed::Embedder;
 use memento_kv::{
@@ -471,6 +471,27 @@ fn a_segment_that_is_no_segment_is_noticed() {
         replace_in_every_way(&sample, &name, |context, _, outcome| {
             assert!(outcome.is_healed(), "{context}: {outcome:?}");
         });
+    }
+}
+
+#[test]
+fn a_copy_of_a_segment_under_the_next_name_is_put_away_and_the_store_goes_on() {
+    let sample = Sample::closed();
+    let segment = segments(sample.home.path()).remove(0);
+    std::fs::copy(&segment, sample.store_file("seg/0000000000000002-0000000000000063.mseg")).expect("copy");
+    let outcome = common::within(HANGS, "an opening", || sample.ask("a copy"));
+    assert!(outcome.is_healed(), "{outcome:?}");
+    // The segment that stands in its place is empty, and records follow at the same sequence.
+    let store = common::open(sample.home.path());
+    store.remember(Remember::new("what came after")).expect("remember");
+    let all = everything(&store).expect("list");
+    let killed = common::quick_folder();
+    common::copy_folder(sample.home.path(), killed.path());
+    drop(store);
+    for home in [sample.home.path(), killed.path()] {
+        let store = common::within(HANGS, "another opening", || common::open(home));
+        assert!(everything(&store).expect("list") == all && store.healed().is_empty(), "{home:?}");
+        assert_whole(&store, "after the copy");
     }
 }
 

@@ -161,7 +161,10 @@ impl SegmentName {
         let mut next = || u64::from_str_radix(parts.next()?, 16).ok();
         let (number, base_seq) = (next()?, next()?);
         let parsed = Self { number, base_seq, generation: next().unwrap_or(0) };
-        (parsed.to_string() == name).then_some(parsed)
+        // Numbers that were never given: nothing is computed from them.
+        let is_given = [number, base_seq].iter().all(|number| (1..NUMBER_END).contains(number))
+            && parsed.generation < NUMBER_END;
+        (is_given && parsed.to_string() == name).then_some(parsed)
     }
 }
 

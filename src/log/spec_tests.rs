@@ -41,6 +41,10 @@ fn names_are_of_the_form_that_the_page_says() {
         name.replace('-', "_"),
         name.replace(".mseg", "-0000000000000000.mseg"),
         rewritten.to_string().replace(".mseg", "-0000000000000001.mseg"),
+        SegmentName { number: 0, base_seq: 14, generation: 0 }.to_string(),
+        SegmentName { number: 2, base_seq: 0, generation: 0 }.to_string(),
+        SegmentName { number: NUMBER_END, base_seq: 14, generation: 0 }.to_string(),
+        SegmentName { number: 2, base_seq: 14, generation: NUMBER_END }.to_string(),
     ] {
         assert_eq!(SegmentName::parse(&other), None, "{other}");
     }

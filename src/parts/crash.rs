@@ -15,10 +15,13 @@
 mod explore;
 mod faults;
 mod fold;
+mod guided;
 mod judge;
 mod recording;
 mod session;
 mod workload;
+
+pub(super) use self::guided::{Step, run as run_steps};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -86,10 +86,13 @@ impl Healer<'_> {
         for unusable in &listing.unusable {
             generation = generation.max(unusable.name.generation);
         }
-        let mut healed = Vec::new();
+        let (mut healed, mut now): (_, Option<Listing>) = (Vec::new(), None);
         for hole in holes {
             generation += 1;
+            // What one hole brings back may have been forgotten in the next.
+            let listing = now.as_ref().unwrap_or(listing);
             healed.push(self.heal_hole(listing, hole, generation)?);
+            now = Some(log::list(self.place)?);
         }
         Ok(healed)
     }

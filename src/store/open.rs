@@ -184,7 +184,9 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
                 if error.kind() == ErrorKind::Corrupt
                     && (view_is_whole || options.salvage)
                     && listing.segments.iter().any(|segment| segment.path == path)
-                    && !damaged.iter().any(|known| known == path) =>
+                    && !damaged.iter().any(|known| known == path)
+                    // Nor is what was just written to heal one: that would go on for ever.
+                    && !healed.iter().any(|healed| path.ends_with(&healed.file)) =>
             {
                 tracing::error!(%error, "a segment is damaged and is healed");
                 damaged.push(path.to_owned());

@@ -14,7 +14,7 @@ pub fn run(input: &[u8]) {
     let first = input.byte();
     let applied_seq = u64::from(input.byte());
     let mut bytes = input.0.to_vec();
-    if first & MENDED != 0 && bytes.len() >= MANIFEST_HEADER_LEN {
+    if first & MENDED != 0 {
         mend(&mut bytes);
     }
     if let Ok(manifest) = ManifestV1::decode(&bytes) {
@@ -26,7 +26,11 @@ pub fn run(input: &[u8]) {
     write_on(&place, applied_seq);
 }
 
-fn mend(bytes: &mut [u8]) {
+/// Gives a manifest the length and the checksum that it should have.
+pub(super) fn mend(bytes: &mut [u8]) {
+    if bytes.len() < MANIFEST_HEADER_LEN {
+        return;
+    }
     let body_len = u32::try_from(bytes.len() - MANIFEST_HEADER_LEN).unwrap_or(u32::MAX);
     bytes[12..16].copy_from_slice(&body_len.to_le_bytes());
     let checksum = crc32fast::hash(&[&bytes[..16], &bytes[MANIFEST_HEADER_LEN..]].concat());

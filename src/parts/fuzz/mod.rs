@@ -5,11 +5,15 @@
 //! the network or the disk, and none takes more memory than some dozen times its input and a fixed amount.
 
 pub mod config;
+mod damage;
+pub mod folder;
+mod golden;
 mod input;
 pub mod json;
 pub mod jsonl;
 pub mod manifest;
 pub mod model;
+pub mod ops;
 pub mod query;
 pub mod record;
 pub mod row;
@@ -31,12 +35,14 @@ pub struct Target {
 }
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "folder", run: folder::run, seeds: folder::seeds },
     Target { name: "json", run: json::run, seeds: json::seeds },
     Target { name: "jsonl", run: jsonl::run, seeds: jsonl::seeds },
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "model", run: model::run, seeds: model::seeds },
+    Target { name: "ops", run: ops::run, seeds: ops::seeds },
     Target { name: "query", run: query::run, seeds: query::seeds },
     Target { name: "record", run: record::run, seeds: record::seeds },
     Target { name: "row", run: row::run, seeds: row::seeds },

@@ -71,12 +71,29 @@ fn expand(first: u8, short: &[u8]) -> Vec<u8> {
     file[SEGMENT_COPY_OFFSET..][..SEGMENT_FIELDS_LEN].copy_from_slice(&fields);
     file.extend_from_slice(short.0);
     if first & RECORDS_MENDED != 0 {
-        let mut rest = &mut file[SEGMENT_HEADER_LEN..];
-        while let Some(len) = mend(rest).filter(|len| *len <= rest.len()) {
-            rest = &mut rest[len..];
-        }
+        mend_records(&mut file[SEGMENT_HEADER_LEN..]);
     }
     file
+}
+
+/// Gives the headers and the records of a segment file the checksums that they should have.
+pub(super) fn mend_file(file: &mut [u8]) {
+    for at in [0, SEGMENT_COPY_OFFSET] {
+        if let Some(fields) = file.get_mut(at..at + SEGMENT_FIELDS_LEN) {
+            let checksum = crc32fast::hash(&fields[..SEGMENT_FIELDS_LEN - 4]);
+            fields[SEGMENT_FIELDS_LEN - 4..].copy_from_slice(&checksum.to_le_bytes());
+        }
+    }
+    mend_records(file.get_mut(SEGMENT_HEADER_LEN..).unwrap_or_default());
+}
+
+/// Goes on until the zeros behind the records.
+fn mend_records(mut rest: &mut [u8]) {
+    while !rest.starts_with(&[0; 4])
+        && let Some(len) = mend(rest).filter(|len| *len <= rest.len())
+    {
+        rest = &mut rest[len..];
+    }
 }
 
 /// An empty folder for a log, in memory.
