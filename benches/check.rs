@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     fill(&home, memories)?;
     fill_sqlite(&database, memories);
     let ours = flipped_in_store(&home, flips)?;
-    let theirs = flipped(&[database.clone()], flips, |_| !sqlite_is_ok(&database));
+    let theirs = flipped(std::slice::from_ref(&database), flips, |_| !sqlite_is_ok(&database));
     println!(
         "single flipped bits that are found: {ours} of {flips}, SQLite's integrity_check {theirs} of {flips}"
     );

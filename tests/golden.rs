@@ -114,7 +114,9 @@ fn a_rewritten_store_of_format_1_opens_with_every_memory() {
         let active = segment_names(&home.path().join("store")).pop().expect("a segment");
         fs::set_permissions(home.path().join("store/seg").join(active), PermissionsExt::from_mode(0o600))
             .expect("chmod");
-        without.iter().for_each(|name| fs::remove_file(home.path().join("store").join(name)).expect("remove"));
+        without
+            .iter()
+            .for_each(|name| fs::remove_file(home.path().join("store").join(name)).expect("remove"));
         let report = check_files(home.path(), &mut |_| {}).expect("check");
         assert_eq!((report.status, report.records), (CheckStatus::Ok, 15));
         let store = open(home.path());

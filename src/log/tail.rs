@@ -246,17 +246,27 @@ impl Tail {
         state: TailV1,
     ) -> Result<Self> {
         let last = segments.last().expect("a log has a segment");
-        let active = Active::open(&place, last, state)?;
-        Ok(Self {
+        let front = Front::Open(Active::open(&place, last, state)?);
+        Ok(Self::at(place, clock, generation, segments, front))
+    }
+
+    fn at(
+        place: Place,
+        clock: Arc<dyn Clock>,
+        generation: u64,
+        segments: Vec<Segment>,
+        front: Front,
+    ) -> Self {
+        Self {
             place,
             clock,
             generation,
             segments: SegmentMap::new(segments),
-            front: Front::Open(active),
+            front,
             segment_len_max: SEGMENT_LEN_MAX,
             dirty: false,
             buffer: Vec::new(),
-        })
+        }
     }
 
     /// The log goes on behind these segments in a new one with this header, but for its epoch. On a full disk it waits for
@@ -268,16 +278,7 @@ impl Tail {
         segments: Vec<Segment>,
         next: SegmentHeader,
     ) -> Result<Self> {
-        let mut tail = Self {
-            place,
-            clock,
-            generation,
-            segments: SegmentMap::new(segments),
-            front: Front::Wanted(next),
-            segment_len_max: SEGMENT_LEN_MAX,
-            dirty: false,
-            buffer: Vec::new(),
-        };
+        let mut tail = Self::at(place, clock, generation, segments, Front::Wanted(next));
         match tail.active() {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 tracing::warn!(%error, "no space for a new segment: reads go on, writes wait for space");

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::open::{FormerView, Layout, brought_up, build_view};
+use super::open::Layout;
+use super::replay::{FormerView, brought_up, build_view};
 use super::{Inner, lock};
 use crate::catalog::{Applied, CACHE_BYTES_DEFAULT, Catalog, Opened};
 use crate::error::{Durability, Error, ErrorKind, Result};

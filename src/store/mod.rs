@@ -14,6 +14,7 @@ mod prove;
 mod purge;
 mod quarantine;
 mod recall;
+mod replay;
 mod reserve;
 mod staged;
 mod stats;

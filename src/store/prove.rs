@@ -159,7 +159,7 @@ impl Inner {
         };
         proof.file = Some(self.relative(&segment.path));
         let (op, offset) = match self.find(segment, seq)? {
-            Found::Record(op, offset) => (op, offset),
+            Found::Record(op, offset) => (*op, offset),
             Found::Nothing if segment.header.rewrite.is_some() => {
                 proof.state = ProofState::Compacted;
                 return Ok(proof);
@@ -201,7 +201,7 @@ impl Inner {
                 Ok((record, ..)) if record.kind == OpKind::Seal || record.seq > seq => break,
                 Ok((record, payload, offset)) if record.seq == seq => {
                     return Ok(match Op::decode_payload(record.kind, record.has_vectors, payload) {
-                        Ok(op) => Found::Record(op, offset),
+                        Ok(op) => Found::Record(Box::new(op), offset),
                         Err(_) => Found::Damage,
                     });
                 }
@@ -222,7 +222,7 @@ impl Inner {
 
 /// What stands for a sequence in a segment.
 enum Found {
-    Record(Op, u64),
+    Record(Box<Op>, u64),
     Nothing,
     Damage,
 }

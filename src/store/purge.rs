@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::compact::Keep;
-use super::open::FormerView;
+use super::replay::FormerView;
 use super::{Inner, Layout, Progress, Store, lock};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, encode_beginning};
