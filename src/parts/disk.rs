@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Access, Disk, DiskFile, Kind, folder_above};
 
 /// The disk is full for a file that would be longer than this: a hostile length must not take all memory.
-const FILE_LEN_MAX: usize = 8 << 20;
+const FILE_LEN_MAX: usize = 64 << 20;
 
 /// A disk of some files. Clones are the same disk.
 #[derive(Clone, Debug)]
