@@ -125,6 +125,31 @@ fn what_neither_log_nor_view_has_needs_a_decision_and_is_named_by_repair() {
 }
 
 #[test]
+fn what_one_damaged_segment_brings_back_stays_forgotten_when_the_next_has_lost_its_end() {
+    let home = common::quick_folder();
+    let write = |work: &dyn Fn(&Store)| {
+        let store = common::open(home.path());
+        work(&store);
+        store.close().expect("close");
+        // As after a crash: the next one seals this segment and begins another.
+        std::fs::remove_file(home.path().join("store/MANIFEST")).expect("it is only an accelerator");
+    };
+    write(&|store| _ = store.remember(Remember::new("one").id(id("gone"))).expect("remember"));
+    write(&|store| _ = store.forget(["gone"]).expect("forget"));
+    write(&|store| _ = store.remember(Remember::new("two").id(id("kept"))).expect("remember"));
+    // Of the first only a copy of the header is damaged; of the second the tombstone.
+    let paths = segments(home.path());
+    flip(&paths[0], 2100);
+    flip(&paths[1], 4140);
+    let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
+    assert_eq!((report.status, report.healed.len()), (CheckStatus::Repaired, 2), "{report:?}");
+    store.close().expect("close");
+    std::fs::remove_file(home.path().join("store/view.redb")).expect("remove");
+    let store = common::open(home.path());
+    assert_eq!(everything(&store).expect("list").into_keys().collect::<Vec<_>>(), ["kept"]);
+}
+
+#[test]
 fn a_proof_tells_what_became_of_each_acknowledged_write() {
     let home = common::quick_folder();
     let store = common::open(home.path());

@@ -140,6 +140,8 @@ pub(crate) struct Unusable {
     pub(crate) name: SegmentName,
     /// What is wrong.
     pub(crate) error: Error,
+    /// Its header is whole and that of another segment: a copy, which says nothing of where the log ends.
+    pub(crate) is_misnamed: bool,
 }
 
 /// What the name of a segment says.
@@ -188,20 +190,21 @@ pub(crate) fn list(place: &Place) -> Result<Listing> {
     for name in place.disk.list(&place.segments)? {
         let path = place.segments.join(&name);
         let Some(name) = SegmentName::parse(&name) else { continue };
-        let error = match read_header(&*place.disk, &path) {
+        let (error, is_misnamed) = match read_header(&*place.disk, &path) {
             Ok((header, len)) if SegmentName::of(&header) == name => {
                 listing.segments.push(Segment { path, header, len });
                 continue;
             }
             Ok((header, _)) => {
-                Error::corrupt(&path, 0, format!("the header is that of {}", SegmentName::of(&header)))
+                let what = format!("the header is that of {}", SegmentName::of(&header));
+                (Error::corrupt(&path, 0, what), true)
             }
             Err(error) if error.kind() == ErrorKind::UnknownFormat || !is_of_the_file(&error) => {
                 return Err(error);
             }
-            Err(error) => error,
+            Err(error) => (error, false),
         };
-        listing.unusable.push(Unusable { path, name, error });
+        listing.unusable.push(Unusable { path, name, error, is_misnamed });
     }
     listing.segments.sort_by_key(|segment| segment.header.number);
     let rewritten: Vec<_> =

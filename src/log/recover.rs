@@ -166,8 +166,8 @@ fn check_order(segments: &[Segment]) -> Result<()> {
 fn check_end(place: &Place, segments: &[Segment], unusable: &[Unusable], missing: &[u64]) -> Result<()> {
     let Some(last) = segments.last() else { return Ok(()) };
     let is_behind = |number: u64| number > last.header.number;
-    for Unusable { path, name, error } in unusable {
-        if is_behind(name.number) {
+    for Unusable { path, name, error, is_misnamed } in unusable {
+        if is_behind(name.number) && !is_misnamed {
             let what = format!("the last segment cannot be read: {}", error.message());
             return Err(Error::corrupt(path, error.offset().unwrap_or(0), what)
                 .hint("put the segment file back, or restore a backup"));

@@ -84,7 +84,8 @@ pub(crate) fn holes(
         before = Some(segment);
     }
     let last = before.map_or(0, |before| before.header.number);
-    let unusable = listing.unusable.iter().map(|unusable| unusable.name.number);
+    let unusable = listing.unusable.iter().filter(|unusable| !unusable.is_misnamed);
+    let unusable = unusable.map(|unusable| unusable.name.number);
     let end = unusable.chain(named.iter().copied()).max().unwrap_or(0).max(last);
     if end > last && open.is_none() {
         open = Some(Open::behind(place, before)?);

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::Layout;
 use super::quarantine::quarantine;
 use crate::catalog::{Catalog, Moved};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{LostV1, MemoryKey, ModelNumber, Op};
 use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::log::{self, Hole, Listing, Place, Salvaged, ScanEnd, Scanner};
@@ -87,17 +87,18 @@ impl Healer<'_> {
             generation = generation.max(unusable.name.generation);
         }
         let (mut healed, mut now): (_, Option<Listing>) = (Vec::new(), None);
-        for hole in holes {
+        for (index, hole) in holes.iter().enumerate() {
+            let is_last = index + 1 == holes.len();
             generation += 1;
             // What one hole brings back may have been forgotten in the next.
             let listing = now.as_ref().unwrap_or(listing);
-            healed.push(self.heal_hole(listing, hole, generation)?);
+            healed.push(self.heal_hole(listing, hole, generation, is_last)?);
             now = Some(log::list(self.place)?);
         }
         Ok(healed)
     }
 
-    fn heal_hole(&self, listing: &Listing, hole: &Hole, generation: u64) -> Result<Healed> {
+    fn heal_hole(&self, listing: &Listing, hole: &Hole, generation: u64, is_last: bool) -> Result<Healed> {
         let span = hole.span;
         let base_seq = span.prev_last_seq + 1;
         let mut salvaged: BTreeMap<u64, Salvaged> = BTreeMap::new();
@@ -109,7 +110,9 @@ impl Healer<'_> {
             })?;
         }
         let mut made = match self.view {
-            Some(view) => made_from(view, &self.outside(listing, hole, &salvaged)?, hole, &salvaged)?,
+            Some(view) => {
+                made_from(view, &self.outside(listing, hole, &salvaged)?, hole, is_last, &salvaged)?
+            }
             None => BTreeMap::new(),
         };
         let recovered = made.len() as u64;
@@ -215,6 +218,7 @@ fn made_from(
     view: &Catalog,
     outside: &Outside,
     hole: &Hole,
+    is_last: bool,
     salvaged: &BTreeMap<u64, Salvaged>,
 ) -> Result<BTreeMap<u64, Op>> {
     let held_seq = view.applied_seq();
@@ -239,28 +243,35 @@ fn made_from(
         ControlFlow::Continue(())
     })?;
 
-    let mut free: Vec<u64> =
+    let mut free: BTreeSet<u64> =
         span.clone().filter(|seq| !salvaged.contains_key(seq) && !made.contains_key(seq)).collect();
-    // What the log does not forget and the view does not hold was forgotten in the hole, behind its last record.
+    // What the log does not forget and the view does not hold was forgotten in the hole, behind its last record. Those
+    // with the latest records choose first: where the lost tombstones had room, these have.
     let mut forgotten: Vec<_> = outside
         .alive
         .iter()
         .filter(|(key, (_, last_seq))| *last_seq <= *span.end() && !rows.contains(key))
         .collect();
     forgotten.sort_unstable_by_key(|(_, (_, last_seq))| std::cmp::Reverse(*last_seq));
+    for (key, (id, last_seq)) in forgotten {
+        match free.last() {
+            Some(seq) if seq > last_seq => {
+                made.insert(*seq, Op::Forget { key: *key, id: id.clone() });
+                free.pop_last();
+            }
+            _ if is_last => {
+                let what = format!("memory {} was forgotten, and the log has no place left to say so", key.0);
+                return Err(Error::new(ErrorKind::Corrupt, what).at(view.path()));
+            }
+            // It was forgotten in a later hole.
+            _ => {}
+        }
+    }
     if let Some(active) = view.active_model()
         && outside.active.is_none_or(|(seq, number)| number != active && seq < first_seq.max(*span.end()))
-        && let Some(seq) = free.pop()
+        && let Some(seq) = free.pop_last()
     {
         made.insert(seq, Op::UseModel { number: active });
-    }
-    for (key, (id, last_seq)) in forgotten {
-        match free.pop().filter(|seq| seq > last_seq) {
-            Some(seq) => _ = made.insert(seq, Op::Forget { key: *key, id: id.clone() }),
-            None => {
-                tracing::error!(key = key.0, "a memory that was forgotten has no place for its tombstone")
-            }
-        }
     }
     let mut free = free.into_iter();
     for (number, identity) in state.models()? {

@@ -164,6 +164,7 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
                     view = None;
                     continue;
                 }
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Err(needs_a_decision(error)),
                 Err(error) => return Err(error),
             }
             listing = log::list(place)?;
