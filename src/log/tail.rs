@@ -341,7 +341,7 @@ impl Tail {
             unreachable!("it was made above, and a roll leaves another one")
         };
         if batch_len < DIRECT_LEN_MIN {
-            active.fill(batch_len)?;
+            active.fill(batch_len, self.segment_len_max)?;
         }
         self.dirty = true;
 
@@ -486,12 +486,13 @@ impl Active {
 
     /// Zero-fills ahead, so that a batch of this length overwrites space whose length is durable: on ext4 that is
     /// several times cheaper than growing the file with every sync, and a full disk is met before a record is at stake.
-    fn fill(&mut self, batch_len: u64) -> Result<(), WriteError> {
+    fn fill(&mut self, batch_len: u64, segment_len_max: u64) -> Result<(), WriteError> {
         let need = self.state.len + batch_len + SEAL_RESERVE_LEN;
         if need <= self.filled {
             return Ok(());
         }
-        let target = (self.filled + self.fill_next).max(need);
+        // Nothing is written where the segment does not come to.
+        let target = (self.filled + self.fill_next).min(segment_len_max).max(need);
         match self.zero_fill_to(target) {
             // A nearly full disk may still hold what is needed now.
             Err(WriteError::Clean(_)) if target > need => self.zero_fill_to(need)?,

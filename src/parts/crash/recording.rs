@@ -14,6 +14,8 @@ const OPERATIONS: usize = 24;
 const SEGMENT_LEN_MIN: u64 = 6 << 10;
 /// ... those of this many once in a workload.
 const SEGMENT_LEN_MAX: u64 = 40 << 10;
+/// In one of eight workloads they do not roll, and much is filled with zeros ahead.
+const SEGMENT_LEN_HUGE: u64 = 4 << 20;
 
 /// A workload that met no trouble.
 pub(super) struct Recording {
@@ -49,7 +51,10 @@ impl Recording {
     /// Runs the workload of this seed.
     pub(super) fn make(seed: u64) -> Result<Self, Broken> {
         let mut chance = Chance::of(seed, 0);
-        let segment_len_max = SEGMENT_LEN_MIN + chance.below(SEGMENT_LEN_MAX - SEGMENT_LEN_MIN);
+        let segment_len_max = match chance.below(8) {
+            0 => SEGMENT_LEN_HUGE,
+            _ => SEGMENT_LEN_MIN + chance.below(SEGMENT_LEN_MAX - SEGMENT_LEN_MIN),
+        };
         let disk = SimulatedDisk::new(Path::new(ROOT));
         disk.record();
         if is_unsteady(seed) {
