@@ -100,7 +100,10 @@ fn pretty(report: &CheckReport, out: &Output) -> String {
         text::bytes(report.bytes)
     );
     for Loss { first_seq, last_seq, .. } in &report.losses {
-        let _ = write!(read, "; records {first_seq} to {last_seq} were lost earlier");
+        let _ = write!(
+            read,
+            "; what was stored as records {first_seq} to {last_seq}, if anything, was lost earlier"
+        );
     }
     if report.findings.is_empty() && report.status == CheckStatus::Ok {
         let status = out.paint(AnsiColor::Green.on_default().bold(), "ok");
