@@ -65,10 +65,14 @@ fn main() -> Result<()> {
     fill(&home, memories)?;
     fill_sqlite(&database, memories);
     let ours = flipped_in_store(&home, flips)?;
-    let theirs = flipped(std::slice::from_ref(&database), flips, |_| !sqlite_is_ok(&database));
-    println!(
-        "single flipped bits that are found: {ours} of {flips}, SQLite's integrity_check {theirs} of {flips}"
+    let whole = content_of_sqlite(&database);
+    let theirs = flipped(
+        std::slice::from_ref(&database),
+        flips,
+        || !sqlite_is_ok(&database),
+        || content_of_sqlite(&database) == whole,
     );
+    println!("{flips} single flipped bits: {ours}; SQLite's integrity_check: {theirs}");
     Ok(())
 }
 
@@ -118,14 +122,35 @@ fn rate_of_recovery(home: &Path) -> Result<f64> {
     Ok(records as f64 / seconds)
 }
 
-/// Flips one bit at a time in any of the files that hold memories, and says how often `is_found` said so.
-fn flipped(files: &[PathBuf], flips: u64, mut is_found: impl FnMut(u64) -> bool) -> u64 {
+/// What became of flipped bits.
+#[derive(Default)]
+struct Flips {
+    found: u64,
+    /// Not found, and every memory is as it was: the bit stood where nothing is read any more.
+    harmless: u64,
+    /// Not found, and what is read is something else.
+    wrong: u64,
+}
+
+impl std::fmt::Display for Flips {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { found, harmless, wrong } = self;
+        write!(f, "{found} found, {harmless} missed and harmless, {wrong} missed with wrong content")
+    }
+}
+
+/// Flips one bit at a time in any of the files that hold memories.
+fn flipped(
+    files: &[PathBuf],
+    flips: u64,
+    mut is_found: impl FnMut() -> bool,
+    mut is_harmless: impl FnMut() -> bool,
+) -> Flips {
     let whole: Vec<Vec<u8>> = files.iter().map(|path| std::fs::read(path).expect("read")).collect();
     let total: usize = whole.iter().map(Vec::len).sum();
     let mut random = Random::new(7);
-    let mut found = 0;
-    let mut flip = 0;
-    while flip < flips {
+    let mut came = Flips::default();
+    for _ in 0..flips {
         let mut at = random.below(total);
         let file = whole.iter().position(|bytes| {
             let is_in = at < bytes.len();
@@ -133,27 +158,50 @@ fn flipped(files: &[PathBuf], flips: u64, mut is_found: impl FnMut(u64) -> bool)
             is_in
         });
         let file = file.expect("within one of them");
-        // What nobody uses is no damage.
-        if whole[file][at & !4095..].iter().take(4096).all(|byte| *byte == 0) {
-            continue;
-        }
         let mut bytes = whole[file].clone();
         bytes[at] ^= 1 << random.below(8);
         overwrite(&files[file], &bytes);
-        found += u64::from(is_found(flip));
+        if is_found() {
+            came.found += 1;
+        } else if is_harmless() {
+            came.harmless += 1;
+        } else {
+            came.wrong += 1;
+        }
         overwrite(&files[file], &whole[file]);
-        flip += 1;
     }
-    found
+    came
 }
 
-fn flipped_in_store(home: &Path, flips: u64) -> Result<u64> {
+fn flipped_in_store(home: &Path, flips: u64) -> Result<Flips> {
     let folder = home.join("store/seg").read_dir().expect("list");
     let mut files: Vec<PathBuf> = folder.map(|entry| entry.expect("an entry").path()).collect();
     files.push(home.join("store/view.redb"));
-    Ok(flipped(&files, flips, |_| {
-        check_files(home, &mut |_| {}).is_ok_and(|report| report.status == CheckStatus::Damaged)
-    }))
+    let content = || -> Result<Vec<memento_kv::Memory>> {
+        let store = Store::open(options(home).read_only(true))?;
+        store.list(&memento_kv::List::new().limit(1_000_000))
+    };
+    let whole = content()?;
+    Ok(flipped(
+        &files,
+        flips,
+        || check_files(home, &mut |_| {}).is_ok_and(|report| report.status == CheckStatus::Damaged),
+        || content().is_ok_and(|now| now == whole),
+    ))
+}
+
+/// Every row as text; `None` when it cannot be read.
+fn content_of_sqlite(path: &Path) -> Option<Vec<String>> {
+    let connection = rusqlite::Connection::open(path).ok()?;
+    let mut statement = connection.prepare("SELECT * FROM memories ORDER BY id").ok()?;
+    let columns = statement.column_count();
+    let rows = statement
+        .query_map([], |row| {
+            let cells = (0..columns).map(|at| row.get_ref(at).map(|cell| format!("{cell:?}")));
+            cells.collect::<Result<Vec<_>, _>>().map(|cells| cells.join("|"))
+        })
+        .ok()?;
+    rows.collect::<Result<Vec<_>, _>>().ok()
 }
 
 /// Also over a sealed segment, which has no write permission.

@@ -27,6 +27,7 @@ use std::time::Instant;
 use redb::{Database, Durability};
 
 pub(crate) use self::apply::Moved;
+pub(crate) use self::check::ViewDamage;
 use self::database::Found;
 use self::delta::Delta;
 use self::guard::{Fault, Guard, drop_guarded};

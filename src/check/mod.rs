@@ -5,13 +5,13 @@
 //! [`repair`] mends what was found.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use serde::Serialize;
 
-use crate::catalog::{Catalog, Opened, View};
+use crate::catalog::{Catalog, Opened, View, ViewDamage};
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::ManifestV1;
@@ -134,9 +134,25 @@ impl Store {
         let segments = self.segments();
         let mut check = Check::new(place);
         check.manifest(&segments)?;
-        check.log(&segments, view.position().tail.last_seq, depth, progress)?;
-        if depth == Depth::Deep {
-            check.view(&catalog, &view)?;
+        let last_seq = view.position().tail.last_seq;
+        match depth {
+            Depth::Quick => check.log(&segments, last_seq, depth, progress)?,
+            Depth::Deep => {
+                // The view is read beside the log.
+                let (logged, seen) = std::thread::scope(|scope| {
+                    let look = || ViewRead::of(&catalog, &view);
+                    match std::thread::Builder::new().spawn_scoped(scope, look) {
+                        Ok(thread) => {
+                            let logged = check.log(&segments, last_seq, depth, progress);
+                            let seen = thread.join();
+                            (logged, seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                        }
+                        Err(_) => (check.log(&segments, last_seq, depth, progress), look()),
+                    }
+                });
+                logged?;
+                check.view(catalog.path(), seen?);
+            }
         }
         check.losses(&view)?;
         check.report.healed = self.healed();
@@ -202,6 +218,75 @@ pub fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(S
     Ok((store, report))
 }
 
+/// What a segment holds.
+struct Read {
+    verified: log::Verified,
+    records: u64,
+    /// Memories that it changes, in order: the record that made the newest version, or `None` when it is forgotten.
+    changes: Vec<(MemoryKey, Option<u64>)>,
+}
+
+/// Reads segments on all cores, and gives them in order.
+fn read_segments(
+    place: &Place,
+    segments: &[Segment],
+    last_seq: u64,
+    depth: Depth,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Read>> {
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    let work = |sender: mpsc::Sender<(usize, Result<Read>)>| {
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(segment) = segments.get(index)
+        {
+            let is_sealed = index + 1 < segments.len();
+            let read = read_segment(place, segment, last_seq, depth == Depth::Quick && is_sealed);
+            // Nobody listens any more only after a panic, which is told by whoever paniced.
+            let _ = sender.send((index, read));
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(segments.len());
+    let total = segments.iter().map(|segment| segment.len).sum();
+    let mut all: Vec<(usize, Result<Read>)> = Vec::new();
+    std::thread::scope(|scope| {
+        let spawn = |_: &usize| {
+            let sender = sender.clone();
+            std::thread::Builder::new().spawn_scoped(scope, || work(sender)).is_ok()
+        };
+        if (0..cores).filter(spawn).count() == 0 {
+            // A system that is short of threads gives at least this one.
+            work(sender.clone());
+        }
+        drop(sender);
+        let mut done = 0;
+        for (index, read) in receiver {
+            done += segments[index].len;
+            all.push((index, read));
+            progress(Progress::new(done, total));
+        }
+    });
+    all.sort_unstable_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, read)| read).collect()
+}
+
+fn read_segment(place: &Place, segment: &Segment, last_seq: u64, glance: bool) -> Result<Read> {
+    if glance && let Some(verified) = log::glance(place, segment)? {
+        return Ok(Read { verified, records: 0, changes: Vec::new() });
+    }
+    let (mut records, mut changes) = (0, Vec::new());
+    let verified = log::verify(place, segment, last_seq, |seq, op| {
+        records += 1;
+        match op {
+            Op::Remember { .. } => changes.push((MemoryKey(seq), Some(seq))),
+            Op::Update { key, .. } => changes.push((key, Some(seq))),
+            Op::Forget { key, .. } => changes.push((key, None)),
+            Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Lost(_) | Op::Seal(_) => {}
+        }
+    })?;
+    Ok(Read { verified, records, changes })
+}
+
 struct Check {
     place: Place,
     report: CheckReport,
@@ -256,33 +341,19 @@ impl Check {
         depth: Depth,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let total = segments.iter().map(|segment| segment.len).sum();
         let mut before: Option<log::Verified> = None;
+        let mut read = read_segments(&self.place, segments, last_seq, depth, progress)?.into_iter();
         for (index, segment) in segments.iter().enumerate() {
-            progress(Progress::new(self.report.bytes, total));
             self.links(segment, before.as_ref());
-            let (live, records) = (&mut self.live, &mut self.report.records);
             let is_sealed = index + 1 < segments.len();
-            let glanced = match depth {
-                Depth::Quick if is_sealed => log::glance(&self.place, segment)?,
-                _ => None,
-            };
-            let verified = match glanced {
-                Some(verified) => verified,
-                None => log::verify(&self.place, segment, last_seq, |seq, op| {
-                    *records += 1;
-                    match op {
-                        Op::Remember { .. } => _ = live.insert(MemoryKey(seq), seq),
-                        Op::Update { key, .. } => _ = live.insert(key, seq),
-                        Op::Forget { key, .. } => _ = live.remove(&key),
-                        Op::Vector { .. }
-                        | Op::Model { .. }
-                        | Op::UseModel { .. }
-                        | Op::Lost(_)
-                        | Op::Seal(_) => {}
-                    }
-                })?,
-            };
+            let Read { verified, records, changes } = read.next().expect("each was read");
+            self.report.records += records;
+            for (key, seq) in changes {
+                match seq {
+                    Some(seq) => _ = self.live.insert(key, seq),
+                    None => _ = self.live.remove(&key),
+                }
+            }
             for flaw in &verified.flaws {
                 self.found(&segment.path, Some(flaw.offset), flaw.rule, flaw.detail.clone(), HEALED);
             }
@@ -298,7 +369,6 @@ impl Check {
             self.report.bytes += verified.state.len;
             before = Some(verified);
         }
-        progress(Progress::new(total, total));
         Ok(())
     }
 
@@ -336,7 +406,8 @@ impl Check {
                 let held_seq = view.position().tail.last_seq;
                 self.live.retain(|key, seq| key.0 <= held_seq && *seq <= held_seq);
                 self.losses(&view)?;
-                self.view(&catalog, &view)
+                self.view(layout.view(), ViewRead::of(&catalog, &view)?);
+                Ok(())
             }
             Ok(Opened::Missing) => Ok(()),
             Ok(Opened::Unusable(reason)) => {
@@ -368,46 +439,33 @@ impl Check {
         }
     }
 
-    fn view(&mut self, catalog: &Catalog, view: &View<'_>) -> Result<()> {
-        let path = catalog.path().to_owned();
+    /// Compares what the view holds with the log.
+    fn view(&mut self, path: &Path, view: ViewRead) {
         // A view that is built anew has only what the log gives.
         let repair = if self.report.findings.is_empty() { REBUILT } else { KEPT };
-        let damages = match catalog.check(&mut |_, _| {}) {
-            Ok(damages) => damages,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.found(&path, error.offset(), "view", error.message().to_owned(), repair);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        for damage in damages {
+        for damage in view.damages {
             let place = match (damage.table, &damage.key) {
                 (Some(table), Some(key)) => format!("table {table}, key {key}: "),
                 (Some(table), None) => format!("table {table}: "),
                 (None, _) => String::new(),
             };
-            self.found(&path, damage.offset, "view-row", format!("{place}{}", damage.what), repair);
+            self.found(path, damage.offset, "view-row", format!("{place}{}", damage.what), repair);
         }
-        let mut rows = Vec::new();
-        match view.for_each_row(MemoryKey(0), |row| {
-            rows.push((row.key, row.seq));
-            ControlFlow::Continue(())
-        }) {
-            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-            // A damaged row is found already.
-            _ => {}
+        if let Some((offset, what)) = view.unreadable {
+            self.found(path, offset, "view", what, repair);
+            return;
         }
-        self.report.rows = rows.len() as u64;
-        for (key, seq) in &rows {
+        self.report.rows = view.rows.len() as u64;
+        for (key, seq) in &view.rows {
             match self.live.remove(key) {
                 Some(newest) if newest == *seq => {}
                 Some(newest) => {
                     let detail = format!("memory {} is at record {seq}, the log has record {newest}", key.0);
-                    self.found(&path, None, "view-stale", detail, repair);
+                    self.found(path, None, "view-stale", detail, repair);
                 }
                 None => {
                     let detail = format!("memory {} is in the view, but not in the log", key.0);
-                    self.found(&path, None, "view-stray", detail, repair);
+                    self.found(path, None, "view-stray", detail, repair);
                 }
             }
         }
@@ -415,15 +473,38 @@ impl Check {
             let mut missing: Vec<_> = self.live.keys().copied().collect();
             missing.sort_unstable();
             for key in missing {
-                self.found(
-                    &path,
-                    None,
-                    "view-missing",
-                    format!("memory {} is in the log, but not in the view", key.0),
-                    repair,
-                );
+                let detail = format!("memory {} is in the log, but not in the view", key.0);
+                self.found(path, None, "view-missing", detail, repair);
             }
         }
-        Ok(())
+    }
+}
+
+/// What the view holds.
+#[derive(Default)]
+struct ViewRead {
+    damages: Vec<ViewDamage>,
+    /// Where and why it cannot be read at all.
+    unreadable: Option<(Option<u64>, String)>,
+    /// Each memory with the record of its present version.
+    rows: Vec<(MemoryKey, u64)>,
+}
+
+impl ViewRead {
+    fn of(catalog: &Catalog, view: &View<'_>) -> Result<Self> {
+        let mut read = Self::default();
+        match catalog.check(&mut |_, _| {}) {
+            Ok(damages) => read.damages = damages,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                read.unreadable = Some((error.offset(), error.message().to_owned()));
+                return Ok(read);
+            }
+            Err(error) => return Err(error),
+        }
+        match view.for_each_version(|key, seq| read.rows.push((key, seq))) {
+            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+            // A damaged row is found already.
+            _ => Ok(read),
+        }
     }
 }

@@ -137,10 +137,11 @@ pub(crate) struct Superseded {
 #[derive(Debug)]
 pub(crate) struct Unusable {
     pub(crate) path: PathBuf,
+    /// What its name says, or its header, if that is whole.
     pub(crate) name: SegmentName,
     /// What is wrong.
     pub(crate) error: Error,
-    /// Its header is whole and that of another segment: a copy, which says nothing of where the log ends.
+    /// Its header is whole and not that of its name: it says nothing of where the log ends.
     pub(crate) is_misnamed: bool,
 }
 
@@ -190,20 +191,22 @@ pub(crate) fn list(place: &Place) -> Result<Listing> {
     for name in place.disk.list(&place.segments)? {
         let path = place.segments.join(&name);
         let Some(name) = SegmentName::parse(&name) else { continue };
-        let (error, is_misnamed) = match read_header(&*place.disk, &path) {
+        let (error, misnamed) = match read_header(&*place.disk, &path) {
             Ok((header, len)) if SegmentName::of(&header) == name => {
                 listing.segments.push(Segment { path, header, len });
                 continue;
             }
             Ok((header, _)) => {
                 let what = format!("the header is that of {}", SegmentName::of(&header));
-                (Error::corrupt(&path, 0, what), true)
+                (Error::corrupt(&path, 0, what), Some(SegmentName::of(&header)))
             }
             Err(error) if error.kind() == ErrorKind::UnknownFormat || !is_of_the_file(&error) => {
                 return Err(error);
             }
-            Err(error) => (error, false),
+            Err(error) => (error, None),
         };
+        // Its records count where its header says.
+        let (name, is_misnamed) = (misnamed.unwrap_or(name), misnamed.is_some());
         listing.unusable.push(Unusable { path, name, error, is_misnamed });
     }
     listing.segments.sort_by_key(|segment| segment.header.number);

@@ -38,6 +38,20 @@ pub struct Healed {
     pub vectors_lost: Vec<String>,
 }
 
+impl Healed {
+    /// A file that was put away because it is another segment than its name says.
+    pub(super) fn misnamed(layout: &Layout, path: &Path, kept: &Path) -> Self {
+        Self {
+            file: relative(layout, path),
+            detail: "the file was another segment than its name says, and is put away".to_owned(),
+            quarantined: vec![relative(layout, kept)],
+            recovered: 0,
+            lost: Vec::new(),
+            vectors_lost: Vec::new(),
+        }
+    }
+}
+
 /// What is needed to heal a log.
 pub(super) struct Healer<'a> {
     pub(super) layout: &'a Layout,
@@ -146,11 +160,11 @@ impl Healer<'_> {
             })?;
         // From here on the new segment counts, whatever becomes of the old ones.
         let mut quarantined = Vec::new();
-        let reason = format!("damaged; {} stands in its place", self.relative(&rewritten.path));
+        let reason = format!("damaged; {} stands in its place", relative(self.layout, &rewritten.path));
         for file in hole.files.iter().filter(|file| file.path != rewritten.path) {
             if self.place.disk.kind(&file.path)?.is_some() {
                 let to = quarantine(&*self.place.disk, self.layout, &file.path, self.now_ms, &reason)?;
-                quarantined.push(self.relative(&to));
+                quarantined.push(relative(self.layout, &to));
             }
         }
         let mut vectors_lost = Vec::new();
@@ -165,18 +179,13 @@ impl Healer<'_> {
         let detail = detail_of(hole, salvaged.len() as u64, recovered, &lost, vectors_lost.len());
         tracing::warn!(segment = span.number, recovered, lost = lost.len(), "healed a segment");
         Ok(Healed {
-            file: self.relative(&rewritten.path),
+            file: relative(self.layout, &rewritten.path),
             detail,
             quarantined,
             recovered,
             lost,
             vectors_lost,
         })
-    }
-
-    fn relative(&self, path: &Path) -> String {
-        let home = self.layout.folder.parent().unwrap_or(&self.layout.folder);
-        path.strip_prefix(home).unwrap_or(path).display().to_string()
     }
 
     /// Reads all other segments, as far as they are whole, and what was salvaged.
@@ -210,6 +219,12 @@ impl Healer<'_> {
         salvaged.for_each(|(seq, record)| outside.note(*seq, record.op.clone()));
         Ok(outside)
     }
+}
+
+/// A file's name within the home folder.
+fn relative(layout: &Layout, path: &Path) -> String {
+    let home = layout.folder.parent().unwrap_or(&layout.folder);
+    path.strip_prefix(home).unwrap_or(path).display().to_string()
 }
 
 /// The records that the view can give for a hole: memories whose present version or text was stored there, tombstones of

@@ -169,6 +169,12 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
             }
             listing = log::list(place)?;
         }
+        for stray in listing.unusable.iter().filter(|unusable| unusable.is_misnamed) {
+            // The log has the segment that it is a copy of, or has healed without it.
+            let kept =
+                quarantine(disk, layout, &stray.path, now_ms, "the header is that of another segment")?;
+            healed.push(Healed::misnamed(layout, &stray.path, &kept));
+        }
         if view_is_damaged {
             // The log has everything now that the view could give.
             view = None;
