@@ -173,3 +173,23 @@ fn a_memory_that_was_forgotten_before_can_be_purged() {
     store.close().expect("close");
     assert_eq!(files_with(home.path(), b"a forgotten secret"), [""; 0]);
 }
+
+#[test]
+fn a_memory_that_compaction_left_out_can_be_purged_from_the_free_pages_of_the_view() {
+    let home = common::quick_folder();
+    let store = common::open(home.path());
+    for n in 0..50 {
+        let remember =
+            Remember::new(format!("a forgotten secret, number {n}")).id(id(&format!("secret-{n}")));
+        store.remember(remember).expect("remember");
+    }
+    store.remember(Remember::new("something else")).expect("remember");
+    store.close().expect("close");
+    let store = common::open(home.path());
+    store.forget((0..50).map(|n| format!("secret-{n}"))).expect("forget");
+    store.compact(&mut |_| {}).expect("compact");
+    assert!(!files_with(home.path(), b"a forgotten secret").is_empty(), "or this test shows nothing");
+    assert_eq!(store.purge(["secret-7"], &mut |_| {}).expect("purge").missing, [id("secret-7")]);
+    assert_eq!(files_with(home.path(), b"a forgotten secret"), [""; 0]);
+    assert_eq!(everything(&store).expect("list").len(), 1);
+}

@@ -150,6 +150,25 @@ fn what_one_damaged_segment_brings_back_stays_forgotten_when_the_next_has_lost_i
 }
 
 #[test]
+fn segments_that_changed_names_stay_where_they_are_until_somebody_decides_and_give_everything_back() {
+    let home = common::quick_folder();
+    let (memories, _) = filled(home.path());
+    let paths = segments(home.path());
+    let bytes = [&paths[0], &paths[1]].map(|path| std::fs::read(path).expect("read"));
+    overwrite(&paths[0], &bytes[1]);
+    overwrite(&paths[1], &bytes[0]);
+    std::fs::remove_file(home.path().join("store/view.redb")).expect("remove");
+    let error = Store::open(common::options(home.path())).expect_err("nothing can replace them");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(segments(home.path())[..4], paths, "they are left alone");
+    assert_eq!(std::fs::read(&paths[0]).expect("read"), bytes[1]);
+    let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
+    assert_eq!(report.status, CheckStatus::Repaired, "{report:?}");
+    assert!(report.healed.iter().all(|healed| healed.lost.is_empty()), "{report:?}");
+    assert_eq!(everything(&store).expect("list"), memories);
+}
+
+#[test]
 fn a_proof_tells_what_became_of_each_acknowledged_write() {
     let home = common::quick_folder();
     let store = common::open(home.path());

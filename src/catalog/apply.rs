@@ -34,6 +34,14 @@ pub(crate) struct Moved {
     pub(crate) to: Location,
 }
 
+impl Moved {
+    /// What a record said, unless it is about no memory.
+    pub(crate) fn of(seq: u64, op: &Op, from: Option<Location>, to: Location) -> Option<Self> {
+        let model = op.vectors().map(|vectors| vectors.model);
+        op.memory_key(seq).map(|key| Self { key, seq, model, from, to })
+    }
+}
+
 /// The snapshot's delta with the records applied. Records that the snapshot holds already are left out.
 pub(super) fn apply(snapshot: &Snapshot, records: &[Applied<'_>], next: Position) -> Result<Delta, Fault> {
     let mut batch = Batch::new(snapshot);

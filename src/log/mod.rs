@@ -91,8 +91,7 @@ impl SegmentMap {
 
     /// The highest generation of them.
     pub(crate) fn newest_generation(&self) -> u64 {
-        let segments = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0)
+        newest_generation(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The segment of this number has this length since it was sealed.
@@ -112,6 +111,11 @@ impl SegmentMap {
         segments.insert(at, rewritten);
         replaced
     }
+}
+
+/// The highest generation of these; 0 when none was rewritten.
+pub(crate) fn newest_generation(segments: &[Segment]) -> u64 {
+    segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0)
 }
 
 /// What a look at the segment folder found.

@@ -141,10 +141,8 @@ impl Inner {
     ) -> Result<()> {
         self.release_reserve();
         let segments = self.sealed_segments();
-        let mut by_live: Vec<&Segment> = segments
-            .iter()
-            .filter(|segment| segment.header.rewrite.is_none() && live_in(segment) < segment.len / 2)
-            .collect();
+        let mut by_live: Vec<&Segment> =
+            segments.iter().filter(|segment| live_in(segment) < segment.len / 2).collect();
         by_live.sort_unstable_by_key(|segment| live_in(segment));
         for segment in by_live {
             // A tombstone may be what keeps a memory in another segment forgotten.
@@ -200,14 +198,7 @@ impl Inner {
                             return Ok(());
                         }
                         let to = rewriter.push(record, payload, log::memory_time(&op))?;
-                        let model = op.vectors().map(|vectors| vectors.model);
-                        moved.extend(op.memory_key(record.seq).map(|key| Moved {
-                            key,
-                            seq: record.seq,
-                            model,
-                            from: Some(location),
-                            to,
-                        }));
+                        moved.extend(Moved::of(record.seq, &op, Some(location), to));
                         Ok(())
                     })?;
                 }

@@ -42,9 +42,9 @@ impl Healed {
     /// A file that was put away because it is another segment than its name says.
     pub(super) fn misnamed(layout: &Layout, path: &Path, kept: &Path) -> Self {
         Self {
-            file: relative(layout, path),
+            file: layout.relative(path),
             detail: "the file was another segment than its name says, and is put away".to_owned(),
-            quarantined: vec![relative(layout, kept)],
+            quarantined: vec![layout.relative(kept)],
             recovered: 0,
             lost: Vec::new(),
             vectors_lost: Vec::new(),
@@ -95,8 +95,7 @@ impl Healer<'_> {
     /// # Errors
     /// What the disk says. What was not healed is as it was.
     pub(super) fn heal(&self, listing: &Listing, holes: &[Hole]) -> Result<Vec<Healed>> {
-        let mut generation =
-            listing.segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0);
+        let mut generation = log::newest_generation(&listing.segments);
         for unusable in &listing.unusable {
             generation = generation.max(unusable.name.generation);
         }
@@ -132,10 +131,8 @@ impl Healer<'_> {
         let recovered = made.len() as u64;
         // What the view holds and nothing names any more was superseded: that is no loss.
         let held_seq = self.view.map_or(0, Catalog::applied_seq);
-        let is_kept = |seq: u64| salvaged.contains_key(&seq) || made.contains_key(&seq);
         let kept: Vec<u64> = salvaged.keys().chain(made.keys()).copied().collect();
         let lost = gaps(kept, base_seq.max(held_seq + 1), span.last_seq);
-        debug_assert!(lost.iter().all(|(first, last)| !is_kept(*first) && !is_kept(*last)));
         for (first, last) in &lost {
             let lost = LostV1 { first_seq: *first, last_seq: *last, found_unix_ms: self.now_ms };
             made.insert(*first, Op::Lost(lost));
@@ -153,18 +150,17 @@ impl Healer<'_> {
                         }
                         None => (&made[&seq], None, rewriter.push_op(seq, &made[&seq])?),
                     };
-                    let model = op.vectors().map(|vectors| vectors.model);
-                    moved.extend(op.memory_key(seq).map(|key| Moved { key, seq, model, from, to }));
+                    moved.extend(Moved::of(seq, op, from, to));
                 }
                 Ok(())
             })?;
         // From here on the new segment counts, whatever becomes of the old ones.
         let mut quarantined = Vec::new();
-        let reason = format!("damaged; {} stands in its place", relative(self.layout, &rewritten.path));
+        let reason = format!("damaged; {} stands in its place", self.layout.relative(&rewritten.path));
         for file in hole.files.iter().filter(|file| file.path != rewritten.path) {
             if self.place.disk.kind(&file.path)?.is_some() {
                 let to = quarantine(&*self.place.disk, self.layout, &file.path, self.now_ms, &reason)?;
-                quarantined.push(relative(self.layout, &to));
+                quarantined.push(self.layout.relative(&to));
             }
         }
         let mut vectors_lost = Vec::new();
@@ -179,7 +175,7 @@ impl Healer<'_> {
         let detail = detail_of(hole, salvaged.len() as u64, recovered, &lost, vectors_lost.len());
         tracing::warn!(segment = span.number, recovered, lost = lost.len(), "healed a segment");
         Ok(Healed {
-            file: relative(self.layout, &rewritten.path),
+            file: self.layout.relative(&rewritten.path),
             detail,
             quarantined,
             recovered,
@@ -219,12 +215,6 @@ impl Healer<'_> {
         salvaged.for_each(|(seq, record)| outside.note(*seq, record.op.clone()));
         Ok(outside)
     }
-}
-
-/// A file's name within the home folder.
-fn relative(layout: &Layout, path: &Path) -> String {
-    let home = layout.folder.parent().unwrap_or(&layout.folder);
-    path.strip_prefix(home).unwrap_or(path).display().to_string()
 }
 
 /// The records that the view can give for a hole: memories whose present version or text was stored there, tombstones of

@@ -16,7 +16,7 @@ use crate::catalog::{CACHE_BYTES_DEFAULT, Catalog, Opened, Position};
 use crate::embed::cache::QueryCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Access, Disk, DiskFile, Kind, OverlayDisk};
-use crate::log::{self, Listing, Log, Place, Recovered};
+use crate::log::{self, Listing, Log, Place, Recovered, Superseded};
 
 /// Vectors of queries that are kept, in memory and on disk each.
 const QUERY_CACHE_CAPACITY: usize = 1024;
@@ -49,6 +49,12 @@ impl Layout {
     /// The view's file.
     pub(crate) fn view(&self) -> &Path {
         &self.view
+    }
+
+    /// A file's name within the home folder.
+    pub(super) fn relative(&self, path: &Path) -> String {
+        let home = self.folder.parent().unwrap_or(&self.folder);
+        path.strip_prefix(home).unwrap_or(path).display().to_string()
     }
 
     /// Where the log of this store is.
@@ -128,8 +134,8 @@ struct Opening {
 fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening> {
     let disk = &*place.disk;
     let now_ms = options.clock.now_ms();
-    put_superseded_away(layout, place, now_ms)?;
     let mut listing = log::list(place)?;
+    put_superseded_away(layout, place, &listing.superseded, now_ms)?;
     if listing.segments.is_empty() {
         settle_names(disk, &options.home, &layout.folder)?;
     }
@@ -154,7 +160,8 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
         let holes = log::holes(place, &listing, &named, held.tail.last_seq, &damaged)?;
         // A view that holds nothing is no help: segments that are all gone are never taken for a new store.
         let is_help = |view: &Catalog| view.applied_seq() > 0 || !listing.segments.is_empty();
-        if !holes.is_empty() && (view.as_ref().is_some_and(is_help) || options.salvage) {
+        let heals = view.as_ref().is_some_and(is_help) || options.salvage;
+        if !holes.is_empty() && heals {
             let healer = Healer { layout, place, store_id, view: view.as_ref(), now_ms };
             match healer.heal(&listing, &holes) {
                 Ok(more) => healed.extend(more),
@@ -169,11 +176,13 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
             }
             listing = log::list(place)?;
         }
-        for stray in listing.unusable.iter().filter(|unusable| unusable.is_misnamed) {
-            // The log has the segment that it is a copy of, or has healed without it.
-            let kept =
-                quarantine(disk, layout, &stray.path, now_ms, "the header is that of another segment")?;
-            healed.push(Healed::misnamed(layout, &stray.path, &kept));
+        if holes.is_empty() || heals {
+            // The log has the segments that these are copies of, or has taken what is in them.
+            for stray in listing.unusable.extract_if(.., |unusable| unusable.is_misnamed) {
+                let reason = "the header is that of another segment";
+                let kept = quarantine(disk, layout, &stray.path, now_ms, reason)?;
+                healed.push(Healed::misnamed(layout, &stray.path, &kept));
+            }
         }
         if view_is_damaged {
             // The log has everything now that the view could give.
@@ -250,7 +259,7 @@ fn open_view(
     listing: &Listing,
     store_id: Option<[u8; 16]>,
 ) -> Result<Option<Catalog>> {
-    let newest = listing.segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0);
+    let newest = log::newest_generation(&listing.segments);
     let reason = match Catalog::open(&*place.disk, &layout.view, store_id, CACHE_BYTES_DEFAULT)? {
         Opened::Missing => return Ok(None),
         Opened::Ready(view) if view.generation() < newest => {
@@ -268,9 +277,9 @@ fn open_view(
 
 /// Puts segments away in whose place a rewritten one stands: whoever wrote that was interrupted. What is whole there is
 /// in the new one, too, unless it was to go; what is not whole may hold what nobody else has.
-fn put_superseded_away(layout: &Layout, place: &Place, now_ms: i64) -> Result<()> {
+fn put_superseded_away(layout: &Layout, place: &Place, superseded: &[Superseded], now_ms: i64) -> Result<()> {
     let disk = &*place.disk;
-    for file in log::list(place)?.superseded {
+    for file in superseded {
         let is_whole = match &file.segment {
             Some(segment) => log::verify(place, segment, u64::MAX, |_, _| ())?.flaws.is_empty(),
             None => false,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Inner, Store, lock};
+use super::{Inner, Layout, Store, lock};
 use crate::error::{ErrorKind, Result};
 use crate::format::op::{Op, OpKind, encode_memory};
 use crate::format::segment::SEGMENT_HEADER_LEN;
@@ -122,7 +122,7 @@ impl Inner {
             ..Proof::of(ProofState::Damaged)
         };
         let Some(segment) = self.log.segments().find(row.location.segment) else { return Ok(proof) };
-        proof.file = Some(self.relative(&segment.path));
+        proof.file = Some(Layout::of(&self.home).relative(&segment.path));
         let file = log::open_segment(&self.place, &segment)?;
         match log::read_record(&*file, segment.header.epoch, row.location) {
             Ok((header, Op::Remember { memory, .. } | Op::Update { memory, .. }))
@@ -157,7 +157,7 @@ impl Inner {
             proof.state = ProofState::Damaged;
             return Ok(proof);
         };
-        proof.file = Some(self.relative(&segment.path));
+        proof.file = Some(Layout::of(&self.home).relative(&segment.path));
         let (op, offset) = match self.find(segment, seq)? {
             Found::Record(op, offset) => (*op, offset),
             Found::Nothing if segment.header.rewrite.is_some() => {

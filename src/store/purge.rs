@@ -15,8 +15,6 @@ use crate::memory::MemoryId;
 
 /// Files are searched in parts of this length.
 const SEARCH_LEN: usize = 4 << 20;
-/// A memory's text is found by its encoding from the id on, at most up to this length. What follows is text, too.
-const PATTERN_LEN_MAX: usize = 1 << 20;
 
 /// What a purge did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -98,9 +96,8 @@ impl Inner {
                 done.segments += 1;
             }
         }
-        if !traces.ids.is_empty() {
-            self.drop_derived()?;
-        }
+        // Also for an id that the log does not know any more: free pages of the view may hold what a compaction left out.
+        self.drop_derived()?;
         let layout = Layout::of(&self.home);
         let disk = &*self.place.disk;
         for path in files_below(disk, &layout.quarantine)? {
@@ -109,7 +106,7 @@ impl Inner {
                 touched |= overwrite(disk, &path, pattern)?;
             }
             if touched {
-                done.overwritten.push(self.relative(&path));
+                done.overwritten.push(layout.relative(&path));
             }
         }
         for path in copies(disk, &self.home)? {
@@ -118,7 +115,7 @@ impl Inner {
                 holds |= !find(disk, &path, text.as_bytes())?.is_empty();
             }
             if holds {
-                done.still_in.push(self.relative(&path));
+                done.still_in.push(layout.relative(&path));
             }
         }
         self.keep_reserve();
@@ -173,17 +170,12 @@ impl Inner {
         let cache = Layout::of(&self.home).query_cache;
         self.query_cache.clear().map_err(|error| Error::io("remove", &cache, error))
     }
-
-    pub(super) fn relative(&self, path: &Path) -> String {
-        path.strip_prefix(&self.home).unwrap_or(path).display().to_string()
-    }
 }
 
 /// Id and text as records and rows have them, one behind the other.
 fn pattern_of(id: &MemoryId, text: &str) -> Vec<u8> {
     let mut pattern = Vec::new();
     encode_beginning(id, text, &mut pattern);
-    pattern.truncate(PATTERN_LEN_MAX);
     pattern
 }
 

@@ -43,9 +43,8 @@ pub(super) fn quarantine(
             Err(error) => Some(Err(error)),
         })
         .expect("names do not run out")?;
-    let home = layout.folder.parent().unwrap_or(&layout.folder);
     let note = Note {
-        file: path.strip_prefix(home).unwrap_or(path).display().to_string(),
+        file: layout.relative(path),
         reason,
         quarantined_at: rfc3339(now_ms),
         keep_until: rfc3339(now_ms + KEPT_DAYS * DAY_MS),

@@ -61,10 +61,9 @@ pub(super) fn build_view(
         Some(Kind::Folder) | None => Ok(()),
     };
     remove_leftover()?;
-    let generation = segments.iter().map(|segment| segment.header.generation()).max().unwrap_or(0);
     let built = Catalog::create(disk, &beside, store_id, CACHE_BYTES_DEFAULT).and_then(|view| {
         replay(place, segments, &view, last_seq)?;
-        view.set_generation(generation)?;
+        view.set_generation(log::newest_generation(segments))?;
         view.close()
     });
     if let Err(error) = built {
