@@ -5,6 +5,8 @@
 //! disks.
 
 mod kernels;
+mod rows;
+mod search;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
