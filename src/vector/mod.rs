@@ -5,6 +5,7 @@
 //! disks.
 
 mod kernels;
+mod link;
 mod rows;
 mod search;
 

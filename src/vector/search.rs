@@ -229,7 +229,7 @@ fn rescore(rows: Rows<'_>, query: &Query, candidates: Vec<u32>, k: usize) -> Vec
 
 /// How near a row is, but for a factor that is the query's.
 #[inline]
-fn score(dot: i32, scale: f32) -> f32 {
+pub(super) fn score(dot: i32, scale: f32) -> f32 {
     let score = dot as f32 * scale;
     if score.is_finite() { score } else { f32::NEG_INFINITY }
 }
@@ -265,10 +265,10 @@ pub(super) trait Layer {
     fn links(&self, node: u32, found: impl FnMut(u32));
 }
 
-struct Bottom<'a> {
-    links: &'a [u32],
-    width: usize,
-    rows: usize,
+pub(super) struct Bottom<'a> {
+    pub(super) links: &'a [u32],
+    pub(super) width: usize,
+    pub(super) rows: usize,
 }
 
 impl Layer for Bottom<'_> {
