@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::plan::{Kept, Plan};
 use super::work::Work;
-use super::{Control, Former, Graph, GraphBuilder, Level, join, places};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Control, Former, Graph, GraphBuilder, Level, checked_len, join, places};
+use crate::error::Result;
 use crate::vector::kernels::Kernel;
 use crate::vector::rows::Rows;
 use crate::vector::search::{Layer, Meter, NONE, Near, Target, score, with_walk};
@@ -53,13 +53,7 @@ impl GraphBuilder for Linker {
         former: Option<Former<'_>>,
         control: &Control<'_>,
     ) -> Result<Option<Graph>> {
-        let len = rows.len();
-        if len >= NONE as usize {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("a graph has less than {NONE} rows, not {len}"),
-            ));
-        }
+        let len = checked_len(rows)?;
         let m = self.m.max(2);
         let kept = former.and_then(|former| Kept::of(former, m, len));
         let Plan { order, uppers } = Plan::new(self.seed, m, len, kept.as_ref());

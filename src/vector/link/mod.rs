@@ -3,6 +3,7 @@
 //! A graph has the rows as nodes of its bottom level. Each level above has about one of `m` nodes of the one below,
 //! and fewer links: a walk crosses most of the distance there.
 
+mod hnsw;
 mod join;
 mod linker;
 mod plan;
@@ -11,8 +12,9 @@ mod tests;
 mod work;
 
 use super::rows::Rows;
-use super::search::{GraphView, LevelView};
-use crate::error::Result;
+use super::search::{GraphView, LevelView, NONE};
+use crate::error::{Error, ErrorKind, Result};
+pub(crate) use hnsw::HnswRs;
 pub(crate) use linker::Linker;
 
 /// Levels that a graph has at most; so many would be for more rows than can be numbered.
@@ -36,7 +38,7 @@ pub(crate) struct Level {
     pub(crate) rows: Vec<u32>,
     /// The number of each node in the level below; empty at the bottom.
     pub(crate) below: Vec<u32>,
-    /// Equally many for each node, filled up with [`super::search::NONE`].
+    /// Equally many for each node, filled up with [`NONE`].
     pub(crate) links: Vec<u32>,
 }
 
@@ -58,6 +60,14 @@ impl Level {
     }
 }
 
+/// How many rows there are, when a graph can number them.
+fn checked_len(rows: Rows<'_>) -> Result<usize> {
+    match rows.len() {
+        len if len < NONE as usize => Ok(len),
+        len => Err(Error::new(ErrorKind::Invalid, format!("a graph has less than {NONE} rows, not {len}"))),
+    }
+}
+
 /// The numbers that nodes of a level have in the level below, whose rows are all of these and more.
 fn places(rows: &[u32], below: &[u32]) -> Vec<u32> {
     let place = |row: &u32| below.binary_search(row).expect("a node is in all levels below");
@@ -68,7 +78,7 @@ fn places(rows: &[u32], below: &[u32]) -> Vec<u32> {
 pub(crate) struct Former<'a> {
     /// The graph over the former rows.
     pub(crate) graph: GraphView<'a>,
-    /// The number that each former row has now, ascending; [`super::search::NONE`] when it is gone.
+    /// The number that each former row has now, ascending; [`NONE`] when it is gone.
     pub(crate) rows: &'a [u32],
 }
 

@@ -154,7 +154,7 @@ fn recall(set: &Set, graph: &Graph, queries: &[Vec<f32>], accept: Accept<'_>, ef
 }
 
 fn builders() -> Vec<Box<dyn GraphBuilder>> {
-    vec![Box::new(Linker::default())]
+    vec![Box::new(Linker::default()), Box::new(HnswRs::default())]
 }
 
 #[test]
