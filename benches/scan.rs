@@ -1,4 +1,4 @@
-//! What the parts of a recall cost: words, vectors, their fusion, and the kernels under them.
+//! What the parts of a recall cost: words, vectors in memory, their fusion.
 //!
 //!     cargo bench --bench scan
 //!
@@ -11,22 +11,19 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use memento_kv::Result;
-use memento_kv::parts::{Rows, Vectors, Words, fuse, kernel_names};
+use memento_kv::parts::{Vectors, Words, fuse};
 
 const VOCABULARY: usize = 20_000;
 const QUERY_WORDS: usize = 13;
-const DIMENSIONS: usize = 384;
+const DIMENSIONS: u32 = 384;
+/// Nearest memories that are fused with what the words found.
+const NEAREST: usize = 64;
 const QUERIES: usize = 200;
 
 fn main() -> Result<()> {
     println!("{:<44} {:>12}", "what", "us (p50)");
     for count in [10_000, 100_000] {
         searches(count)?;
-    }
-    println!("\n{:<44} {:>12} {:>8}", "kernel", "ns a row", "GB/s");
-    // A store in the first-level cache and one in memory.
-    for rows in [16, 50_000] {
-        kernels(rows);
     }
     Ok(())
 }
@@ -52,38 +49,20 @@ fn searches(count: u64) -> Result<()> {
         vectors.insert(key, &random.vector())?;
     }
 
-    let mut times: [Vec<f64>; 5] = Default::default();
+    let mut times: [Vec<f64>; 4] = Default::default();
     for _ in 0..QUERIES {
         let query = zipf.text(&mut random, QUERY_WORDS);
         let vector = random.vector();
         let found = timed(&mut times[0], || words.search(&query))?;
-        timed(&mut times[1], || vectors.search(&vector, 10))?;
-        let cosines = timed(&mut times[2], || vectors.cosines(&vector))?;
-        timed(&mut times[3], || fuse(&found, &cosines, 10));
-        times[4].push(found.len() as f64);
+        let nearest = timed(&mut times[1], || vectors.search(&vector, NEAREST))?;
+        timed(&mut times[2], || fuse(&found, &nearest, 10));
+        times[3].push(found.len() as f64);
     }
     line("text query of 13 words", count, median(&mut times[0]));
-    line("vector scan, top 10 of 384 dimensions", count, median(&mut times[1]));
-    line("vector scan, all cosines", count, median(&mut times[2]));
-    line("fusion of all, top 10", count, median(&mut times[3]));
-    println!("    (a query's words were found in {} texts)", median(&mut times[4]));
+    line("vector scan, top 64 of 384 dimensions", count, median(&mut times[1]));
+    line("fusion, top 10", count, median(&mut times[2]));
+    println!("    (a query's words were found in {} texts)", median(&mut times[3]));
     Ok(())
-}
-
-fn kernels(count: usize) {
-    let mut random = Random(1);
-    let values: Vec<f32> = (0..count).flat_map(|_| random.vector()).collect();
-    let mut rows = Rows::new(&random.vector(), &values);
-    let repeats = 2_000_000 / count;
-    for (kernel, name) in kernel_names().into_iter().enumerate() {
-        let start = Instant::now();
-        for _ in 0..repeats {
-            black_box(black_box(&mut rows).dots(kernel));
-        }
-        let seconds = start.elapsed().as_secs_f64() / (repeats * count) as f64;
-        let bandwidth = (DIMENSIONS * size_of::<f32>()) as f64 / seconds / 1e9;
-        println!("{:<44} {:>12.1} {bandwidth:>8.1}", format!("{name}, {count} rows"), seconds * 1e9);
-    }
 }
 
 fn line(what: &str, count: u64, micros: f64) {

@@ -36,6 +36,7 @@ mod error;
 mod format;
 mod fs;
 pub mod home;
+mod index;
 mod log;
 mod memory;
 #[doc(hidden)]

@@ -13,11 +13,12 @@ use crate::embed::cache::QueryCache;
 use crate::embed::{self, Embedder};
 use crate::error::Result;
 use crate::format::op::MemoryKey;
-use crate::memory::Mode;
+use crate::index::VectorIndex;
+use crate::memory::{Effort, Mode};
 use crate::rank;
 use crate::scope::{Deadline, Scope};
 use crate::text::TextIndex;
-use crate::vector::{Kernel, Lane, VectorSet, lanes};
+use crate::vector::{Kernel, Lane, Limits, lanes};
 
 /// Keys with scores.
 pub type Scores = Vec<(u64, f32)>;
@@ -41,16 +42,16 @@ impl Words {
     }
 }
 
-/// Numbered vectors.
-pub struct Vectors(VectorSet);
+/// Numbered vectors in memory, as a store has those that no index block has yet.
+pub struct Vectors(VectorIndex);
 
 impl Vectors {
     /// A set for vectors of this many dimensions.
     ///
     /// # Errors
     /// For dimensions out of range.
-    pub fn new(dimensions: usize) -> Result<Self> {
-        VectorSet::new(dimensions).map(Self)
+    pub fn new(dimensions: u32) -> Result<Self> {
+        VectorIndex::new(dimensions, None).map(Self)
     }
 
     /// Adds the vectors of one number.
@@ -66,15 +67,9 @@ impl Vectors {
     /// # Errors
     /// For a query of other dimensions.
     pub fn search(&self, query: &[f32], k: usize) -> Result<Scores> {
-        Ok(numbered(self.0.search(query, &Scope::All, k, Deadline::NEVER)?))
-    }
-
-    /// The cosine of every number.
-    ///
-    /// # Errors
-    /// For a query of other dimensions.
-    pub fn cosines(&self, query: &[f32]) -> Result<Scores> {
-        Ok(numbered(self.0.cosines(query, &Scope::All, Deadline::NEVER)?))
+        let mut limits = Limits::NONE;
+        let nearest = self.0.search(query, &Scope::All, k, Effort::Normal, &mut limits)?;
+        Ok(numbered(nearest.memories))
     }
 }
 

@@ -4,6 +4,8 @@
 //! [`Store::check_quickly`] reads what says most about the rest. [`check_files`] does without an open store, and
 //! [`repair`] mends what was found.
 
+mod blocks;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,6 +156,7 @@ impl Store {
                 check.view(catalog.path(), seen?);
             }
         }
+        check.blocks(&Layout::of(self.home()).index, depth)?;
         check.losses(&view)?;
         check.report.healed = self.healed();
         Ok(check)
@@ -184,6 +187,7 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
     let last_seq = log::last_acknowledged(&check.place, &listing.segments, manifest.as_ref())?;
     check.log(&listing.segments, last_seq, Depth::Deep, progress)?;
     check.view_file(&layout)?;
+    check.blocks(&layout.index, Depth::Deep)?;
     Ok(check.report)
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::commands::{
     check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs, export::ExportArgs, forget::ForgetArgs,
     get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs,
-    reembed::ReembedArgs, remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
+    reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -109,6 +109,8 @@ brought back.")]
     Export(ExportArgs),
     /// Make the vectors that are due, or move the store to another model
     Reembed(ReembedArgs),
+    /// Bring the vector index up to date, or make it anew
+    Reindex(ReindexArgs),
     /// Embedding models: list them, or fetch one
     Model(ModelArgs),
     /// A guided run with sample memories in a temporary home

@@ -66,6 +66,7 @@ fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Command::Import(args) => c::import::run(&args, &context),
         Command::Export(args) => c::export::run(&args, &context),
         Command::Reembed(args) => c::reembed::run(&args, &context),
+        Command::Reindex(args) => c::reindex::run(&args, &context),
         Command::Model(args) => c::model::run(args, &context),
         Command::Demo(args) => c::demo::run(&args, &context),
         Command::Completions(args) => c::completions::run(&args, &context),

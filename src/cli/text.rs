@@ -107,6 +107,11 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// How the vector index is searched.
+pub(crate) fn index_kind(has_graph: bool) -> &'static str {
+    if has_graph { "searched through a graph" } else { "compared one by one" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

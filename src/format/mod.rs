@@ -2,6 +2,7 @@
 //!
 //! Each table in `format-spec/` has its twin here, and a test compares the two.
 
+pub(crate) mod block;
 pub(crate) mod codec;
 pub(crate) mod manifest;
 pub(crate) mod op;

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 pub(crate) mod faulty;
+mod map;
 mod overlay;
 mod real;
 
@@ -14,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+pub(crate) use map::Mapped;
 pub(crate) use overlay::OverlayDisk;
 pub(crate) use real::RealDisk;
 
@@ -62,6 +64,10 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> Result<()>;
+    /// The bytes of a regular file that nobody writes any more, to be read where they lie.
+    fn map(&self, path: &Path) -> Result<Mapped> {
+        Mapped::copy(&*self.open(path, Access::Read)?)
+    }
     /// One call of [`Disk::sync_folder`].
     fn sync_folder_once(&self, folder: &Path) -> io::Result<()>;
 

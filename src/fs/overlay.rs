@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, Disk, DiskFile, Kind, not_a_file};
+use super::{Access, Disk, DiskFile, Kind, Mapped, not_a_file};
 use crate::error::{Error, Result};
 
 const PAGE_LEN: usize = 4096;
@@ -89,6 +89,13 @@ impl OverlayDisk {
 impl Disk for OverlayDisk {
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>> {
         Ok(Box::new(OverlayFile { path: path.to_owned(), content: self.file(path, access)? }))
+    }
+
+    fn map(&self, path: &Path) -> Result<Mapped> {
+        if self.names().contains_key(path) {
+            return Mapped::copy(&*self.open(path, Access::Read)?);
+        }
+        self.base.map(path)
     }
 
     fn kind(&self, path: &Path) -> Result<Option<Kind>> {

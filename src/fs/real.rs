@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
-use super::{Access, Disk, DiskFile, Kind, not_a_file};
+use super::{Access, Disk, DiskFile, Kind, Mapped, not_a_file};
 use crate::error::{Error, ErrorKind, Result};
 
 const FILE_MODE: u32 = 0o600;
@@ -39,8 +39,8 @@ impl Drop for RealFile {
     }
 }
 
-impl Disk for RealDisk {
-    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>> {
+impl RealDisk {
+    fn open_file(&self, path: &Path, access: Access) -> Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).mode(FILE_MODE);
         // O_NONBLOCK: opening a pipe that somebody put here must not wait for its other end.
@@ -76,7 +76,19 @@ impl Disk for RealDisk {
             file.set_permissions(PermissionsExt::from_mode(FILE_MODE))
                 .map_err(|error| Error::io("chmod", path, error))?;
         }
+        Ok(file)
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>> {
+        let file = self.open_file(path, access)?;
         Ok(Box::new(RealFile { file, path: path.to_owned(), is_locked: AtomicBool::new(false) }))
+    }
+
+    fn map(&self, path: &Path) -> Result<Mapped> {
+        let file = self.open_file(path, Access::Read)?;
+        Mapped::map(&file).map_err(|error| Error::io("map", path, error))
     }
 
     fn kind(&self, path: &Path) -> Result<Option<Kind>> {

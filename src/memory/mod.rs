@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 pub use limits::*;
 pub use model::ModelIdentity;
-pub use query::{Answer, Degraded, Explain, Filter, List, Match, Mode, Order, Recall};
+pub use query::{Answer, Degraded, Effort, Explain, Filter, List, Match, Mode, Order, Recall};
 pub use receipt::{Digest, Receipt};
 pub use write::{Duplicates, Forgotten, Remember, Remembered, Update, Updated};
 

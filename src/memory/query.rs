@@ -80,6 +80,31 @@ pub enum Mode {
     Text,
 }
 
+/// How thoroughly the nearest vectors are looked for, where there are more than some ten thousand. Fewer are always
+/// compared one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// A walk through a graph that finds 98 or 99 of the 100 nearest.
+    #[default]
+    Normal,
+    /// A wider walk that takes some half longer and finds 995 in 1,000.
+    High,
+    /// Every vector is compared: all are found, in time that grows with the store.
+    Exact,
+}
+
+impl Effort {
+    /// Candidates that a walk goes on from; `None` without a walk.
+    pub(crate) fn beam_width(self) -> Option<usize> {
+        match self {
+            Self::Normal => Some(64),
+            Self::High => Some(96),
+            Self::Exact => None,
+        }
+    }
+}
+
 /// A question to the store.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -91,6 +116,7 @@ pub struct Recall {
     pub(crate) mode: Mode,
     pub(crate) timeout: Option<Duration>,
     pub(crate) explain: bool,
+    pub(crate) effort: Effort,
 }
 
 impl Recall {
@@ -104,6 +130,7 @@ impl Recall {
             mode: Mode::default(),
             timeout: Some(Duration::from_millis(5000)),
             explain: false,
+            effort: Effort::default(),
         }
     }
 
@@ -159,6 +186,12 @@ impl Recall {
     /// How long it may take; `None` is no limit.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How thoroughly the nearest vectors are looked for.
+    pub fn effort(mut self, effort: Effort) -> Self {
+        self.effort = effort;
         self
     }
 
@@ -298,6 +331,10 @@ pub enum Degraded {
     Damaged(Vec<MemoryId>),
     /// The vectors of this many memories could not be read.
     VectorsUnread(u64),
+    /// Time ran out before everything was compared: nearer memories may be missing.
+    Truncated,
+    /// The vector index was damaged and is being made anew; until then recall takes longer and misses nothing.
+    IndexDamaged,
 }
 
 impl std::fmt::Display for Degraded {
@@ -312,6 +349,10 @@ impl std::fmt::Display for Degraded {
             }
             Self::VectorsUnread(count) => {
                 write!(f, "the vectors of {count} memories could not be read, run `memento-kv check`")
+            }
+            Self::Truncated => write!(f, "time ran out before all vectors were compared, allow more of it"),
+            Self::IndexDamaged => {
+                write!(f, "the vector index was damaged and is being made anew, recall is slower until then")
             }
         }
     }

@@ -94,6 +94,9 @@ impl Inner {
                     tracing::error!(%error, "the search indexes cannot follow and are loaded anew");
                     search.clear();
                 }
+                if search.vectors.index.as_ref().is_some_and(|vectors| vectors.index.is_due()) {
+                    self.wake_indexer();
+                }
                 applying.records += records.len() as u64;
                 applying.len += records.iter().map(|record| u64::from(record.location.len)).sum::<u64>();
                 applying.since.get_or_insert_with(Instant::now);

@@ -8,6 +8,7 @@ mod apply;
 mod compact;
 mod embedding;
 mod heal;
+mod index;
 mod models;
 mod open;
 mod prove;
@@ -16,6 +17,7 @@ mod quarantine;
 mod recall;
 mod replay;
 mod reserve;
+mod search;
 mod staged;
 mod stats;
 #[cfg(test)]
@@ -41,6 +43,7 @@ use crate::memory::{List, Memory};
 pub use compact::Compacted;
 pub use embedding::Embedded;
 pub use heal::Healed;
+pub use index::{IndexBuilder, IndexStats};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
 pub use stats::{CacheStats, Stats};
@@ -48,9 +51,11 @@ pub use write::OnConflict;
 pub(crate) use write::Outcome;
 
 use apply::Applying;
+use index::Indexing;
 use models::Models;
 pub(crate) use open::Layout;
-use recall::{AnswerCache, Search};
+use recall::AnswerCache;
+use search::Search;
 use staged::Pending;
 
 /// How a store is opened.
@@ -74,6 +79,7 @@ pub struct Options {
     /// Files that a check found damaged.
     damaged: BTreeSet<PathBuf>,
     read_only: bool,
+    index_builder: IndexBuilder,
     segment_len_max: u64,
 }
 
@@ -96,6 +102,7 @@ impl Options {
             salvage: false,
             damaged: BTreeSet::new(),
             read_only: false,
+            index_builder: IndexBuilder::default(),
             segment_len_max: SEGMENT_LEN_MAX,
         }
     }
@@ -180,6 +187,12 @@ impl Options {
         self
     }
 
+    /// What makes the graph over the vectors of a large store.
+    pub fn index_builder(mut self, builder: IndexBuilder) -> Self {
+        self.index_builder = builder;
+        self
+    }
+
     /// Another disk, for tests and their doors.
     pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
         self.disk = disk;
@@ -200,7 +213,7 @@ impl Options {
 }
 
 /// How far a long work is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Steps that are done.
@@ -251,6 +264,11 @@ struct Inner {
     healed: Mutex<Vec<Healed>>,
     /// Held while segments are rewritten, and by whoever reads them all.
     rewriting: Mutex<()>,
+    /// Index blocks that are made, and what is known of the present one.
+    indexing: Indexing,
+    index_builder: IndexBuilder,
+    /// Whether threads behind the calls follow the log.
+    follow: bool,
     /// Whether nothing is written: what recovery had to change is in memory only.
     read_only: bool,
     last_id: Mutex<ulid::Ulid>,
@@ -271,6 +289,10 @@ struct BackgroundState {
     idle: bool,
     /// Memories may wait for their vectors.
     embed: bool,
+    /// The indexing thread is to look what is due.
+    index: bool,
+    /// Somebody waits for a block.
+    index_asked: bool,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -417,6 +439,9 @@ impl Inner {
         }
         if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
             tracing::warn!(%error, "the log is not compacted");
+        }
+        if let (Ok(()), Err(error)) = (&caught_up, self.index_at_close()) {
+            tracing::warn!(%error, "the vector index stays as it is");
         }
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // The log first: a view that is ahead of the log's mark would look like a missing segment.

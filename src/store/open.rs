@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::apply::{Applying, CHECKPOINT_RECORDS, spawn_applier};
 use super::heal::{Healed, Healer, needs_a_decision};
+use super::index::{Indexing, spawn_indexer};
 use super::models::{Models, Registry};
 use super::quarantine::quarantine;
-use super::recall::{AnswerCache, Search};
+use super::recall::AnswerCache;
 use super::replay::{FormerView, build_view, replay};
+use super::search::Search;
 use super::staged::Pending;
 use super::{Background, Inner, Options};
 use crate::catalog::{CACHE_BYTES_DEFAULT, Catalog, Opened, Position};
@@ -31,6 +33,8 @@ pub(crate) struct Layout {
     pub(super) quarantine: PathBuf,
     pub(super) query_cache: PathBuf,
     pub(super) reserve: PathBuf,
+    /// Folder of the index blocks.
+    pub(crate) index: PathBuf,
 }
 
 impl Layout {
@@ -42,6 +46,7 @@ impl Layout {
             quarantine: folder.join("quarantine"),
             query_cache: folder.join("query.cache"),
             reserve: folder.join("RESERVE"),
+            index: folder.join("index"),
             folder,
         }
     }
@@ -78,6 +83,10 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         }
         claimed => claimed?,
     };
+    for path in options.damaged.iter().filter(|path| path.starts_with(&layout.index)) {
+        // Whatever it said is in the log.
+        crate::index::remove_if_there(&*options.disk, path)?;
+    }
     let place = layout.place(Arc::clone(&options.disk));
     let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
     recovered.tail.limit_segments(options.segment_len_max);
@@ -102,6 +111,9 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
+        indexing: Indexing::default(),
+        index_builder: options.index_builder,
+        follow: options.follow,
         read_only: options.read_only,
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
@@ -304,6 +316,9 @@ fn new_store_id() -> Result<[u8; 16]> {
 fn spawn_threads(inner: &Arc<Inner>, follow: bool, background_embedding: bool) -> Result<()> {
     if follow {
         spawn_applier(inner)?;
+        if !inner.read_only {
+            spawn_indexer(inner)?;
+        }
     }
     if background_embedding { super::embedding::spawn_embedder(inner) } else { Ok(()) }
 }
@@ -318,6 +333,9 @@ fn claimed(options: &Options, layout: &Layout) -> Result<Box<dyn DiskFile>> {
     disk.check_folder(&segments)?;
     remove_leftovers(disk, &layout.folder)?;
     remove_leftovers(disk, &segments)?;
+    if disk.kind(&layout.index)? == Some(Kind::Folder) {
+        remove_leftovers(disk, &layout.index)?;
+    }
     Ok(lock)
 }
 

@@ -79,6 +79,7 @@ struct Traces {
 
 impl Inner {
     fn purge(&self, ids: &BTreeSet<MemoryId>, progress: &mut dyn FnMut(Progress)) -> Result<Purged> {
+        let _no_index = self.no_index_is_made();
         let _alone = lock(&self.rewriting);
         self.with_reserve(|| self.log.roll())?;
         self.catch_up()?;
@@ -166,6 +167,7 @@ impl Inner {
     /// Makes everything anew that is derived from the log, without a trace of what it was.
     fn drop_derived(&self) -> Result<()> {
         self.build(&mut self.applying(), 0, FormerView::Gone)?;
+        self.drop_blocks()?;
         lock(&self.answers).clear();
         let cache = Layout::of(&self.home).query_cache;
         self.query_cache.clear().map_err(|error| Error::io("remove", &cache, error))

@@ -1,149 +1,34 @@
 //! Recall: words and meaning, fused; the search indexes in memory; answers that are still true are served again.
 
-use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::apply::is_healed_by_rebuild;
 use super::embedding::{check_made, normalize};
+use super::index::ModelVectors;
+use super::models::Numbered;
 use super::{Inner, Store, lock};
-use crate::catalog::Catalog;
-use crate::embed::ModelIdentity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
-use crate::format::record::Location;
-use crate::fs::DiskFile;
-use crate::log::{self, Committed, SegmentMap};
-use crate::memory::{Answer, Degraded, Filter, Match, Memory, Mode, Recall};
+use crate::format::op::MemoryKey;
+use crate::memory::{Answer, Degraded, Effort, Filter, Match, Memory, Mode, Recall};
 use crate::rank::{Ranked, rank};
 use crate::scope::{Deadline, Scope};
-use crate::text::TextIndex;
-use crate::vector::VectorSet;
+use crate::vector::Limits;
 
 /// The vector of a question, and the model it belongs to.
-type QueryVector = (ModelNumber, Arc<ModelIdentity>, Arc<[f32]>);
+type QueryVector = (Numbered, Arc<[f32]>);
 
-/// A model by its number, and the dimensions of its vectors.
-type VectorSpace = (ModelNumber, u32);
-
+/// Ranked memories beyond those that were asked for: some may have been forgotten meanwhile.
+const SPARE: usize = 8;
+/// Nearest memories that are ranked together with those that share a word with the question.
+const NEAREST_MIN: usize = 64;
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// An answer with more bytes of texts and metadata is not kept, so that all together stay below 16 MiB.
 const ANSWER_LEN_MAX: usize = 64 << 10;
-/// Rows that are loaded between two looks at the clock.
-const LOAD_ROWS: usize = 1024;
-
-/// The search indexes in memory. Each is loaded when it is first needed, from there on it follows the log.
-#[derive(Default)]
-pub(super) struct Search {
-    text: Loading<TextIndex>,
-    vectors: Loading<VectorIndex>,
-}
-
-/// An index that is loaded from the view in order of keys.
-struct Loading<T> {
-    index: Option<T>,
-    /// Memories from this key on are not loaded yet; `None` when all are.
-    next: Option<MemoryKey>,
-}
-
-struct VectorIndex {
-    model: ModelNumber,
-    set: VectorSet,
-    /// Memories whose vectors the view names but the log does not give.
-    unread: u64,
-}
-
-impl<T> Default for Loading<T> {
-    fn default() -> Self {
-        Self { index: None, next: None }
-    }
-}
-
-impl<T> Loading<T> {
-    fn is_complete(&self) -> bool {
-        self.index.is_some() && self.next.is_none()
-    }
-
-    /// The index, if it has this memory's place already: later places are loaded from the view in their turn.
-    fn at(&mut self, key: MemoryKey) -> Option<&mut T> {
-        let next = self.next;
-        self.index.as_mut().filter(|_| next.is_none_or(|next| key < next))
-    }
-}
-
-impl Search {
-    /// Forgets everything; it is loaded again when it is needed.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Follows records that the view has just taken.
-    pub(super) fn apply(&mut self, records: &[Committed], catalog: &Catalog) -> Result<()> {
-        if self.text.index.is_none() && self.vectors.index.is_none() {
-            return Ok(());
-        }
-        for record in records {
-            match &*record.op {
-                Op::Remember { memory, vectors } => {
-                    let key = MemoryKey(record.seq);
-                    self.put_text(key, memory);
-                    self.put_vectors(key, vectors.as_ref())?;
-                }
-                Op::Update { key, memory, vectors, .. } => {
-                    self.put_text(*key, memory);
-                    if vectors.is_some() {
-                        self.put_vectors(*key, vectors.as_ref())?;
-                    } else if let Some(index) = self.vectors.at(*key) {
-                        // The view knows whether the former vectors still stand for the text.
-                        if catalog.view().vector_location(*key, index.model)?.is_none() {
-                            index.set.remove(*key);
-                        }
-                    }
-                }
-                Op::Forget { key, .. } => {
-                    if let Some(index) = self.text.at(*key) {
-                        index.remove(*key);
-                    }
-                    if let Some(index) = self.vectors.at(*key) {
-                        index.set.remove(*key);
-                    }
-                }
-                Op::Vector { key, vectors, .. } => {
-                    // The view took it only if the text is still the one that was embedded.
-                    if self.vectors.at(*key).is_some()
-                        && catalog.view().vector_location(*key, vectors.model)? == Some(record.location)
-                    {
-                        self.put_vectors(*key, Some(vectors))?;
-                    }
-                }
-                Op::UseModel { .. } => self.vectors = Loading::default(),
-                Op::Model { .. } | Op::Lost(_) | Op::Seal(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn put_text(&mut self, key: MemoryKey, memory: &Memory) {
-        if let Some(index) = self.text.at(key) {
-            index.insert(key, &words(memory));
-        }
-    }
-
-    fn put_vectors(&mut self, key: MemoryKey, vectors: Option<&Vectors>) -> Result<()> {
-        match (self.vectors.at(key), vectors) {
-            (Some(index), Some(vectors)) if vectors.model == index.model => {
-                index.set.insert(key, &vectors.values)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Answers that are true as long as the store stands at the sequence they were made at.
 pub(super) struct AnswerCache {
     answers: LruCache<Question, (u64, Answer)>,
@@ -170,6 +55,7 @@ struct Question {
     topk: usize,
     mode: Mode,
     explain: bool,
+    effort: Effort,
     tags_any: Vec<String>,
     tags_all: Vec<String>,
     labels: [Option<String>; 3],
@@ -186,6 +72,7 @@ impl Question {
             topk: recall.topk,
             mode: recall.mode,
             explain: recall.explain,
+            effort: recall.effort,
             tags_any,
             tags_all,
             labels: [collection, source, session],
@@ -248,41 +135,41 @@ impl Inner {
         // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
         // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
-        let search = self.loaded(
-            words,
-            query.as_ref().map(|(model, identity, _)| (*model, identity.dimensions)),
-            deadline,
-        )?;
+        let search = self.loaded(words, query.as_ref().map(|(model, _)| model), deadline)?;
         let texts = match &search.text.index {
             Some(index) if words => index.search(&recall.query, &scope, deadline)?,
             _ => Vec::new(),
         };
+        let mut walked = false;
         let cosines = match (&search.vectors.index, &query) {
-            (Some(index), Some((_, identity, vector))) => {
-                if index.unread > 0 {
-                    degraded.push(Degraded::VectorsUnread(index.unread));
+            (Some(vectors), Some((_, query))) => {
+                let keys = texts.iter().map(|(key, _)| *key);
+                let near = near(vectors, query, &scope, recall, keys, deadline)?;
+                if vectors.unread > 0 {
+                    degraded.push(Degraded::VectorsUnread(vectors.unread));
                 }
-                if vector.len() != index.set.dimensions() {
-                    let what = format!(
-                        "the vector has {} dimensions, the store's model {} has {}",
-                        vector.len(),
-                        identity.name,
-                        index.set.dimensions()
-                    );
-                    return Err(Error::new(ErrorKind::Invalid, what));
+                if near.truncated {
+                    degraded.push(Degraded::Truncated);
                 }
-                index.set.cosines(vector, &scope, deadline)?
+                walked = near.walked;
+                near.cosines
             }
             _ => Vec::new(),
         };
         drop(search);
-        if let Some((model, ..)) = &query {
-            let pending = self.pending_count(*model)?;
+        if let Some((model, query)) = &query {
+            let pending = self.pending_count(model.0)?;
             if pending > 0 {
                 degraded.push(Degraded::NotEmbedded(pending));
             }
+            if self.index_is_damaged() {
+                degraded.push(Degraded::IndexDamaged);
+            }
+            if walked {
+                self.watch_walk(query);
+            }
         }
-        let ranked = rank(recall.mode, texts, cosines, recall.topk);
+        let ranked = rank(recall.mode, texts, cosines, recall.topk.saturating_add(SPARE));
         Ok(Answer { results: self.matches(ranked, recall)?, degraded, took: Duration::ZERO })
     }
 
@@ -290,8 +177,11 @@ impl Inner {
     fn matches(&self, ranked: Vec<Ranked>, recall: &Recall) -> Result<Vec<Match>> {
         self.read(|catalog| {
             let view = catalog.view();
-            let mut results = Vec::with_capacity(ranked.len());
+            let mut results = Vec::with_capacity(ranked.len().min(recall.topk));
             for one in &ranked {
+                if results.len() == recall.topk {
+                    break;
+                }
                 // It may have been forgotten or changed while the indexes were searched.
                 if let Some(row) = view.row(one.key)?
                     && recall.filter.matches(&row.memory)
@@ -321,10 +211,10 @@ impl Inner {
         if let Some(vector) = &recall.vector {
             let mut vector = vector.clone();
             normalize(&mut vector);
-            return Ok(Some((number, identity, vector.into())));
+            return Ok(Some(((number, identity), vector.into())));
         }
         if let Some(vector) = self.query_cache.get(&identity, &recall.query) {
-            return Ok(Some((number, identity, vector)));
+            return Ok(Some(((number, identity), vector)));
         }
         let made = match self.models.embedder_of(Some(&(number, Arc::clone(&identity)))) {
             Ok(Some(embedder)) => embedder.embed_query(&recall.query).and_then(|mut vector| {
@@ -338,7 +228,7 @@ impl Inner {
         match made {
             Ok(vector) => {
                 self.query_cache.put(&identity, &recall.query, &vector);
-                Ok(Some((number, identity, vector)))
+                Ok(Some(((number, identity), vector)))
             }
             Err(error) if recall.mode == Mode::Vector => Err(error),
             Err(error) => {
@@ -366,162 +256,16 @@ impl Inner {
     }
 
     /// The nearest memories to a vector of this model.
-    pub(super) fn nearest(
-        &self,
-        model: ModelNumber,
-        query: &[f32],
-        k: usize,
-    ) -> Result<Vec<(MemoryKey, f32)>> {
-        let dimensions = u32::try_from(query.len()).expect("dimensions are limited at the door");
-        let search = self.loaded(false, Some((model, dimensions)), Deadline::NEVER)?;
-        match &search.vectors.index {
-            Some(index) => index.set.search(query, &Scope::All, k, Deadline::NEVER),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// The search indexes, with what is asked for loaded as far as the log is durable.
-    fn loaded(
-        &self,
-        text: bool,
-        space: Option<VectorSpace>,
-        deadline: Deadline,
-    ) -> Result<RwLockReadGuard<'_, Search>> {
-        let is_loaded = |search: &Search| {
-            (!text || search.text.is_complete())
-                && space.is_none_or(|(model, _)| {
-                    search.vectors.is_complete()
-                        && search.vectors.index.as_ref().is_some_and(|index| index.model == model)
-                })
-        };
-        self.catch_up()?;
-        let mut healed = false;
-        loop {
-            let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
-            if is_loaded(&search) {
-                return Ok(search);
-            }
-            drop(search);
-            // Nothing is applied while an index is loaded, so that it misses nothing.
-            let mut applying = self.applying();
-            let catalog = self.apply_committed(&mut applying)?;
-            match self.load_search(text, space, &catalog, deadline) {
-                Err(error) if !healed && is_healed_by_rebuild(&error, &catalog) => {
-                    tracing::error!(%error, "the view is damaged");
-                    self.rebuild(&mut applying, 0)?;
-                    healed = true;
-                }
-                loaded => loaded?,
-            }
-        }
-    }
-
-    fn load_search(
-        &self,
-        text: bool,
-        space: Option<VectorSpace>,
-        catalog: &Catalog,
-        deadline: Deadline,
-    ) -> Result<()> {
-        let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-        if text {
-            search.text.load(catalog, deadline)?;
-        }
-        if let Some(space) = space {
-            search.vectors.load(space, catalog, self.log.segments(), &self.place, deadline)?;
-        }
-        Ok(())
+    pub(super) fn nearest(&self, model: &Numbered, query: &[f32], k: usize) -> Result<Vec<(MemoryKey, f32)>> {
+        let search = self.loaded(false, Some(model), Deadline::NEVER)?;
+        let Some(vectors) = &search.vectors.index else { return Ok(Vec::new()) };
+        let mut limits = Limits::NONE;
+        Ok(vectors.index.search(query, &Scope::All, k, Effort::Normal, &mut limits)?.memories)
     }
 
     /// Uses of the caches in this process: answers, then query vectors.
     pub(super) fn answer_hits(&self) -> u64 {
         lock(&self.answers).hits
-    }
-}
-
-impl Loading<TextIndex> {
-    /// Goes on loading; when the time is over, the next call goes on from there.
-    fn load(&mut self, catalog: &Catalog, deadline: Deadline) -> Result<()> {
-        if self.is_complete() {
-            return Ok(());
-        }
-        let index = self.index.get_or_insert_with(TextIndex::new);
-        let mut from = self.next.unwrap_or(MemoryKey(0));
-        let view = catalog.view();
-        let total = view.count();
-        loop {
-            self.next = Some(from);
-            deadline.check(format_args!("loading the words of {} of {total} memories", index.len()))?;
-            let mut loaded = 0;
-            let mut last = None;
-            view.for_each_row(from, |row| {
-                index.insert(row.key, &words(&row.memory));
-                last = Some(row.key);
-                loaded += 1;
-                if loaded < LOAD_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            match last {
-                Some(key) if loaded == LOAD_ROWS => from = MemoryKey(key.0 + 1),
-                _ => break,
-            }
-        }
-        self.next = None;
-        Ok(())
-    }
-}
-
-impl Loading<VectorIndex> {
-    /// As for words; the vectors themselves come from the log.
-    fn load(
-        &mut self,
-        (model, dimensions): VectorSpace,
-        catalog: &Catalog,
-        segments: &SegmentMap,
-        place: &log::Place,
-        deadline: Deadline,
-    ) -> Result<()> {
-        if self.index.as_ref().is_some_and(|index| index.model != model) {
-            *self = Self::default();
-        }
-        if self.is_complete() {
-            return Ok(());
-        }
-        if self.index.is_none() {
-            let set = VectorSet::new(dimensions as usize)?;
-            self.index = Some(VectorIndex { model, set, unread: 0 });
-        }
-        let index = self.index.as_mut().expect("just made");
-        let view = catalog.view();
-        let total = view.count_with_vectors(model)?;
-        let mut reader = VectorReader { segments, place, open: None };
-        let mut from = self.next.unwrap_or(MemoryKey(0));
-        loop {
-            self.next = Some(from);
-            deadline.check(format_args!("loading the vectors of {} of {total} memories", index.set.len()))?;
-            let mut located = Vec::with_capacity(LOAD_ROWS);
-            view.for_each_vector(model, from, |key, location| {
-                located.push((key, location));
-                if located.len() < LOAD_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            for (key, location) in &located {
-                match reader.read(*location) {
-                    Ok(vectors) if vectors.model == model && vectors.dimensions == dimensions => {
-                        index.set.insert(*key, &vectors.values)?
-                    }
-                    Ok(_) => index.unread += 1,
-                    Err(error) => {
-                        tracing::error!(%error, key = key.0, "a vector cannot be read");
-                        index.unread += 1;
-                    }
-                }
-            }
-            match located.last() {
-                Some((key, _)) if located.len() == LOAD_ROWS => from = MemoryKey(key.0 + 1),
-                _ => break,
-            }
-        }
-        self.next = None;
-        Ok(())
     }
 }
 
@@ -533,34 +277,37 @@ fn len_of(answer: &Answer) -> usize {
     answer.results.iter().map(|one| one.memory.text.len() + values(&one.memory)).sum()
 }
 
-/// What of a memory is found by words: its text, and who said it.
-fn words(memory: &Memory) -> Cow<'_, str> {
-    match &memory.speaker {
-        Some(speaker) => Cow::Owned(format!("{speaker}: {}", memory.text)),
-        None => Cow::Borrowed(&memory.text),
-    }
+/// What the vectors say about a question.
+struct Near {
+    cosines: Vec<(MemoryKey, f32)>,
+    truncated: bool,
+    walked: bool,
 }
 
-/// Reads vectors from records of the log, one open file at a time.
-struct VectorReader<'a> {
-    segments: &'a SegmentMap,
-    place: &'a log::Place,
-    open: Option<(u64, u64, Box<dyn DiskFile>)>,
-}
-
-impl VectorReader<'_> {
-    fn read(&mut self, location: Location) -> Result<Vectors> {
-        if self.open.as_ref().is_none_or(|(number, ..)| *number != location.segment) {
-            let segment = self.segments.find(location.segment).ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, format!("segment {} is missing", location.segment))
-                    .at(&self.place.segments)
-            })?;
-            self.open =
-                Some((location.segment, segment.header.epoch, log::open_segment(self.place, &segment)?));
-        }
-        let (_, epoch, file) = self.open.as_ref().expect("just opened");
-        let (_, op) = log::read_record(&**file, *epoch, location)?;
-        let vectors = op.vectors().cloned();
-        vectors.ok_or_else(|| Error::corrupt(file.path(), location.offset, "the record has no vectors"))
+/// The nearest memories in scope; for a ranking with words also the cosines of those that share a word, and of a sample
+/// that says how near the rest is.
+fn near(
+    vectors: &ModelVectors,
+    query: &[f32],
+    scope: &Scope,
+    recall: &Recall,
+    texts: impl Iterator<Item = MemoryKey>,
+    deadline: Deadline,
+) -> Result<Near> {
+    let mut limits = Limits { deadline: deadline.instant(), ..Limits::NONE };
+    let index = &vectors.index;
+    let k = recall.topk.saturating_add(SPARE);
+    if recall.mode == Mode::Vector {
+        let nearest = index.search(query, scope, k, recall.effort, &mut limits)?;
+        return Ok(Near { cosines: nearest.memories, truncated: nearest.truncated, walked: nearest.walked });
     }
+    let nearest = index.search(query, scope, k.max(NEAREST_MIN), recall.effort, &mut limits)?;
+    let known: BTreeSet<MemoryKey> = nearest.memories.iter().map(|(key, _)| *key).collect();
+    let mut others: Vec<MemoryKey> =
+        texts.chain(index.sample(scope)).filter(|key| !known.contains(key)).collect();
+    others.sort_unstable();
+    others.dedup();
+    let (mut cosines, truncated) = index.cosines_of(query, &others, &limits)?;
+    cosines.extend(nearest.memories);
+    Ok(Near { cosines, truncated: truncated || nearest.truncated, walked: nearest.walked })
 }

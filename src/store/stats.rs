@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Inner, Store};
+use super::{IndexStats, Inner, Store};
 use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::fs::Kind;
@@ -35,6 +35,8 @@ pub struct Stats {
     pub torn_bytes: u64,
     /// Bytes of the view.
     pub view_bytes: u64,
+    /// The vector index.
+    pub index: IndexStats,
     /// Use of the caches in this process.
     pub cache: CacheStats,
 }
@@ -82,6 +84,7 @@ impl Store {
         }
         stats.torn_bytes = inner.torn_bytes;
         stats.view_bytes = inner.file_len(&inner.folder.join("view.redb"))?;
+        stats.index = inner.index_stats()?;
         let cache = inner.query_cache.stats();
         stats.cache = CacheStats {
             answers: inner.answer_hits(),

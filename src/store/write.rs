@@ -412,7 +412,9 @@ impl Inner {
     /// A memory of the same collection that says nearly the same.
     fn near_duplicate(&self, item: &Remember, vectors: &Vectors) -> Result<Option<MemoryId>> {
         let query = &vectors.values[..vectors.dimensions as usize];
-        for (key, cosine) in self.nearest(vectors.model, query, NEAR_CANDIDATES)? {
+        let model = self.models.active().filter(|(number, _)| *number == vectors.model);
+        let Some(model) = model else { return Ok(None) };
+        for (key, cosine) in self.nearest(&model, query, NEAR_CANDIDATES)? {
             if cosine <= NEAR_DUPLICATE_COSINE {
                 break;
             }

@@ -19,6 +19,8 @@ use crate::cli::{session, text};
 use crate::transfer::{JsonlMemory, JsonlReader, UnknownKeys};
 use crate::{Duplicates, Error, Result, Store};
 
+/// After so many new vectors the index is brought up to date at once; fewer wait until it is due.
+const INDEXED_MIN: u64 = 1000;
 /// Memories of one batch, which is stored as a whole or not at all.
 const BATCH_COUNT_MAX: usize = 500;
 
@@ -136,6 +138,12 @@ pub(super) fn embed(store: &Store, stored: u64, out: &Output) {
         let bar = Bar::new(out, "making vectors", Unit::Count);
         store.embed_pending(&mut bar.listener())
     };
+    if stored >= INDEXED_MIN && outcome.is_ok() {
+        let bar = Bar::new(out, "indexing vectors", Unit::Count);
+        if let Err(error) = store.build_index(false, &mut bar.listener()) {
+            out.warn(&format!("the vector index could not be made, recall is slower without it: {error}"));
+        }
+    }
     match outcome {
         Ok(embedded) if embedded.failed == 0 => {}
         Ok(embedded) => out.warn(&format!(

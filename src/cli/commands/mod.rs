@@ -15,6 +15,7 @@ pub(crate) mod place;
 pub(crate) mod prove;
 pub(crate) mod recall;
 pub(crate) mod reembed;
+pub(crate) mod reindex;
 pub(crate) mod remember;
 pub(crate) mod stats;
 pub(crate) mod update;

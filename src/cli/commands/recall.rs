@@ -10,7 +10,7 @@ use crate::cli::exit::Failure;
 use crate::cli::table::{self, Line};
 use crate::cli::{input, session, text};
 use crate::config::SearchConfig;
-use crate::{Answer, Explain, Match, Mode, Recall, Result};
+use crate::{Answer, Effort, Explain, Match, Mode, Recall, Result};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -34,6 +34,9 @@ pub(crate) struct RecallArgs {
     /// How long it may take, in milliseconds, 0 for no limit [default: search.timeout_ms, else 5000]
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     timeout_ms: Option<u64>,
+    /// How thoroughly the nearest vectors are looked for in a large store
+    #[arg(long, value_enum, default_value_t = EffortArg::Normal)]
+    effort: EffortArg,
     /// Say what each score is made of
     #[arg(long)]
     explain: bool,
@@ -49,6 +52,26 @@ enum ModeArg {
     Hybrid,
     Vector,
     Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EffortArg {
+    /// About 99 of the 100 nearest
+    Normal,
+    /// 995 of 1,000, half as fast
+    High,
+    /// All, compared one by one
+    Exact,
+}
+
+impl From<EffortArg> for Effort {
+    fn from(effort: EffortArg) -> Self {
+        match effort {
+            EffortArg::Normal => Self::Normal,
+            EffortArg::High => Self::High,
+            EffortArg::Exact => Self::Exact,
+        }
+    }
 }
 
 impl From<ModeArg> for Mode {
@@ -83,6 +106,7 @@ impl RecallArgs {
             .topk(self.limit.unwrap_or(defaults.default_topk))
             .mode(self.mode.into())
             .timeout((!timeout.is_zero()).then_some(timeout))
+            .effort(self.effort.into())
             .explain(self.explain)
             .filter(self.filter.filter(context.now_ms)?))
     }

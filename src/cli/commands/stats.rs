@@ -70,6 +70,21 @@ fn pretty(home: &str, stats: &Stats, out: &Output) -> String {
         "segments",
         format!("{} ({})", text::number(stats.segments), text::bytes(stats.segment_bytes)),
     ));
+    let index = &stats.index;
+    if index.rows > 0 {
+        pairs.push((
+            "vector index",
+            format!(
+                "{}, {} ({})",
+                text::count(index.rows, "vector", "vectors"),
+                text::index_kind(index.graph),
+                text::bytes(index.bytes)
+            ),
+        ));
+    }
+    if let Some(problem) = &index.problem {
+        pairs.push(("index problem", problem.clone()));
+    }
     pairs.push(("view", text::bytes(stats.view_bytes)));
     pairs.push(("last sequence", text::number(stats.last_seq)));
     let mut answer = table::figures(out, pairs);

@@ -3,6 +3,7 @@
 //! The structs of ops are written down here once more, as another implementation of the codec reads them. So a
 //! field that is added, removed, moved or retyped shows in the page, in these structs or in the bytes.
 
+mod block;
 mod codec;
 mod golden;
 mod layout;
@@ -28,6 +29,7 @@ const SEGMENT: Page = Page(include_str!("../../../format-spec/segment.md"));
 const RECORD: Page = Page(include_str!("../../../format-spec/record.md"));
 const OP: Page = Page(include_str!("../../../format-spec/op.md"));
 const CODEC: Page = Page(include_str!("../../../format-spec/codec.md"));
+const BLOCK: Page = Page(include_str!("../../../format-spec/block.md"));
 const MANIFEST: Page = Page(include_str!("../../../format-spec/manifest.md"));
 
 /// The rows of a table, the one with the names of the columns first.
@@ -144,6 +146,7 @@ fn versions_and_the_checksum_are_those_of_the_code() {
         ("FORMAT_MINOR", FORMAT_MINOR.to_string()),
         ("FEATURE_REWRITTEN", FEATURE_REWRITTEN.to_string()),
         ("OP_VERSION", OP_VERSION.to_string()),
+        ("BLOCK_MAJOR", super::block::BLOCK_MAJOR.to_string()),
     ];
     assert_eq!(versions, expected);
     assert!(README.text().contains(&format!("is 0x{:08X}.", crc32fast::hash(b"123456789"))));

@@ -276,11 +276,12 @@ pub(super) fn tried<T, E: Debug>(what: &str, result: Result<T, E>) -> Result<T, 
 
 /// Files whose bytes may change when a store is opened that needs nothing: the note of who has it, the space that is kept
 /// for a full disk, the manifest, which counts how often it was written, and what was damaged anyhow, of which nothing is
-/// made durable.
+/// made durable. A former index block whose name a power cut brings back is no harm: the newest one counts.
 fn may_change(path: &Path) -> bool {
     let store = Path::new(HOME).join("store");
     path == store.join("RESERVE")
         || path == store.join("LOCK")
         || path == store.join("MANIFEST")
         || path.starts_with(store.join("quarantine"))
+        || path.starts_with(store.join("index"))
 }

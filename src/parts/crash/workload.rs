@@ -45,6 +45,8 @@ pub(super) enum Operation {
     Checkpoint,
     /// Rewrites the log without what nothing needs.
     Compact,
+    /// Makes an index block.
+    Index,
     /// Forgets these and rewrites the log without them.
     Purge(Vec<String>),
     Reopen,
@@ -64,7 +66,7 @@ impl Operation {
             let ids = content.memories.keys();
             ids.clone().nth(chance.index(ids.len().max(1))).cloned()
         };
-        match (chance.below(18), any(chance)) {
+        match (chance.below(19), any(chance)) {
             (0, Some(id)) => Self::Repeat(id, format!("again-{number}")),
             (1 | 2, Some(id)) => Self::UpdateText(id, text(number, 0, chance)),
             (3, Some(id)) => Self::UpdateMetadata(id, number as u64),
@@ -79,6 +81,7 @@ impl Operation {
             (8, _) => Self::Checkpoint,
             (9, _) => Self::Reopen,
             (16, _) => Self::Compact,
+            (18, _) => Self::Index,
             (17, Some(id)) => Self::Purge(vec![id]),
             (kind, _) => {
                 let count = if kind < 13 { 1 } else { 2 + chance.index(4) };
@@ -106,6 +109,7 @@ impl Operation {
             | Self::Reembed
             | Self::Checkpoint
             | Self::Compact
+            | Self::Index
             | Self::Reopen => true,
         }
     }
@@ -148,7 +152,7 @@ impl Operation {
                     held.vector = Some(vector_of(&held.memory.text, TinyModel::Second));
                 }
             }
-            Self::Checkpoint | Self::Compact | Self::Reopen => {}
+            Self::Checkpoint | Self::Compact | Self::Index | Self::Reopen => {}
         }
     }
 
@@ -183,6 +187,7 @@ impl Operation {
             // With another handle still there, that is all that closing does.
             Self::Checkpoint => session.store()?.clone().close().map(|()| None),
             Self::Compact => session.store()?.compact(&mut |_| {}).map(|_| None),
+            Self::Index => session.store()?.build_index(false, &mut |_| {}).map(|()| None),
             Self::Purge(ids) => session.store()?.purge(ids, &mut |_| {}).map(|_| None),
             Self::Reopen => session.reopen().map(|()| None),
         }

@@ -4,6 +4,7 @@
 //! them over the committed corpus (`tests/fuzz_corpus.rs`) with no other tool than the stable one. None touches
 //! the network or the disk, and none takes more memory than some dozen times its input and a fixed amount.
 
+pub mod block;
 pub mod config;
 mod damage;
 pub mod folder;
@@ -35,7 +36,8 @@ pub struct Target {
 }
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
+    Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "folder", run: folder::run, seeds: folder::seeds },
     Target { name: "json", run: json::run, seeds: json::seeds },

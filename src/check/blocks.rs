@@ -1,0 +1,32 @@
+//! Index blocks: whether they are whole. They are derived, so nothing is lost when one is not.
+
+use std::path::Path;
+
+use super::{Check, Depth};
+use crate::error::{ErrorKind, Result};
+use crate::index::{Block, list_blocks};
+
+const MADE_ANEW: &str = "an index block is derived: `check --repair`, or the next recall, makes it anew";
+
+impl Check {
+    /// Every block in the folder: its header and graph, and in a deep check its vectors.
+    pub(super) fn blocks(&mut self, folder: &Path, depth: Depth) -> Result<()> {
+        let disk = std::sync::Arc::clone(&self.place.disk);
+        for (_, path) in list_blocks(&*disk, folder)? {
+            let checked = Block::open(&*disk, &path).and_then(|block| match depth {
+                Depth::Quick => Ok(()),
+                Depth::Deep => block.verify(&|| false),
+            });
+            match checked {
+                Ok(()) => {}
+                // Whoever has the store open may have replaced it just now.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    let detail = error.message().to_owned();
+                    self.found(&path, error.offset(), "index-block", detail, MADE_ANEW);
+                }
+            }
+        }
+        Ok(())
+    }
+}
