@@ -4,10 +4,10 @@
 //! fast enough for stores of some ten thousand memories. It is derived from the log and knows nothing of
 //! disks.
 
-mod kernels;
-mod link;
-mod rows;
-mod search;
+pub(crate) mod kernels;
+pub(crate) mod link;
+pub(crate) mod rows;
+pub(crate) mod search;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};

@@ -26,9 +26,9 @@ impl Set {
         let stride = padded(vectors.first().map_or(8, Vec::len));
         let (mut codes, mut scales, mut halves) = (Vec::new(), Vec::new(), Vec::new());
         for vector in &vectors {
-            let values = Query::new(vector, stride).values;
-            scales.push(quantize(&values, &mut codes));
-            halve(&values, &mut halves);
+            let values = Query::new(vector, stride);
+            scales.push(quantize(values.values(), &mut codes));
+            halve(values.values(), &mut halves);
         }
         Self { vectors, codes, scales, halves, stride }
     }
@@ -154,7 +154,7 @@ fn recall(set: &Set, graph: &Graph, queries: &[Vec<f32>], accept: Accept<'_>, ef
 }
 
 fn builders() -> Vec<Box<dyn GraphBuilder>> {
-    vec![Box::new(Linker::default()), Box::new(HnswRs::default())]
+    vec![Box::new(Linker::default()), Box::new(HnswRs { ef_construction: 100, ..HnswRs::default() })]
 }
 
 #[test]
