@@ -42,6 +42,7 @@ The texts are WordNet's definitions and examples; their vectors are made once, i
   --m N            links of a node (16), for all
   --ef N           candidates while building (200), for all but ours
   --our-ef N       candidates while building (200), for ours
+  --topics N       topics of 100 near copies each (200)
   --only WHAT      one of ours, search, build, filter, merge, copies, kernels, reload
   --python PATH    a Python with numpy, hnswlib and usearch: their figures are left out without it
                    (python3 -m venv DIR/venv && DIR/venv/bin/pip install numpy hnswlib usearch)";
@@ -96,7 +97,7 @@ fn main() -> Result<()> {
         our_build.as_secs_f64(),
         ours.mean_links()
     );
-    if wants("search") || wants("build") || wants("reload") {
+    if wants("search") || wants("reload") {
         against_others(&setting, &ours, our_build, &args, folder.as_deref(), &wants)?;
     }
     if only == Some("ours") {
@@ -107,6 +108,9 @@ fn main() -> Result<()> {
             println!("{ef:>6} {recall:>8.4} {micros:>10.1}");
         }
     }
+    if wants("build") {
+        build_by_hnsw_rs(&setting, our_build)?;
+    }
     if wants("filter") {
         filters(&setting, &ours);
     }
@@ -114,7 +118,7 @@ fn main() -> Result<()> {
         merge(&setting, &ours, our_build)?;
     }
     if wants("copies") {
-        copies()?;
+        copies(args.number("--topics", 200, 5))?;
     }
     Ok(())
 }
@@ -259,25 +263,11 @@ fn against_others(
         (0..rows.len()).for_each(|row| index.insert_slice((rows.row(row), row)));
         index
     });
-    let built = |name: &str, time: Duration| {
-        let ratio = our_build.as_secs_f64() / time.as_secs_f64();
-        println!("{name}: {:.1} s to build; our linker takes {ratio:.2} of that", time.as_secs_f64());
-    };
-    built("hnsw_rs on f32 itself", build);
-    if wants("build") {
-        let (index, time) = cpu(|| Index::build(tables, Builder::HnswRs(*m, *ef), 1));
-        built("hnsw_rs on our codes", time);
-        for ef in [64, 96] {
-            let (micros, recall) = ask(queries, exact, |query| {
-                index.as_ref().expect("built").search(tables, query, Wanted::All, K, ef)
-            });
-            println!("    its graph at ef {ef}: recall {recall:.4}, {micros:.1} us");
-        }
-    }
+    built("hnsw_rs on f32 itself", build, our_build);
     let mut peers = Peers::start(args.text("--python"), setting, folder);
     if let Some(peers) = &mut peers {
         for (name, time) in peers.builds() {
-            built(&name, time);
+            built(&name, time, our_build);
         }
     }
     if wants("reload") {
@@ -322,6 +312,24 @@ fn against_others(
     }
     let (micros, found) = ask(queries, exact, |query| tables.scan(query, K));
     println!("{:>6}  {:<26} {found:>8.4} {micros:>10.1}", "", "a scan of all");
+    Ok(())
+}
+
+fn built(name: &str, time: Duration, ours: Duration) {
+    let ratio = ours.as_secs_f64() / time.as_secs_f64();
+    println!("{name}: {:.1} s to build; our linker takes {ratio:.2} of that", time.as_secs_f64());
+}
+
+/// Our other builder.
+fn build_by_hnsw_rs(setting: &Setting, our_build: Duration) -> Result<()> {
+    let Setting { tables, queries, exact, m, ef, .. } = setting;
+    let (index, time) = cpu(|| Index::build(tables, Builder::HnswRs(*m, *ef), 1));
+    let index = index?;
+    built("hnsw_rs on our codes", time, our_build);
+    for ef in EFS {
+        let (micros, recall) = ask(queries, exact, |query| index.search(tables, query, Wanted::All, K, ef));
+        println!("{ef:>6} {recall:>8.4} {micros:>10.1}");
+    }
     Ok(())
 }
 
@@ -401,9 +409,9 @@ fn merge(setting: &Setting, ours: &Index, our_build: Duration) -> Result<()> {
 }
 
 /// Near copies that come topic by topic: templates with small changes.
-fn copies() -> Result<()> {
+fn copies(topics: usize) -> Result<()> {
     let mut random = Random::new(5);
-    let (topics, each) = (200, 100);
+    let each = 100;
     let mut values = Vec::new();
     let mut queries = Vec::new();
     for _ in 0..topics {
