@@ -57,9 +57,11 @@ fn of_size(folder: &Path, memories: usize, queries: usize, known: Option<&Vector
     let asked: Vec<Vec<f32>> = (0..queries).map(|_| source.next()).collect();
     for first in (0..memories).step_by(GROUP) {
         let one = |number: usize, vector: Vec<f32>| {
-            Remember::new(format!("what was said as number {number}, in about as many words as people use for it"))
-                .tags([format!("tag-{}", number % 100)])
-                .vector(vector)
+            Remember::new(format!(
+                "what was said as number {number}, in about as many words as people use for it"
+            ))
+            .tags([format!("tag-{}", number % 100)])
+            .vector(vector)
         };
         let group = (first..memories.min(first + GROUP)).map(|number| one(number, source.next())).collect();
         store.remember_many(group)?;
@@ -89,9 +91,8 @@ fn of_size(folder: &Path, memories: usize, queries: usize, known: Option<&Vector
         let mut times = Times::default();
         let (mut found, mut expected) = (0, 0);
         for (number, vector) in asked.iter().enumerate() {
-            let recall = |effort| {
-                Recall::by_vector(vector.clone()).topk(K).effort(effort).filter(filter.clone())
-            };
+            let recall =
+                |effort| Recall::by_vector(vector.clone()).topk(K).effort(effort).filter(filter.clone());
             let question = recall(effort);
             let answer = times.measure(|| store.recall(question))?;
             assert!(answer.degraded.is_empty(), "{:?}", answer.degraded);
@@ -110,7 +111,9 @@ fn of_size(folder: &Path, memories: usize, queries: usize, known: Option<&Vector
 }
 
 fn described(known: Option<&Vectors>) -> String {
-    known.map_or("made-up vectors".to_owned(), |known| format!("vectors of {} texts, then mixtures", known.len()))
+    known.map_or("made-up vectors".to_owned(), |known| {
+        format!("vectors of {} texts, then mixtures", known.len())
+    })
 }
 
 /// Vectors, one after the other.
@@ -133,7 +136,7 @@ impl Source<'_> {
             // Around one of a thousand centres.
             None => {
                 let mut centre = Random::new(self.random.below(1000) as u64 + 1);
-                let mut value = |random: &mut Random| random.below(2001) as f32 / 1000.0 - 1.0;
+                let value = |random: &mut Random| random.below(2001) as f32 / 1000.0 - 1.0;
                 (0..DIMENSIONS).map(|_| value(&mut centre) + 0.7 * value(&mut self.random)).collect()
             }
         }

@@ -1,4 +1,4 @@
-//! What the parts of a recall cost: words, vectors in memory, their fusion.
+//! What the parts of a recall cost: words, vectors in memory, their fusion, and the kernels of exact vectors.
 //!
 //!     cargo bench --bench scan
 //!
@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use memento_kv::Result;
-use memento_kv::parts::{Vectors, Words, fuse};
+use memento_kv::parts::{Rows, Vectors, Words, fuse, kernel_names};
 
 const VOCABULARY: usize = 20_000;
 const QUERY_WORDS: usize = 13;
@@ -24,6 +24,11 @@ fn main() -> Result<()> {
     println!("{:<44} {:>12}", "what", "us (p50)");
     for count in [10_000, 100_000] {
         searches(count)?;
+    }
+    println!("\n{:<44} {:>12} {:>8}", "kernel", "ns a row", "GB/s");
+    // A store in the first-level cache and one in memory.
+    for rows in [16, 50_000] {
+        kernels(rows);
     }
     Ok(())
 }
@@ -63,6 +68,22 @@ fn searches(count: u64) -> Result<()> {
     line("fusion, top 10", count, median(&mut times[2]));
     println!("    (a query's words were found in {} texts)", median(&mut times[3]));
     Ok(())
+}
+
+fn kernels(count: usize) {
+    let mut random = Random(1);
+    let values: Vec<f32> = (0..count).flat_map(|_| random.vector()).collect();
+    let mut rows = Rows::new(&random.vector(), &values);
+    let repeats = 2_000_000 / count;
+    for (kernel, name) in kernel_names().into_iter().enumerate() {
+        let start = Instant::now();
+        for _ in 0..repeats {
+            black_box(black_box(&mut rows).dots(kernel));
+        }
+        let seconds = start.elapsed().as_secs_f64() / (repeats * count) as f64;
+        let bandwidth = (DIMENSIONS as usize * size_of::<f32>()) as f64 / seconds / 1e9;
+        println!("{:<44} {:>12.1} {bandwidth:>8.1}", format!("{name}, {count} rows"), seconds * 1e9);
+    }
 }
 
 fn line(what: &str, count: u64, micros: f64) {

@@ -5,6 +5,7 @@ pub(crate) mod chance;
 pub mod crash;
 pub(crate) mod disk;
 pub mod fuzz;
+pub mod index;
 
 use std::path::Path;
 use std::sync::Arc;

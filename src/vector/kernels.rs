@@ -140,6 +140,7 @@ impl Kernel {
     ///
     /// # Panics
     /// As [`Self::dot_codes`].
+    #[cfg(test)]
     pub(crate) fn dot_halves(self, query: &[f32], row: &[u16]) -> f32 {
         let mut out = [0.0];
         assert_eq!(query.len(), row.len(), "one row");

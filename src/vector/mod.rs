@@ -2,11 +2,11 @@
 //!
 //! Pure: slices in, rows out. It knows nothing of memories, files and locks.
 
-mod kernels;
-mod link;
-mod rows;
+pub(crate) mod kernels;
+pub(crate) mod link;
+pub(crate) mod rows;
 mod score;
-mod search;
+pub(crate) mod search;
 
 pub(crate) use kernels::{Kernel, Lane, lanes};
 pub(crate) use link::{Control, Former, Graph, GraphBuilder, HnswRs, Linker};

@@ -69,9 +69,8 @@ impl<'a> Rows<'a> {
 
 /// What rows are compared with: a vector of length 1.
 pub(crate) struct Query {
-    pub(super) code: Vec<i8>,
-    pub(super) scale: f32,
-    pub(super) values: Vec<f32>,
+    code: Vec<i8>,
+    values: Vec<f32>,
 }
 
 impl Query {
@@ -91,8 +90,18 @@ impl Query {
         };
         values.resize(stride, 0.0);
         let mut code = Vec::with_capacity(stride);
-        let scale = quantize(&values, &mut code);
-        Self { code, scale, values }
+        quantize(&values, &mut code);
+        Self { code, values }
+    }
+
+    /// Its code. The scale is not kept: it is the same for all rows.
+    pub(crate) fn code(&self) -> &[i8] {
+        &self.code
+    }
+
+    /// The vector with length 1, or zeros; filled up with zeros.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
     }
 }
 
@@ -144,9 +153,11 @@ mod tests {
         fn codes_and_halves_hold_a_vector_nearly(vector in prop::collection::vec(-1.0f32..1.0, 1..300)) {
             let stride = padded(vector.len());
             let query = Query::new(&vector, stride);
-            let half_step = query.scale * 0.5001;
-            for (value, code) in query.values.iter().zip(&query.code) {
-                prop_assert!((value - f32::from(*code) * query.scale).abs() <= half_step);
+            let mut code = Vec::new();
+            let scale = quantize(query.values(), &mut code);
+            prop_assert_eq!(&code, query.code());
+            for (value, code) in query.values.iter().zip(&code) {
+                prop_assert!((value - f32::from(*code) * scale).abs() <= scale * 0.5001);
             }
             let mut halves = Vec::new();
             halve(&query.values, &mut halves);

@@ -22,7 +22,7 @@ pub(crate) fn score_list(rows: Rows<'_>, list: &[u32], query: &Query, limits: &L
             found.truncated = true;
             break;
         }
-        kernel.gather_halves(&query.values, rows.halves, part, &mut dots);
+        kernel.gather_halves(query.values(), rows.halves, part, &mut dots);
         // Bytes of a damaged file may be no numbers: then the row is far away.
         let cosine = |dot: f32| if dot.is_finite() { dot.clamp(-1.0, 1.0) } else { -1.0 };
         found.hits.extend(part.iter().zip(&dots).map(|(row, dot)| Hit { row: *row, cosine: cosine(*dot) }));

@@ -139,7 +139,7 @@ pub(crate) fn search_graph(
         return Found::default();
     }
     let mut meter = Meter::new(*limits, accept.evals_worth(bottom.rows));
-    let target = Target { rows, code: &query.code, kernel: Kernel::best() };
+    let target = Target { rows, code: query.code(), kernel: Kernel::best() };
     with_walk(|walk| {
         let start = descend(&target, graph, walk, &mut meter);
         walk.run(&bottom, &target, &[start], ef.max(k), |row| accept.accepts(row), &mut meter);
@@ -170,7 +170,7 @@ pub(crate) fn scan_all(
             break;
         }
         let codes = &rows.codes[from * rows.stride..(from + count) * rows.stride];
-        kernel.scan_codes(&query.code, codes, &mut dots[..count]);
+        kernel.scan_codes(query.code(), codes, &mut dots[..count]);
         for ((row, dot), scale) in (from as u32..).zip(&dots[..count]).zip(&rows.scales[from..]) {
             let score = score(*dot, *scale);
             if score >= best.bound && accept.accepts(row) {
@@ -203,7 +203,7 @@ pub(crate) fn scan_list(
             break;
         }
         let (piece, rest) = list.split_at(count);
-        kernel.gather_codes(&query.code, rows.codes, piece, &mut dots);
+        kernel.gather_codes(query.code(), rows.codes, piece, &mut dots);
         for (row, dot) in piece.iter().zip(&dots) {
             let score = score(*dot, rows.scales[*row as usize]);
             if score >= best.bound {
@@ -218,7 +218,7 @@ pub(crate) fn scan_list(
 /// The best `k` of these rows by their 16-bit floats.
 fn rescore(rows: Rows<'_>, query: &Query, candidates: Vec<u32>, k: usize) -> Vec<Hit> {
     let mut cosines = Vec::new();
-    Kernel::best().gather_halves(&query.values, rows.halves, &candidates, &mut cosines);
+    Kernel::best().gather_halves(query.values(), rows.halves, &candidates, &mut cosines);
     let cosine = |found: f32| if found.is_finite() { found.clamp(-1.0, 1.0) } else { -1.0 };
     let hits = candidates.into_iter().zip(cosines).map(|(row, found)| Hit { row, cosine: cosine(found) });
     let mut hits: Vec<Hit> = hits.collect();
@@ -586,9 +586,9 @@ mod tests {
             let stride = padded(vectors[0].len());
             let (mut codes, mut scales, mut halves) = (Vec::new(), Vec::new(), Vec::new());
             for vector in vectors {
-                let values = Query::new(vector, stride).values;
-                scales.push(quantize(&values, &mut codes));
-                halve(&values, &mut halves);
+                let values = Query::new(vector, stride);
+                scales.push(quantize(values.values(), &mut codes));
+                halve(values.values(), &mut halves);
             }
             let last = vectors.len() as u32 - 1;
             let links = (0..=last).flat_map(|row| [row.saturating_sub(1), (row + 1).min(last)]).collect();

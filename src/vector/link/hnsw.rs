@@ -103,7 +103,11 @@ impl Distance<u32> for CodeDistance {
 }
 
 /// The graph that the index holds, and the row that its walks start at.
-fn taken_out(index: &Hnsw<'_, u32, CodeDistance>, len: usize, m: usize) -> (Graph, u32) {
+pub(crate) fn taken_out<T, D>(index: &Hnsw<'_, T, D>, len: usize, m: usize) -> (Graph, u32)
+where
+    T: Clone + Send + Sync,
+    D: Distance<T> + Send + Sync,
+{
     let points = index.get_point_indexation();
     let mut uppers: Vec<Vec<u32>> = Vec::new();
     let mut entry = 0;

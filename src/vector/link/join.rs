@@ -117,7 +117,7 @@ mod tests {
                 let mut links = vec![NONE; len * width];
                 for (node, list) in links.chunks_mut(width).enumerate() {
                     let chance = super::super::mix(seed << 32 | node as u64);
-                    let filled = if chance % 3 == 0 { 0 } else { chance as usize / 8 % (width + 1) };
+                    let filled = if chance.is_multiple_of(3) { 0 } else { chance as usize / 8 % (width + 1) };
                     for (place, to) in list[..filled].iter_mut().enumerate() {
                         *to = (super::super::mix(chance + place as u64) % len as u64) as u32;
                     }

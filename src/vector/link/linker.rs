@@ -38,7 +38,7 @@ pub(crate) struct Linker {
 
 impl Default for Linker {
     fn default() -> Self {
-        Self { m: 16, ef_construction: 128, seed: 0 }
+        Self { m: 16, ef_construction: 200, seed: 0 }
     }
 }
 

@@ -14,7 +14,7 @@ mod work;
 use super::rows::Rows;
 use super::search::{GraphView, LevelView, NONE};
 use crate::error::{Error, ErrorKind, Result};
-pub(crate) use hnsw::HnswRs;
+pub(crate) use hnsw::{HnswRs, taken_out};
 pub(crate) use linker::Linker;
 
 /// Levels that a graph has at most; so many would be for more rows than can be numbered.
