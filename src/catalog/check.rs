@@ -1,26 +1,35 @@
 //! Looks at every byte of the view that counts: every row of every table, read from the disk again, and whether the
 //! other tables say exactly what the memories' rows say.
+//!
+//! The tables are read in pieces, by as many threads as somebody gives; what they hold is compared by sums that do not
+//! depend on an order. Only where those differ are entries looked up one by one, to name them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use redb::Database;
+
 use super::Catalog;
-use super::guard::{Fault, Guard};
+use super::guard::{Fault, Guard, drop_guarded};
 use super::pages::FrozenPages;
-use super::snapshot::{Entry, Snapshot};
-use super::{database, locked};
+use super::snapshot::{Base, Snapshot};
+use super::{Position, database, locked};
 use crate::error::{ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::row::{
-    Row, StateKey, TableTag, collection_count_key, decode_lost, decode_model, decode_number, label_keys,
-    memory_key, time_key, vector_count_key,
+    LabelHashes, Row, RowRef, StateKey, TableTag, collection_count_key, decode_location, decode_lost,
+    decode_model, decode_number, key_bytes, label_key, label_keys, memory_key, time_key, vector_count_key,
 };
 use crate::memory::Memory;
 
-/// Entries that are read in one go.
-const CHUNK_LEN: usize = 1024;
 /// Cache of the database that is opened for the check. Each page is read about once.
 const CACHE_BYTES: usize = 16 << 20;
+/// Pieces of the table of rows, and of that of labels.
+const TABLE_PIECES: u64 = 16;
+/// A view of fewer memories is not worth the division.
+const DIVIDED_MEMORIES_MIN: u64 = 10_000;
 
 /// Something in the view that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,65 +44,64 @@ pub(crate) struct ViewDamage {
     pub(crate) what: String,
 }
 
-impl Catalog {
-    /// Checks the whole view as it is on the disk, beside whoever reads and writes it, and reports what is wrong.
-    /// `progress` is called with the entries that were read and those there are.
-    ///
-    /// A damaged page ends the check: what lies behind it cannot be reached.
-    ///
-    /// # Errors
-    /// Those of [`Catalog::checkpoint`], which comes first, and of the operating system.
-    pub(crate) fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<ViewDamage>> {
-        let guard = Guard::new(self.guard.path());
-        let mut findings = Vec::new();
-        // The state on the disk must not change until it is open for the check and its pages are kept for it.
-        let mut is_durable = locked(&self.live().writing);
-        self.write_durably(&mut is_durable)?;
-        let kept = Arc::clone(&self.snapshot().base);
-        let opened = guard.run(|| {
-            let frozen = FrozenPages::new(self.live().pages.clone()).map_err(redb::StorageError::Io)?;
-            let database = database::open_beside(frozen, CACHE_BYTES)?;
-            let snapshot = Snapshot::read(&database)?;
-            Ok((snapshot, database))
-        });
-        drop(is_durable);
-        let result = opened.and_then(|(snapshot, database)| {
-            let mut check =
-                Check { guard: &guard, snapshot, findings: &mut findings, progress, done: 0, total: 0 };
-            let result = check.all();
-            drop(check);
-            super::guard::drop_guarded(database);
-            result
-        });
-        drop(kept);
-        match result {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let what = error.message().to_owned();
-                findings.push(ViewDamage { table: None, key: None, offset: error.offset(), what });
-            }
-            result => result?,
-        }
-        Ok(findings)
-    }
+/// The view as it is on the disk, open for a check beside whoever reads and writes it.
+pub(crate) struct ViewCheck {
+    path: PathBuf,
+    /// `None` only while it is dropped.
+    opened: Option<Result<Opened, ViewDamage>>,
+    pieces: Vec<Piece>,
+    bytes: u64,
+    /// Keeps redb from using the pages anew.
+    _kept: Arc<Base>,
 }
 
-struct Check<'c> {
-    guard: &'c Guard,
+struct Opened {
     snapshot: Snapshot,
-    findings: &'c mut Vec<ViewDamage>,
-    progress: &'c mut dyn FnMut(u64, u64),
-    done: u64,
-    total: u64,
+    // After the snapshot, which is dropped first.
+    database: Database,
 }
 
-/// What the memories' rows say that other tables say too.
-#[derive(Default)]
-struct Expected {
-    keys: Vec<u64>,
+/// A part of the view that is read by itself.
+#[derive(Clone, Debug)]
+enum Piece {
+    Ids,
+    Times,
+    Vectors,
+    Labels(RangeInclusive<u128>),
+    Rows(RangeInclusive<u64>),
+}
+
+/// What one piece holds.
+#[derive(Debug, Default)]
+pub(crate) struct PieceRead {
+    entries: u64,
+    damages: Vec<ViewDamage>,
+    /// Whether it was not read to its end, because of this or another piece's damage.
+    is_cut: bool,
+    rows: Vec<(MemoryKey, u64)>,
+    vectors: Vec<u128>,
+    /// What rows say that other tables say, too.
+    by_rows: Sums,
+    /// What those say.
+    by_tables: Sums,
+    collections: BTreeMap<String, u64>,
+}
+
+/// What a check of the whole view found.
+#[derive(Debug, Default)]
+pub(crate) struct ViewRead {
+    pub(crate) damages: Vec<ViewDamage>,
+    /// Each memory with the record of its present version, in the order of keys.
+    pub(crate) rows: Vec<(MemoryKey, u64)>,
+    /// Entries that were read.
+    pub(crate) entries: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
     ids: Fingerprint,
     labels: Fingerprint,
     times: Fingerprint,
-    collections: BTreeMap<String, u64>,
 }
 
 /// Tells sets of entries apart without keeping them.
@@ -113,88 +121,299 @@ impl Fingerprint {
         self.sum = self.sum.wrapping_add(mixed ^ mixed >> 32);
     }
 
-    fn add_id(&mut self, id: &str, key: u64) {
-        self.add(u128::from(crc32fast::hash(id.as_bytes())) << 64 | id.len() as u128, key);
+    fn add_id(&mut self, id: &[u8], key: u64) {
+        self.add(u128::from(crc32fast::hash(id)) << 64 | id.len() as u128, key);
+    }
+
+    fn add_all(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.sum = self.sum.wrapping_add(other.sum);
     }
 }
 
+impl Sums {
+    fn add_all(&mut self, other: Self) {
+        self.ids.add_all(other.ids);
+        self.labels.add_all(other.labels);
+        self.times.add_all(other.times);
+    }
+}
+
+impl Catalog {
+    /// Opens the whole view for a check as it is on the disk, beside whoever reads and writes it.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::checkpoint`], which comes first, and of the operating system.
+    pub(crate) fn open_check(&self) -> Result<ViewCheck> {
+        let guard = Guard::new(self.guard.path());
+        // The state on the disk must not change until it is open for the check and its pages are kept for it.
+        let mut is_durable = locked(&self.live().writing);
+        self.write_durably(&mut is_durable)?;
+        let kept = Arc::clone(&self.snapshot().base);
+        let mut bytes = 0;
+        let opened = guard.run(|| {
+            let frozen = FrozenPages::new(self.live().pages.clone()).map_err(redb::StorageError::Io)?;
+            bytes = redb::StorageBackend::len(&frozen).map_err(redb::StorageError::Io)?;
+            let database = database::open_beside(frozen, CACHE_BYTES)?;
+            let snapshot = Snapshot::read(&database)?;
+            Ok(Opened { snapshot, database })
+        });
+        drop(is_durable);
+        let opened = match opened {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let what = error.message().to_owned();
+                Err(ViewDamage { table: None, key: None, offset: error.offset(), what })
+            }
+            opened => Ok(opened?),
+        };
+        let pieces = opened.as_ref().map_or_else(|_| Vec::new(), |opened| pieces(&opened.snapshot));
+        Ok(ViewCheck { path: guard.path().to_owned(), opened: Some(opened), pieces, bytes, _kept: kept })
+    }
+}
+
+/// The parts of a view, those that cannot be divided first: whoever works on them in turns ends at about the same time.
+fn pieces(snapshot: &Snapshot) -> Vec<Piece> {
+    let head = &snapshot.delta.head;
+    let count = if head.memories < DIVIDED_MEMORIES_MIN { 1 } else { TABLE_PIECES };
+    let part = |at: u64, step: u64| {
+        let last = if at + 1 == count { u64::MAX } else { (at + 1) * step - 1 };
+        at * step..=last
+    };
+    let labels = (0..count).map(|at| {
+        let hashes = part(at, u64::MAX / count);
+        let (first, last) =
+            (label_key(*hashes.start(), MemoryKey(0)), label_key(*hashes.end(), MemoryKey(u64::MAX)));
+        Piece::Labels(first..=last)
+    });
+    let rows = (0..count).map(|at| Piece::Rows(part(at, head.position.tail.last_seq / count + 1)));
+    [Piece::Ids, Piece::Times, Piece::Vectors].into_iter().chain(labels).chain(rows).collect()
+}
+
+impl Drop for ViewCheck {
+    fn drop(&mut self) {
+        if let Some(Ok(Opened { snapshot, database })) = self.opened.take() {
+            drop(snapshot);
+            drop_guarded(database);
+        }
+    }
+}
+
+impl ViewCheck {
+    /// The view's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Up to where it holds the log; `None` when it cannot be read.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.opened().ok().map(|opened| opened.snapshot.delta.head.position)
+    }
+
+    /// How many pieces there are to read.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// About how many bytes there are to read.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn opened(&self) -> Result<&Opened, &ViewDamage> {
+        self.opened.as_ref().expect("only drop takes it").as_ref()
+    }
+
+    /// Reads one of the pieces. A damaged page ends it: what lies behind it cannot be reached.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn read(&self, piece: usize) -> Result<PieceRead> {
+        let Ok(Opened { snapshot, .. }) = self.opened() else { return Ok(PieceRead::default()) };
+        let mut read = PieceRead::default();
+        let result = Guard::new(&self.path).run(|| match read.all(&snapshot.base, &self.pieces[piece]) {
+            // Damage that another piece has met and tells of: redb reads nothing after it.
+            Err(Fault::View(redb::Error::PreviousIo)) => Ok(false),
+            result => result.map(|()| true),
+        });
+        match result {
+            Ok(is_whole) => read.is_cut = !is_whole,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let what = error.message().to_owned();
+                read.is_cut = true;
+                read.damages.push(ViewDamage { table: None, key: None, offset: error.offset(), what });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(read)
+    }
+
+    /// Holds what the pieces hold against each other. They are given in their order, each once.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn finish(&self, pieces: Vec<PieceRead>) -> Result<ViewRead> {
+        let snapshot = match self.opened() {
+            Ok(opened) => &opened.snapshot,
+            Err(damage) => return Ok(ViewRead { damages: vec![damage.clone()], ..ViewRead::default() }),
+        };
+        let mut all = PieceRead::default();
+        for piece in pieces {
+            all.add(piece);
+        }
+        if all.is_cut && all.damages.is_empty() {
+            let what = "it cannot be read to its end".to_owned();
+            all.damages.push(ViewDamage { table: None, key: None, offset: None, what });
+        }
+        if !all.is_cut {
+            let guard = Guard::new(&self.path);
+            let compared = Check { guard: &guard, snapshot, read: &mut all }.compare_all();
+            match compared {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    let what = error.message().to_owned();
+                    all.damages.push(ViewDamage { table: None, key: None, offset: error.offset(), what });
+                }
+                compared => compared?,
+            }
+        }
+        let PieceRead { entries, damages, rows, .. } = all;
+        Ok(ViewRead { damages, rows, entries })
+    }
+}
+
+impl PieceRead {
+    /// Reads every entry of a piece.
+    fn all(&mut self, base: &Base, piece: &Piece) -> Result<(), Fault> {
+        match piece {
+            Piece::Ids => base.each_id(|id, value| {
+                self.entries += 1;
+                match decode_number(TableTag::Id, id, value) {
+                    Ok(key) => self.by_tables.ids.add_id(id, key),
+                    Err(damage) => self.damaged(TableTag::Id, String::from_utf8_lossy(id), damage),
+                }
+            }),
+            Piece::Times => base.each_time(|key, value| {
+                self.entries += 1;
+                match decode_number(TableTag::Time, &key_bytes(key), value) {
+                    Ok(bits) => self.by_tables.times.add(key, bits),
+                    Err(damage) => self.damaged(TableTag::Time, shown(key), damage),
+                }
+            }),
+            Piece::Vectors => base.each_vector(|key, value| {
+                self.entries += 1;
+                match decode_location(key, value) {
+                    Ok(_) => self.vectors.push(key),
+                    Err(damage) => self.damaged(TableTag::Vector, shown_vector(key), damage),
+                }
+            }),
+            Piece::Labels(keys) => base.each_label(keys.clone(), |key| {
+                self.entries += 1;
+                self.by_tables.labels.add(key, 0);
+            }),
+            Piece::Rows(keys) => {
+                let mut labels = LabelHashes::new();
+                base.each_row(keys.clone(), |key, value| {
+                    self.entries += 1;
+                    match RowRef::decode(MemoryKey(key), value) {
+                        Ok(row) => self.row(MemoryKey(key), &row, &mut labels),
+                        Err(damage) => self.damaged(TableTag::Memory, key, damage),
+                    }
+                })
+            }
+        }
+    }
+
+    fn row(&mut self, key: MemoryKey, row: &RowRef<'_>, labels: &mut LabelHashes) {
+        let memory = &row.memory;
+        self.rows.push((key, row.seq));
+        self.by_rows.ids.add_id(memory.id.as_bytes(), key.0);
+        labels.of(memory).iter().for_each(|hash| self.by_rows.labels.add(label_key(*hash, key), 0));
+        self.by_rows.times.add(time_key(memory.timestamp, key), memory.importance.to_bits());
+        match self.collections.get_mut(memory.collection) {
+            Some(count) => *count += 1,
+            None => _ = self.collections.insert(memory.collection.to_owned(), 1),
+        }
+    }
+
+    fn damaged(&mut self, table: TableTag, key: impl ToString, what: impl ToString) {
+        self.damages.push(damage_of(table, key, what));
+    }
+
+    fn add(&mut self, other: Self) {
+        let Self { entries, damages, is_cut, rows, vectors, by_rows, by_tables, collections } = other;
+        self.entries += entries;
+        self.damages.extend(damages);
+        self.is_cut |= is_cut;
+        self.rows.extend(rows);
+        self.vectors.extend(vectors);
+        self.by_rows.add_all(by_rows);
+        self.by_tables.add_all(by_tables);
+        for (collection, count) in collections {
+            *self.collections.entry(collection).or_default() += count;
+        }
+    }
+}
+
+/// The comparison of what was read.
+struct Check<'c> {
+    guard: &'c Guard,
+    snapshot: &'c Snapshot,
+    read: &'c mut PieceRead,
+}
+
 impl Check<'_> {
-    fn all(&mut self) -> Result<()> {
-        self.total = self.guard.run(|| self.snapshot.base.entries())?;
-        let expected = self.rows()?;
-        let mut ids = Fingerprint::default();
-        let mut labels = Fingerprint::default();
-        let mut times = Fingerprint::default();
-        self.scan(|snapshot| snapshot.base.ids(), |_, (id, key)| ids.add_id(&id, key))?;
-        self.scan(|snapshot| snapshot.labels(0..=u128::MAX), |_, (key, ())| labels.add(key, 0))?;
-        self.scan(|snapshot| snapshot.times(0..=u128::MAX), |_, (key, bits)| times.add(key, bits))?;
-        if ids != expected.ids {
+    fn compare_all(&mut self) -> Result<()> {
+        let (expected, found) = (self.read.by_rows, self.read.by_tables);
+        if found.ids != expected.ids {
             self.compare_ids()?;
         }
-        if labels != expected.labels {
+        if found.labels != expected.labels {
             self.compare_labels()?;
         }
-        if times != expected.times {
+        if found.times != expected.times {
             self.compare_times()?;
         }
-        let with_vectors = self.vectors(&expected.keys)?;
-        self.state(&expected, &with_vectors)
+        let with_vectors = self.vectors();
+        self.state(&with_vectors)
     }
 
-    /// Reads every row.
-    fn rows(&mut self) -> Result<Expected> {
-        let mut expected = Expected::default();
-        self.scan(
-            |snapshot| snapshot.rows(0..=u64::MAX),
-            |findings, (key, value)| match Row::decode(MemoryKey(key), &value) {
-                Ok(Row { key, memory, .. }) => {
-                    expected.keys.push(key.0);
-                    expected.ids.add_id(memory.id.as_str(), key.0);
-                    label_keys(key, &memory).into_iter().for_each(|label| expected.labels.add(label, 0));
-                    expected.times.add(time_key(memory.timestamp, key), memory.importance.to_bits());
-                    *expected.collections.entry(memory.collection).or_default() += 1;
-                }
-                Err(damage) => findings.push(damage_of(TableTag::Memory, key, damage)),
-            },
-        )?;
-        Ok(expected)
-    }
-
-    /// Reads every location of vectors; returns how many there are of each model.
-    fn vectors(&mut self, keys: &[u64]) -> Result<BTreeMap<ModelNumber, u64>> {
+    /// Compares the locations of vectors with the rows; returns how many there are of each model.
+    fn vectors(&mut self) -> BTreeMap<ModelNumber, u64> {
+        let PieceRead { vectors, rows, damages, .. } = &mut *self.read;
         let mut counts: BTreeMap<ModelNumber, u64> = BTreeMap::new();
-        self.scan(
-            |snapshot| snapshot.vectors(0..=u128::MAX),
-            |findings, (entry, _)| {
-                let (model, key) = (ModelNumber((entry >> 64) as u32), memory_key(entry));
-                *counts.entry(model).or_default() += 1;
-                if keys.binary_search(&key.0).is_err() {
-                    let key = format!("model {}, memory {}", model.0, key.0);
-                    findings.push(damage_of(TableTag::Vector, key, "stray: the memory has no row"));
+        // Both are sorted, the vectors of each model by themselves.
+        for of_model in vectors.chunk_by(|a, b| a >> 64 == b >> 64) {
+            let mut rows = rows.iter().map(|(key, _)| *key).peekable();
+            for entry in of_model {
+                let key = memory_key(*entry);
+                while rows.next_if(|row| *row < key).is_some() {}
+                if rows.peek() != Some(&key) {
+                    let what = "stray: the memory has no row";
+                    damages.push(damage_of(TableTag::Vector, shown_vector(*entry), what));
                 }
-            },
-        )?;
-        Ok(counts)
+            }
+            counts.insert(ModelNumber((of_model[0] >> 64) as u32), of_model.len() as u64);
+        }
+        counts
     }
 
     /// Compares the counts with what was counted, and reads the models.
-    fn state(&mut self, expected: &Expected, with_vectors: &BTreeMap<ModelNumber, u64>) -> Result<()> {
-        let head = self.snapshot.delta.head;
-        if head.memories != expected.keys.len() as u64 {
-            let what =
-                format!("the head counts {} memories, there are {}", head.memories, expected.keys.len());
-            self.findings.push(damage_of(TableTag::State, "head", what));
+    fn state(&mut self, with_vectors: &BTreeMap<ModelNumber, u64>) -> Result<()> {
+        let Self { guard, snapshot, read } = self;
+        let (head, rows) = (snapshot.delta.head, read.rows.len() as u64);
+        if head.memories != rows {
+            let what = format!("the head counts {} memories, there are {rows}", head.memories);
+            read.damaged(TableTag::State, "head", what);
         }
-        let collections = expected.collections.iter();
+        let collections = read.collections.iter();
         let mut counts: BTreeMap<Vec<u8>, u64> =
             collections.map(|(name, count)| (collection_count_key(name), *count)).collect();
         counts.extend(with_vectors.iter().map(|(model, count)| (vector_count_key(*model), *count)));
         let mut stored = Vec::new();
-        for letter in [b'c', b'l', b'm', b'v'] {
-            self.scan(
-                |snapshot| snapshot.state_with(letter),
-                |findings, (key, value)| {
-                    let shown = key.escape_ascii().to_string();
+        guard.run(|| {
+            for letter in [b'c', b'l', b'm', b'v'] {
+                for entry in snapshot.state_with(letter)? {
+                    let (key, value) = entry?;
+                    read.entries += 1;
                     let decoded = match StateKey::decode(&key) {
                         Ok(StateKey::Model(number)) => decode_model(number, &value).map(|_| None),
                         Ok(StateKey::Lost(first_seq)) => decode_lost(first_seq, &value).map(|_| None),
@@ -204,60 +423,22 @@ impl Check<'_> {
                     match decoded {
                         Ok(None) => {}
                         Ok(Some(count)) => stored.push((key, count)),
-                        Err(damage) => findings.push(damage_of(TableTag::State, shown, damage)),
+                        Err(damage) => read.damaged(TableTag::State, key.escape_ascii(), damage),
                     }
-                },
-            )?;
-        }
+                }
+            }
+            Ok(())
+        })?;
         for (key, count) in stored {
             let counted = counts.remove(&key).unwrap_or(0);
             if counted != count {
                 let what = format!("the count is {count}, there are {counted}");
-                self.findings.push(damage_of(TableTag::State, key.escape_ascii(), what));
+                read.damaged(TableTag::State, key.escape_ascii(), what);
             }
         }
         for (key, counted) in counts {
             let what = format!("the count is missing, there are {counted}");
-            self.findings.push(damage_of(TableTag::State, key.escape_ascii(), what));
-        }
-        Ok(())
-    }
-
-    /// Calls with every entry, and reports those that cannot be read.
-    fn scan<'s, K, V, I: Iterator<Item = Entry<K, V>>>(
-        &'s mut self,
-        entries: impl FnOnce(&'s Snapshot) -> Result<I, Fault>,
-        mut each: impl FnMut(&mut Vec<ViewDamage>, (K, V)),
-    ) -> Result<()> {
-        let Self { guard, snapshot, findings, progress, done, total } = self;
-        let mut entries = guard.run(|| entries(snapshot))?;
-        let mut has_more = true;
-        while has_more {
-            let mut chunk = Vec::with_capacity(CHUNK_LEN);
-            guard.run(|| {
-                while chunk.len() < CHUNK_LEN {
-                    match entries.next() {
-                        None => {
-                            has_more = false;
-                            break;
-                        }
-                        Some(Ok(entry)) => chunk.push(Ok(entry)),
-                        Some(Err(Fault::Row { table, key, damage })) => {
-                            chunk.push(Err(damage_of(table, key, damage)));
-                        }
-                        Some(Err(fault)) => return Err(fault),
-                    }
-                }
-                Ok(())
-            })?;
-            *done += chunk.len() as u64;
-            for entry in chunk {
-                match entry {
-                    Ok(entry) => each(findings, entry),
-                    Err(damage) => findings.push(damage),
-                }
-            }
-            progress(*done, (*total).max(*done));
+            read.damaged(TableTag::State, key.escape_ascii(), what);
         }
         Ok(())
     }
@@ -323,7 +504,7 @@ impl Check<'_> {
         table: TableTag,
         missing: impl Fn(&Snapshot, MemoryKey, &Memory) -> Result<Vec<String>, Fault>,
     ) -> Result<()> {
-        let Self { guard, snapshot, findings, .. } = self;
+        let Self { guard, snapshot, read: PieceRead { damages: findings, .. } } = self;
         guard.run(|| {
             for entry in snapshot.rows(0..=u64::MAX)? {
                 let (key, value) = entry?;
@@ -349,7 +530,7 @@ impl Check<'_> {
         entries: impl FnOnce(&'s Snapshot) -> Result<I, Fault>,
         stray: impl Fn(&Snapshot, &E) -> Result<Option<String>, Fault>,
     ) -> Result<()> {
-        let Self { guard, snapshot, findings, .. } = self;
+        let Self { guard, snapshot, read: PieceRead { damages: findings, .. } } = self;
         guard.run(|| {
             for entry in entries(snapshot)? {
                 match entry.and_then(|entry| stray(snapshot, &entry)) {
@@ -362,6 +543,11 @@ impl Check<'_> {
             Ok(())
         })
     }
+}
+
+/// A key of the table of vectors as it is shown.
+fn shown_vector(key: u128) -> String {
+    format!("model {}, memory {}", key >> 64, memory_key(key).0)
 }
 
 /// A 16-byte key as it is shown: its two numbers.

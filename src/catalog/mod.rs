@@ -27,7 +27,9 @@ use std::time::Instant;
 use redb::{Database, Durability};
 
 pub(crate) use self::apply::Moved;
-pub(crate) use self::check::ViewDamage;
+#[cfg(test)]
+use self::check::ViewDamage;
+pub(crate) use self::check::{PieceRead, ViewCheck, ViewRead};
 use self::database::Found;
 use self::delta::Delta;
 use self::guard::{Fault, Guard, drop_guarded};

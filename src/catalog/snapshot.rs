@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::delta::Delta;
 use super::guard::{Fault, drop_guarded};
@@ -54,13 +54,6 @@ impl Base {
         self.open.as_ref().expect("only drop takes it")
     }
 
-    /// How many entries all tables have.
-    pub(super) fn entries(&self) -> Result<u64, Fault> {
-        let Open { state, memory, ids, labels, times, vectors, .. } = self.open();
-        let lens = [state.len(), memory.len(), ids.len(), labels.len(), times.len(), vectors.len()];
-        Ok(lens.into_iter().sum::<Result<u64, _>>()?)
-    }
-
     /// Entries of the table of ids.
     pub(super) fn ids(&self) -> Result<impl Iterator<Item = Entry<String, u64>> + use<>, Fault> {
         Ok(self.open().ids.range::<&[u8]>(..)?.map(|entry| {
@@ -70,6 +63,58 @@ impl Base {
                 .map_err(|damage| Fault::row(TableTag::Id, &id, damage))?;
             Ok((id, key))
         }))
+    }
+
+    /// Calls with rows as they are stored, by key.
+    pub(super) fn each_row(
+        &self,
+        keys: RangeInclusive<u64>,
+        mut visit: impl FnMut(u64, &[u8]),
+    ) -> Result<(), Fault> {
+        for entry in self.open().memory.range(keys)? {
+            let (key, value) = entry?;
+            visit(key.value(), value.value());
+        }
+        Ok(())
+    }
+
+    /// Calls with entries of the table of ids as they are stored.
+    pub(super) fn each_id(&self, mut visit: impl FnMut(&[u8], &[u8; NUMBER_LEN])) -> Result<(), Fault> {
+        for entry in self.open().ids.range::<&[u8]>(..)? {
+            let (id, value) = entry?;
+            visit(id.value(), value.value());
+        }
+        Ok(())
+    }
+
+    /// Calls with entries of the table of labels.
+    pub(super) fn each_label(
+        &self,
+        keys: RangeInclusive<u128>,
+        mut visit: impl FnMut(u128),
+    ) -> Result<(), Fault> {
+        for entry in self.open().labels.range(keys)? {
+            visit(entry?.0.value());
+        }
+        Ok(())
+    }
+
+    /// Calls with entries of the table of times as they are stored.
+    pub(super) fn each_time(&self, mut visit: impl FnMut(u128, &[u8; NUMBER_LEN])) -> Result<(), Fault> {
+        for entry in self.open().times.range::<u128>(..)? {
+            let (key, value) = entry?;
+            visit(key.value(), value.value());
+        }
+        Ok(())
+    }
+
+    /// Calls with entries of the table of vectors as they are stored.
+    pub(super) fn each_vector(&self, mut visit: impl FnMut(u128, &[u8; LOCATION_LEN])) -> Result<(), Fault> {
+        for entry in self.open().vectors.range::<u128>(..)? {
+            let (key, value) = entry?;
+            visit(key.value(), value.value());
+        }
+        Ok(())
     }
 
     /// The head that the transaction wrote.

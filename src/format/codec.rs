@@ -3,7 +3,6 @@
 //! bincode without a limit aborts the process on a hostile length, and it ignores trailing bytes; neither can
 //! happen behind this door. Clippy forbids every other call of it.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Damage;
@@ -22,10 +21,10 @@ pub(crate) fn encode_into<T: Serialize>(value: &T, out: &mut Vec<u8>) {
         .expect("a checked value within its limits has an encoding and a vector takes it");
 }
 
-/// Reads a value that fills the bytes exactly.
+/// Reads a value that fills the bytes exactly, and may borrow from them.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config())
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Damage> {
+    let (value, used) = bincode::serde::borrow_decode_from_slice(bytes, config())
         .map_err(|error| Damage::Codec(error.to_string()))?;
     if used != bytes.len() {
         return Err(Damage::Codec(format!("{} bytes follow the value", bytes.len() - used)));

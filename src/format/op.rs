@@ -74,6 +74,14 @@ impl Vectors {
     }
 }
 
+/// [`Vectors`] as they stand in a payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VectorsRef<'a> {
+    model: ModelNumber,
+    dimensions: u32,
+    values: &'a [[u8; 4]],
+}
+
 /// What one record says.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
@@ -95,20 +103,35 @@ pub(crate) enum Op {
     Seal(SealV1),
 }
 
-#[derive(Deserialize)]
-struct MemoryV1 {
-    id: String,
-    text: String,
-    timestamp: i64,
-    source: String,
-    session_id: String,
-    importance: f64,
-    tags: Vec<String>,
-    collection: String,
-    speaker: Option<String>,
-    role: Option<String>,
+/// [`Op`] as it stands in a payload: nothing of it is copied, so that a check of every record is quick.
+#[derive(Debug)]
+pub(crate) enum OpRef<'a> {
+    Remember { memory: MemoryV1<'a>, vectors: Option<VectorsRef<'a>> },
+    Update { key: MemoryKey, previous_seq: u64, memory: MemoryV1<'a>, vectors: Option<VectorsRef<'a>> },
+    Forget { key: MemoryKey, id: &'a str },
+    Vector { key: MemoryKey, text_seq: u64, vectors: VectorsRef<'a> },
+    Model { number: ModelNumber, identity: ModelIdentity },
+    UseModel { number: ModelNumber },
+    Lost(LostV1),
+    Seal(SealV1),
+}
+
+/// A memory as it stands in a record or a row: nothing of it is copied.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MemoryV1<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) text: &'a str,
+    pub(crate) timestamp: i64,
+    pub(crate) source: &'a str,
+    pub(crate) session_id: &'a str,
+    pub(crate) importance: f64,
+    #[serde(borrow)]
+    pub(crate) tags: Vec<&'a str>,
+    pub(crate) collection: &'a str,
+    speaker: Option<&'a str>,
+    role: Option<&'a str>,
     position: Option<i64>,
-    metadata_json: Option<String>,
+    metadata_json: Option<&'a str>,
 }
 
 /// [`MemoryV1`] as it is written: the same fields in the same order, without a copy of the memory.
@@ -129,10 +152,11 @@ struct MemoryV1Ref<'a> {
 }
 
 #[derive(Deserialize)]
-struct UpdateV1 {
+struct UpdateV1<'a> {
     key: u64,
     previous_seq: u64,
-    memory: MemoryV1,
+    #[serde(borrow)]
+    memory: MemoryV1<'a>,
 }
 
 /// [`UpdateV1`] as it is written.
@@ -144,9 +168,9 @@ struct UpdateV1Ref<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ForgetV1 {
+struct ForgetV1<'a> {
     key: u64,
-    id: String,
+    id: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -206,7 +230,14 @@ pub(crate) fn encode_beginning(id: &MemoryId, text: &str, out: &mut Vec<u8>) {
 
 /// The memory that [`encode_memory`] wrote.
 pub(crate) fn decode_memory(bytes: &[u8]) -> Result<Memory, Damage> {
-    codec::decode::<MemoryV1>(bytes)?.into_memory()
+    codec::decode::<MemoryV1<'_>>(bytes)?.into_memory()
+}
+
+/// The same in place.
+pub(crate) fn decode_memory_in_place(bytes: &[u8]) -> Result<MemoryV1<'_>, Damage> {
+    let memory: MemoryV1<'_> = codec::decode(bytes)?;
+    memory.check()?;
+    Ok(memory)
 }
 
 impl<'a> MemoryV1Ref<'a> {
@@ -230,32 +261,44 @@ impl<'a> MemoryV1Ref<'a> {
     }
 }
 
-impl MemoryV1 {
+impl MemoryV1<'_> {
+    fn metadata(&self) -> Result<Map<String, Value>, Damage> {
+        self.metadata_json.map_or(Ok(Map::new()), |json| {
+            serde_json::from_str(json).map_err(|_| Damage::Codec("metadata is not JSON".to_owned()))
+        })
+    }
+
+    /// What the codec does not know of.
+    fn check(&self) -> Result<(), Damage> {
+        check_id(self.id)?;
+        self.metadata().map(drop)
+    }
+
     fn into_memory(self) -> Result<Memory, Damage> {
-        let metadata = match &self.metadata_json {
-            None => Map::new(),
-            Some(json) => serde_json::from_str::<Map<String, Value>>(json)
-                .map_err(|_| Damage::Codec("metadata is not JSON".to_owned()))?,
-        };
+        let metadata = self.metadata()?;
         Ok(Memory {
             id: decoded_id(self.id)?,
-            text: self.text,
+            text: self.text.to_owned(),
             timestamp: self.timestamp,
-            source: self.source,
-            session_id: self.session_id,
+            source: self.source.to_owned(),
+            session_id: self.session_id.to_owned(),
             importance: self.importance,
-            tags: self.tags,
-            collection: self.collection,
-            speaker: self.speaker,
-            role: self.role,
+            tags: self.tags.into_iter().map(str::to_owned).collect(),
+            collection: self.collection.to_owned(),
+            speaker: self.speaker.map(str::to_owned),
+            role: self.role.map(str::to_owned),
             position: self.position,
             metadata,
         })
     }
 }
 
-fn decoded_id(text: String) -> Result<MemoryId, Damage> {
+fn decoded_id(text: &str) -> Result<MemoryId, Damage> {
     MemoryId::new(text).map_err(|error| Damage::Codec(error.message().to_owned()))
+}
+
+fn check_id(text: &str) -> Result<(), Damage> {
+    MemoryId::check(text).map_err(|error| Damage::Codec(error.message().to_owned()))
 }
 
 impl Op {
@@ -300,9 +343,7 @@ impl Op {
                 &UpdateV1Ref { key: key.0, previous_seq: *previous_seq, memory: MemoryV1Ref::of(memory) },
                 out,
             ),
-            Self::Forget { key, id } => {
-                codec::encode_into(&ForgetV1 { key: key.0, id: id.as_str().to_owned() }, out)
-            }
+            Self::Forget { key, id } => codec::encode_into(&ForgetV1 { key: key.0, id: id.as_str() }, out),
             Self::Vector { key, text_seq, .. } => {
                 codec::encode_into(&VectorV1 { key: key.0, text_seq: *text_seq }, out)
             }
@@ -344,28 +385,41 @@ impl Op {
 
     /// Reads a payload whose checksum holds.
     pub(crate) fn decode_payload(kind: OpKind, has_vectors: bool, payload: &[u8]) -> Result<Self, Damage> {
+        OpRef::read(kind, has_vectors, payload)?.into_op()
+    }
+}
+
+impl<'a> OpRef<'a> {
+    /// Reads a payload whose checksum holds.
+    pub(crate) fn decode(kind: OpKind, has_vectors: bool, payload: &'a [u8]) -> Result<Self, Damage> {
+        let op = Self::read(kind, has_vectors, payload)?;
+        match &op {
+            Self::Remember { memory, .. } | Self::Update { memory, .. } => memory.check()?,
+            Self::Forget { id, .. } => check_id(id)?,
+            _ => {}
+        }
+        Ok(op)
+    }
+
+    /// All but what the codec does not know of: whether ids and metadata are such.
+    fn read(kind: OpKind, has_vectors: bool, payload: &'a [u8]) -> Result<Self, Damage> {
         let (op, vectors) = split_payload(has_vectors, payload)?;
-        let vectors = vectors.map(decode_vectors).transpose()?;
+        let vectors = vectors.map(VectorsRef::decode).transpose()?;
         let op = match kind {
-            OpKind::Remember => Self::Remember { memory: decode_memory(op)?, vectors },
+            OpKind::Remember => Self::Remember { memory: codec::decode(op)?, vectors },
             OpKind::Update => {
-                let update: UpdateV1 = codec::decode(op)?;
-                Self::Update {
-                    key: MemoryKey(update.key),
-                    previous_seq: update.previous_seq,
-                    memory: update.memory.into_memory()?,
-                    vectors,
-                }
+                let UpdateV1 { key, previous_seq, memory } = codec::decode(op)?;
+                Self::Update { key: MemoryKey(key), previous_seq, memory, vectors }
             }
             OpKind::Vector => {
                 let vector: VectorV1 = codec::decode(op)?;
                 let vectors = vectors.ok_or(Damage::Field { name: "flags", found: 0 })?;
-                return Ok(Self::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors });
+                Self::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors }
             }
             _ if vectors.is_some() => return Err(Damage::Field { name: "flags", found: 2 }),
             OpKind::Forget => {
-                let forget: ForgetV1 = codec::decode(op)?;
-                Self::Forget { key: MemoryKey(forget.key), id: decoded_id(forget.id)? }
+                let ForgetV1 { key, id } = codec::decode(op)?;
+                Self::Forget { key: MemoryKey(key), id }
             }
             OpKind::Model => {
                 let ModelV1 { number, identity } = codec::decode(op)?;
@@ -378,6 +432,35 @@ impl Op {
             OpKind::Seal => Self::Seal(codec::decode(op)?),
         };
         Ok(op)
+    }
+
+    /// The time of the memory that it stores.
+    pub(crate) fn memory_time(&self) -> Option<i64> {
+        match self {
+            Self::Remember { memory, .. } | Self::Update { memory, .. } => Some(memory.timestamp),
+            _ => None,
+        }
+    }
+
+    /// The op itself.
+    pub(crate) fn into_op(self) -> Result<Op, Damage> {
+        let owned = |vectors: Option<VectorsRef<'_>>| vectors.map(VectorsRef::into_vectors);
+        Ok(match self {
+            Self::Remember { memory, vectors } => {
+                Op::Remember { memory: memory.into_memory()?, vectors: owned(vectors) }
+            }
+            Self::Update { key, previous_seq, memory, vectors } => {
+                Op::Update { key, previous_seq, memory: memory.into_memory()?, vectors: owned(vectors) }
+            }
+            Self::Forget { key, id } => Op::Forget { key, id: decoded_id(id)? },
+            Self::Vector { key, text_seq, vectors } => {
+                Op::Vector { key, text_seq, vectors: vectors.into_vectors() }
+            }
+            Self::Model { number, identity } => Op::Model { number, identity },
+            Self::UseModel { number } => Op::UseModel { number },
+            Self::Lost(lost) => Op::Lost(lost),
+            Self::Seal(seal) => Op::Seal(seal),
+        })
     }
 }
 
@@ -402,32 +485,37 @@ fn split_payload(has_vectors: bool, payload: &[u8]) -> Result<(&[u8], Option<&[u
     Ok((op, Some(&payload[vectors_start..])))
 }
 
-fn decode_vectors(bytes: &[u8]) -> Result<Vectors, Damage> {
-    let (prefix, values) = bytes
-        .split_first_chunk::<VECTOR_PREFIX_LEN>()
-        .ok_or(Damage::Short { found: bytes.len(), expected: VECTOR_PREFIX_LEN })?;
-    let field = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
-    let (model, dimensions, windows, reserved) = (field(0), field(4), field(8), field(12));
-    for (name, found, limit) in
-        [("dimensions", dimensions, DIMENSIONS_MAX), ("windows", windows, WINDOWS_MAX)]
-    {
-        if found == 0 || found as usize > limit {
-            return Err(Damage::Field { name, found: u64::from(found) });
+impl<'a> VectorsRef<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<Self, Damage> {
+        let (prefix, values) = bytes
+            .split_first_chunk::<VECTOR_PREFIX_LEN>()
+            .ok_or(Damage::Short { found: bytes.len(), expected: VECTOR_PREFIX_LEN })?;
+        let field =
+            |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
+        let (model, dimensions, windows, reserved) = (field(0), field(4), field(8), field(12));
+        for (name, found, limit) in
+            [("dimensions", dimensions, DIMENSIONS_MAX), ("windows", windows, WINDOWS_MAX)]
+        {
+            if found == 0 || found as usize > limit {
+                return Err(Damage::Field { name, found: u64::from(found) });
+            }
         }
+        if reserved != 0 {
+            return Err(Damage::Field { name: "reserved", found: u64::from(reserved) });
+        }
+        let expected = dimensions as usize * windows as usize * 4;
+        if values.len() != expected {
+            return Err(Damage::Short { found: values.len(), expected });
+        }
+        // Every bit pattern is a value of a vector, so there is nothing to look at in them beyond the checksum.
+        let (values, _) = values.as_chunks::<4>();
+        Ok(Self { model: ModelNumber(model), dimensions, values })
     }
-    if reserved != 0 {
-        return Err(Damage::Field { name: "reserved", found: u64::from(reserved) });
+
+    fn into_vectors(self) -> Vectors {
+        let Self { model, dimensions, values } = self;
+        Vectors { model, dimensions, values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect() }
     }
-    let expected = dimensions as usize * windows as usize * 4;
-    if values.len() != expected {
-        return Err(Damage::Short { found: values.len(), expected });
-    }
-    let (values, _) = values.as_chunks::<4>();
-    Ok(Vectors {
-        model: ModelNumber(model),
-        dimensions,
-        values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-    })
 }
 
 #[cfg(test)]
@@ -457,6 +545,7 @@ mod tests {
             op.encode_payload(&mut payload);
             let has_vectors = op.vectors().is_some();
             assert_eq!(Op::peek_time(op.kind(), has_vectors, &payload), Ok(time));
+            assert_eq!(OpRef::decode(op.kind(), has_vectors, &payload).map(|op| op.memory_time()), Ok(time));
             assert_eq!(Op::decode_payload(op.kind(), has_vectors, &payload), Ok(op));
         }
     }

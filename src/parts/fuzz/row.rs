@@ -7,9 +7,10 @@ use crate::format::manifest::TailV1;
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
-    CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, Position, Row, RowHeader, StateKey, TableTag,
-    collection_count_key, decode_location, decode_lost, decode_model, decode_number, encode_location,
-    encode_lost, encode_model, encode_number, key_bytes, label_keys, lost_key, model_key, vector_count_key,
+    CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, LabelHashes, Position, Row, RowHeader, RowRef, StateKey,
+    TableTag, collection_count_key, decode_location, decode_lost, decode_model, decode_number,
+    encode_location, encode_lost, encode_model, encode_number, key_bytes, label_key, label_keys, lost_key,
+    model_key, vector_count_key,
 };
 
 const TABLES: [TableTag; 6] =
@@ -93,6 +94,13 @@ fn memory_row(key: MemoryKey, value: &[u8]) {
     assert_eq!(header.encode_with(key, &again.memory), once);
     let labels = label_keys(key, &row.memory);
     assert!(labels.is_sorted_by(|a, b| a < b));
+    let in_place = RowRef::decode(key, value).expect("as good as the row");
+    assert_eq!(in_place.seq, row.seq);
+    let mut hashes = LabelHashes::new();
+    for _ in 0..2 {
+        let again: Vec<u128> = hashes.of(&in_place.memory).iter().map(|hash| label_key(*hash, key)).collect();
+        assert_eq!(again, labels);
+    }
 }
 
 fn location(key: u128, value: &[u8]) {

@@ -1,0 +1,129 @@
+//! Reading segments and view for a check, on all cores.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use super::Depth;
+use crate::catalog::{PieceRead, ViewCheck, ViewRead};
+use crate::error::Result;
+use crate::format::op::{MemoryKey, OpRef};
+use crate::log::{self, Place, Segment};
+use crate::store::Progress;
+
+/// What a segment holds.
+pub(super) struct SegmentRead {
+    pub(super) verified: log::Verified,
+    pub(super) records: u64,
+    /// Memories that it changes, in order: the record that made the newest version, or `None` when it is forgotten.
+    pub(super) changes: Vec<(MemoryKey, Option<u64>)>,
+}
+
+/// What there is to read.
+pub(super) struct Work<'a> {
+    pub(super) place: &'a Place,
+    pub(super) segments: &'a [Segment],
+    /// The last record that is looked at.
+    pub(super) last_seq: u64,
+    pub(super) depth: Depth,
+    pub(super) view: Option<&'a ViewCheck>,
+}
+
+/// One part of it: a segment, then pieces of the view.
+enum Done {
+    Segment(SegmentRead),
+    Piece(PieceRead),
+}
+
+impl Work<'_> {
+    /// Reads all of it; gives the segments in their order, and the view.
+    ///
+    /// # Errors
+    /// When a file cannot be read. What is read and wrong is in the result.
+    pub(super) fn read(
+        &self,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<SegmentRead>, Option<ViewRead>)> {
+        let parts = self.segments.len() + self.view.map_or(0, ViewCheck::pieces);
+        let total = (0..parts).map(|part| self.bytes(part)).sum();
+        // Whoever is done takes the next one, so that all end at about the same time.
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = mpsc::channel();
+        let work = |sender: mpsc::Sender<(usize, Result<Done>)>| {
+            while let part = next.fetch_add(1, Ordering::Relaxed)
+                && part < parts
+            {
+                // Nobody listens any more only after a panic, which is told by whoever paniced.
+                let _ = sender.send((part, self.part(part)));
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(parts);
+        let mut all: Vec<(usize, Result<Done>)> = Vec::with_capacity(parts);
+        std::thread::scope(|scope| {
+            let spawn = |_: &usize| {
+                let sender = sender.clone();
+                std::thread::Builder::new().spawn_scoped(scope, || work(sender)).is_ok()
+            };
+            if (0..cores).filter(spawn).count() == 0 {
+                // A system that is short of threads gives at least this one.
+                work(sender.clone());
+            }
+            drop(sender);
+            let mut done = 0;
+            for (part, read) in receiver {
+                done += self.bytes(part);
+                all.push((part, read));
+                progress(Progress::new(done, total));
+            }
+        });
+        all.sort_unstable_by_key(|(part, _)| *part);
+        let (mut segments, mut pieces) = (Vec::with_capacity(self.segments.len()), Vec::new());
+        for (_, read) in all {
+            match read? {
+                Done::Segment(read) => segments.push(read),
+                Done::Piece(read) => pieces.push(read),
+            }
+        }
+        Ok((segments, self.view.map(|view| view.finish(pieces)).transpose()?))
+    }
+
+    /// About how many bytes a part is.
+    fn bytes(&self, part: usize) -> u64 {
+        match (self.segments.get(part), self.view) {
+            (Some(segment), _) => segment.len,
+            (None, Some(view)) => view.bytes() / view.pieces() as u64,
+            (None, None) => 0,
+        }
+    }
+
+    fn part(&self, part: usize) -> Result<Done> {
+        match (self.segments.get(part), self.view) {
+            (None, Some(view)) => view.read(part - self.segments.len()).map(Done::Piece),
+            (segment, _) => {
+                let segment = segment.expect("without a view there are segments only");
+                let is_sealed = part + 1 < self.segments.len();
+                self.segment(segment, self.depth == Depth::Quick && is_sealed).map(Done::Segment)
+            }
+        }
+    }
+
+    fn segment(&self, segment: &Segment, glance: bool) -> Result<SegmentRead> {
+        if glance && let Some(verified) = log::glance(self.place, segment)? {
+            return Ok(SegmentRead { verified, records: 0, changes: Vec::new() });
+        }
+        let (mut records, mut changes) = (0, Vec::new());
+        let verified = log::verify(self.place, segment, self.last_seq, |seq, op| {
+            records += 1;
+            match op {
+                OpRef::Remember { .. } => changes.push((MemoryKey(seq), Some(seq))),
+                OpRef::Update { key, .. } => changes.push((key, Some(seq))),
+                OpRef::Forget { key, .. } => changes.push((key, None)),
+                OpRef::Vector { .. }
+                | OpRef::Model { .. }
+                | OpRef::UseModel { .. }
+                | OpRef::Lost(_)
+                | OpRef::Seal(_) => {}
+            }
+        })?;
+        Ok(SegmentRead { verified, records, changes })
+    }
+}
