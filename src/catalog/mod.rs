@@ -27,8 +27,7 @@ use std::time::Instant;
 use redb::{Database, Durability};
 
 pub(crate) use self::apply::Moved;
-#[cfg(test)]
-use self::check::ViewDamage;
+
 pub(crate) use self::check::{PieceRead, ViewCheck, ViewRead};
 use self::database::Found;
 use self::delta::Delta;

@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Damage, codec};
+use super::Damage;
+use super::codec::{self, Fields};
 use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId, ModelIdentity};
 
 /// The store's own name of a memory: the sequence of the record that first stored it.
@@ -117,7 +118,7 @@ pub(crate) enum OpRef<'a> {
 }
 
 /// A memory as it stands in a record or a row: nothing of it is copied.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct MemoryV1<'a> {
     pub(crate) id: &'a str,
     pub(crate) text: &'a str,
@@ -125,7 +126,6 @@ pub(crate) struct MemoryV1<'a> {
     pub(crate) source: &'a str,
     pub(crate) session_id: &'a str,
     pub(crate) importance: f64,
-    #[serde(borrow)]
     pub(crate) tags: Vec<&'a str>,
     pub(crate) collection: &'a str,
     speaker: Option<&'a str>,
@@ -151,15 +151,7 @@ struct MemoryV1Ref<'a> {
     metadata_json: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct UpdateV1<'a> {
-    key: u64,
-    previous_seq: u64,
-    #[serde(borrow)]
-    memory: MemoryV1<'a>,
-}
-
-/// [`UpdateV1`] as it is written.
+/// An update as it is written.
 #[derive(Serialize)]
 struct UpdateV1Ref<'a> {
     key: u64,
@@ -230,12 +222,12 @@ pub(crate) fn encode_beginning(id: &MemoryId, text: &str, out: &mut Vec<u8>) {
 
 /// The memory that [`encode_memory`] wrote.
 pub(crate) fn decode_memory(bytes: &[u8]) -> Result<Memory, Damage> {
-    codec::decode::<MemoryV1<'_>>(bytes)?.into_memory()
+    MemoryV1::decode(bytes)?.into_memory()
 }
 
 /// The same in place.
 pub(crate) fn decode_memory_in_place(bytes: &[u8]) -> Result<MemoryV1<'_>, Damage> {
-    let memory: MemoryV1<'_> = codec::decode(bytes)?;
+    let memory = MemoryV1::decode(bytes)?;
     memory.check()?;
     Ok(memory)
 }
@@ -261,7 +253,31 @@ impl<'a> MemoryV1Ref<'a> {
     }
 }
 
-impl MemoryV1<'_> {
+impl<'a> MemoryV1<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<Self, Damage> {
+        let mut fields = Fields::new(bytes);
+        let memory = Self::read(&mut fields)?;
+        fields.end()?;
+        Ok(memory)
+    }
+
+    fn read(fields: &mut Fields<'a>) -> Result<Self, Damage> {
+        Ok(Self {
+            id: fields.text()?,
+            text: fields.text()?,
+            timestamp: fields.i64()?,
+            source: fields.text()?,
+            session_id: fields.text()?,
+            importance: fields.f64()?,
+            tags: fields.texts()?,
+            collection: fields.text()?,
+            speaker: fields.option(Fields::text)?,
+            role: fields.option(Fields::text)?,
+            position: fields.option(Fields::i64)?,
+            metadata_json: fields.option(Fields::text)?,
+        })
+    }
+
     fn metadata(&self) -> Result<Map<String, Value>, Damage> {
         self.metadata_json.map_or(Ok(Map::new()), |json| {
             serde_json::from_str(json).map_err(|_| Damage::Codec("metadata is not JSON".to_owned()))
@@ -372,7 +388,7 @@ impl Op {
 
     /// The time of the memory that a payload stores, without decoding the rest of it.
     pub(crate) fn peek_time(kind: OpKind, has_vectors: bool, payload: &[u8]) -> Result<Option<i64>, Damage> {
-        // The first fields of `MemoryV1` and of `UpdateV1`: bincode writes the fields of a struct as those of a tuple.
+        // The first fields of a memory and of an update: bincode writes the fields of a struct as those of a tuple.
         type Memory<'a> = (&'a str, &'a str, i64);
         type Update<'a> = (u64, u64, Memory<'a>);
         let (op, _) = split_payload(has_vectors, payload)?;
@@ -406,10 +422,13 @@ impl<'a> OpRef<'a> {
         let (op, vectors) = split_payload(has_vectors, payload)?;
         let vectors = vectors.map(VectorsRef::decode).transpose()?;
         let op = match kind {
-            OpKind::Remember => Self::Remember { memory: codec::decode(op)?, vectors },
+            OpKind::Remember => Self::Remember { memory: MemoryV1::decode(op)?, vectors },
             OpKind::Update => {
-                let UpdateV1 { key, previous_seq, memory } = codec::decode(op)?;
-                Self::Update { key: MemoryKey(key), previous_seq, memory, vectors }
+                let mut fields = Fields::new(op);
+                let (key, previous_seq) = (MemoryKey(fields.u64()?), fields.u64()?);
+                let memory = MemoryV1::read(&mut fields)?;
+                fields.end()?;
+                Self::Update { key, previous_seq, memory, vectors }
             }
             OpKind::Vector => {
                 let vector: VectorV1 = codec::decode(op)?;
@@ -521,6 +540,7 @@ impl<'a> VectorsRef<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parts::chance::Chance;
 
     fn memory() -> Memory {
         let mut memory = Memory::new(MemoryId::new("one").expect("an id"), "a text, ein Wort, 言葉", -12_345);
@@ -548,6 +568,81 @@ mod tests {
             assert_eq!(OpRef::decode(op.kind(), has_vectors, &payload).map(|op| op.memory_time()), Ok(time));
             assert_eq!(Op::decode_payload(op.kind(), has_vectors, &payload), Ok(op));
         }
+    }
+
+    #[test]
+    fn fields_that_are_read_one_by_one_are_those_of_the_codec() {
+        #[derive(Debug, Deserialize)]
+        struct Whole {
+            id: String,
+            text: String,
+            timestamp: i64,
+            source: String,
+            session_id: String,
+            importance: f64,
+            tags: Vec<String>,
+            collection: String,
+            speaker: Option<String>,
+            role: Option<String>,
+            position: Option<i64>,
+            metadata_json: Option<String>,
+        }
+        let mut full = memory();
+        full.tags.extend(["x".repeat(251), "y".repeat(70_000)]);
+        (full.speaker, full.role, full.position) =
+            (Some("a".to_owned()), Some(String::new()), Some(i64::MIN));
+        let mut chance = Chance(5);
+        let (mut same, mut refused) = (0, 0);
+        for sample in [memory(), full] {
+            let mut bytes = Vec::new();
+            encode_memory(&sample, &mut bytes);
+            for turn in 0..20_000_usize {
+                let mut changed = bytes.clone();
+                if turn > 0 {
+                    // The long tag hardly matters; what stands before it and behind it does.
+                    let at = chance.index(changed.len().min(200));
+                    let at = if chance.times_in_64(32) { at } else { changed.len() - 1 - at };
+                    changed[at] = chance.below(256) as u8;
+                }
+                if turn % 3 == 2 {
+                    changed.truncate(chance.index(changed.len()));
+                }
+                match (MemoryV1::decode(&changed), codec::decode::<Whole>(&changed)) {
+                    (Ok(found), Ok(whole)) => {
+                        let expected = MemoryV1 {
+                            id: &whole.id,
+                            text: &whole.text,
+                            timestamp: whole.timestamp,
+                            source: &whole.source,
+                            session_id: &whole.session_id,
+                            importance: 0.0,
+                            tags: whole.tags.iter().map(String::as_str).collect(),
+                            collection: &whole.collection,
+                            speaker: whole.speaker.as_deref(),
+                            role: whole.role.as_deref(),
+                            position: whole.position,
+                            metadata_json: whole.metadata_json.as_deref(),
+                        };
+                        assert_eq!(found.importance.to_bits(), whole.importance.to_bits());
+                        assert_eq!(MemoryV1 { importance: 0.0, ..found }, expected);
+                        same += 1;
+                    }
+                    (Err(_), Err(_)) => refused += 1,
+                    (found, whole) => panic!("{found:?} in place, {whole:?} by the codec"),
+                }
+            }
+        }
+        assert!(same > 1000 && refused > 1000, "{same} read, {refused} refused");
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_limited_like_any_other_value() {
+        let mut bytes = vec![1, b'i', 0, 0, 0, 0];
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.push(252);
+        bytes.extend_from_slice(&3_000_000_u32.to_le_bytes());
+        bytes.resize(bytes.len() + 3_000_000 + 5, 0);
+        assert!(matches!(MemoryV1::decode(&bytes), Err(Damage::TooLong { .. })));
     }
 
     #[test]

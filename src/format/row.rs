@@ -297,10 +297,21 @@ pub(crate) fn key_bytes(key: u128) -> [u8; 16] {
     key.to_le_bytes()
 }
 
+/// Bytes that are gathered for one call: most values are short, and each call has its price.
+const CHECKSUM_GATHERED: usize = 64;
+
 fn checksum(table: TableTag, key: &[u8], body: &[u8]) -> u32 {
+    let mut gathered = [0; CHECKSUM_GATHERED];
+    gathered[0] = table as u8;
+    gathered[1..5].copy_from_slice(&(key.len() as u32).to_le_bytes());
+    let (key_end, end) = (5 + key.len(), 5 + key.len() + body.len());
+    if end <= CHECKSUM_GATHERED {
+        gathered[5..key_end].copy_from_slice(key);
+        gathered[key_end..end].copy_from_slice(body);
+        return crc32fast::hash(&gathered[..end]);
+    }
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&[table as u8]);
-    crc.update(&(key.len() as u32).to_le_bytes());
+    crc.update(&gathered[..5]);
     crc.update(key);
     crc.update(body);
     crc.finalize()
