@@ -1,11 +1,11 @@
 //! Looks at every byte of the view that counts: every row of every table, read from the disk again, and whether the
 //! other tables say exactly what the memories' rows say.
 //!
-//! The tables are read in pieces, by as many threads as somebody gives; what they hold is compared by sums that do not
-//! depend on an order. Only where those differ are entries looked up one by one, to name them.
+//! The tables are read in pieces of the file, by as many threads as somebody gives; what they hold is compared by sums
+//! that do not depend on an order. Only where those differ are entries looked up one by one, to name them.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use super::Catalog;
 use super::guard::{Fault, Guard, drop_guarded};
 use super::pages::FrozenPages;
 use super::snapshot::{Base, Snapshot};
+use super::tree::{Leaf, Tree, TreeFault, Trees};
 use super::{Position, database, locked};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Damage;
 use crate::format::op::{MemoryKey, ModelNumber};
+use crate::format::pages::PAGE_LEN;
 use crate::format::row::{
-    LabelHashes, Row, RowRef, StateKey, TableTag, collection_count_key, decode_location, decode_lost,
-    decode_model, decode_number, key_bytes, label_key, label_keys, memory_key, time_key, vector_count_key,
+    LOCATION_LEN, LabelHashes, Row, RowRef, StateKey, TableTag, collection_count_key, decode_location,
+    decode_lost, decode_model, decode_number, label_key, label_keys, memory_key, time_key, vector_count_key,
 };
 use crate::memory::Memory;
 
 /// Cache of the database that is opened for the check. Each page is read about once.
 const CACHE_BYTES: usize = 16 << 20;
-/// Pieces of the table of rows, and of that of labels.
-const TABLE_PIECES: u64 = 16;
-/// A view of fewer memories is not worth the division.
-const DIVIDED_MEMORIES_MIN: u64 = 10_000;
+/// About how many pages of the file are a piece.
+const PIECE_PAGES: u64 = 2048;
 
 /// Something in the view that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +50,6 @@ pub(crate) struct ViewCheck {
     path: PathBuf,
     /// `None` only while it is dropped.
     opened: Option<Result<Opened, ViewDamage>>,
-    pieces: Vec<Piece>,
-    bytes: u64,
     /// Keeps redb from using the pages anew.
     _kept: Arc<Base>,
 }
@@ -59,24 +58,21 @@ struct Opened {
     snapshot: Snapshot,
     // After the snapshot, which is dropped first.
     database: Database,
-}
-
-/// A part of the view that is read by itself.
-#[derive(Clone, Debug)]
-enum Piece {
-    Ids,
-    Times,
-    Vectors,
-    Labels(RangeInclusive<u128>),
-    Rows(RangeInclusive<u64>),
+    trees: Trees,
+    /// Every table but that of state, which is small and read entry by entry.
+    tables: Vec<Tree>,
+    /// Their leaves in the order of the file, and the pieces that these are read in.
+    leaves: Vec<Leaf>,
+    pieces: Vec<Range<usize>>,
 }
 
 /// What one piece holds.
 #[derive(Debug, Default)]
 pub(crate) struct PieceRead {
-    entries: u64,
+    /// How many entries there are of each table.
+    entries: BTreeMap<TableTag, u64>,
     damages: Vec<ViewDamage>,
-    /// Whether it was not read to its end, because of this or another piece's damage.
+    /// Whether a page of it could not be read.
     is_cut: bool,
     rows: Vec<(MemoryKey, u64)>,
     vectors: Vec<u128>,
@@ -150,13 +146,13 @@ impl Catalog {
         let mut is_durable = locked(&self.live().writing);
         self.write_durably(&mut is_durable)?;
         let kept = Arc::clone(&self.snapshot().base);
-        let mut bytes = 0;
+        let pages = self.live().pages.clone();
         let opened = guard.run(|| {
-            let frozen = FrozenPages::new(self.live().pages.clone()).map_err(redb::StorageError::Io)?;
-            bytes = redb::StorageBackend::len(&frozen).map_err(redb::StorageError::Io)?;
+            let frozen = FrozenPages::new(pages.clone()).map_err(redb::StorageError::Io)?;
+            let state = frozen.state();
             let database = database::open_beside(frozen, CACHE_BYTES)?;
             let snapshot = Snapshot::read(&database)?;
-            Ok(Opened { snapshot, database })
+            Ok((state, snapshot, database))
         });
         drop(is_durable);
         let opened = match opened {
@@ -164,34 +160,49 @@ impl Catalog {
                 let what = error.message().to_owned();
                 Err(ViewDamage { table: None, key: None, offset: error.offset(), what })
             }
-            opened => Ok(opened?),
+            opened => {
+                let (state, snapshot, database) = opened?;
+                let leaves = || {
+                    let (trees, mut tables) = Trees::open(pages, &state)?;
+                    tables.retain(|tree| tree.table != TableTag::State);
+                    let leaves = trees.leaves(&tables)?;
+                    Ok((trees, tables, leaves))
+                };
+                match leaves() {
+                    Ok((trees, tables, leaves)) => {
+                        let pieces = pieces(&leaves);
+                        Ok(Opened { snapshot, database, trees, tables, leaves, pieces })
+                    }
+                    Err(TreeFault::Damage(offset, damage)) => Err(damage_of_page(offset, &damage)),
+                    Err(TreeFault::Io(error)) => return Err(failed(&guard, error)),
+                }
+            }
         };
-        let pieces = opened.as_ref().map_or_else(|_| Vec::new(), |opened| pieces(&opened.snapshot));
-        Ok(ViewCheck { path: guard.path().to_owned(), opened: Some(opened), pieces, bytes, _kept: kept })
+        Ok(ViewCheck { path: guard.path().to_owned(), opened: Some(opened), _kept: kept })
     }
 }
 
-/// The parts of a view, those that cannot be divided first: whoever works on them in turns ends at about the same time.
-fn pieces(snapshot: &Snapshot) -> Vec<Piece> {
-    let head = &snapshot.delta.head;
-    let count = if head.memories < DIVIDED_MEMORIES_MIN { 1 } else { TABLE_PIECES };
-    let part = |at: u64, step: u64| {
-        let last = if at + 1 == count { u64::MAX } else { (at + 1) * step - 1 };
-        at * step..=last
-    };
-    let labels = (0..count).map(|at| {
-        let hashes = part(at, u64::MAX / count);
-        let (first, last) =
-            (label_key(*hashes.start(), MemoryKey(0)), label_key(*hashes.end(), MemoryKey(u64::MAX)));
-        Piece::Labels(first..=last)
-    });
-    let rows = (0..count).map(|at| Piece::Rows(part(at, head.position.tail.last_seq / count + 1)));
-    [Piece::Ids, Piece::Times, Piece::Vectors].into_iter().chain(labels).chain(rows).collect()
+/// Parts of about the same size.
+fn pieces(leaves: &[Leaf]) -> Vec<Range<usize>> {
+    let (mut pieces, mut start, mut pages) = (Vec::new(), 0, 0);
+    for (at, leaf) in leaves.iter().enumerate() {
+        pages += leaf.pages();
+        if pages >= PIECE_PAGES || at + 1 == leaves.len() {
+            pieces.push(start..at + 1);
+            (start, pages) = (at + 1, 0);
+        }
+    }
+    pieces
+}
+
+fn failed(guard: &Guard, error: std::io::Error) -> Error {
+    let failed = guard.run(|| Err::<(), _>(Fault::View(redb::Error::Io(error))));
+    failed.expect_err("it was given an error")
 }
 
 impl Drop for ViewCheck {
     fn drop(&mut self) {
-        if let Some(Ok(Opened { snapshot, database })) = self.opened.take() {
+        if let Some(Ok(Opened { snapshot, database, .. })) = self.opened.take() {
             drop(snapshot);
             drop_guarded(database);
         }
@@ -211,39 +222,40 @@ impl ViewCheck {
 
     /// How many pieces there are to read.
     pub(crate) fn pieces(&self) -> usize {
-        self.pieces.len()
+        self.opened().map_or(0, |opened| opened.pieces.len())
     }
 
-    /// About how many bytes there are to read.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// How many bytes a piece is.
+    pub(crate) fn bytes(&self, piece: usize) -> u64 {
+        self.opened().map_or(0, |Opened { leaves, pieces, .. }| {
+            leaves[pieces[piece].clone()].iter().map(|leaf| leaf.pages()).sum::<u64>() * PAGE_LEN
+        })
     }
 
     fn opened(&self) -> Result<&Opened, &ViewDamage> {
         self.opened.as_ref().expect("only drop takes it").as_ref()
     }
 
-    /// Reads one of the pieces. A damaged page ends it: what lies behind it cannot be reached.
+    /// Reads one of the pieces.
     ///
     /// # Errors
     /// Those of the operating system.
     pub(crate) fn read(&self, piece: usize) -> Result<PieceRead> {
-        let Ok(Opened { snapshot, .. }) = self.opened() else { return Ok(PieceRead::default()) };
         let mut read = PieceRead::default();
-        let result = Guard::new(&self.path).run(|| match read.all(&snapshot.base, &self.pieces[piece]) {
-            // Damage that another piece has met and tells of: redb reads nothing after it.
-            Err(Fault::View(redb::Error::PreviousIo)) => Ok(false),
-            result => result.map(|()| true),
-        });
-        match result {
-            Ok(is_whole) => read.is_cut = !is_whole,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let what = error.message().to_owned();
-                read.is_cut = true;
-                read.damages.push(ViewDamage { table: None, key: None, offset: error.offset(), what });
-            }
-            Err(error) => return Err(error),
-        }
+        let Ok(Opened { trees, leaves, pieces, .. }) = self.opened() else { return Ok(read) };
+        let mut labels = LabelHashes::new();
+        let mut entries = [0; TableTag::ALL.len() + 1];
+        let damages = trees
+            .each_of(&leaves[pieces[piece].clone()], |table, key, value| {
+                entries[table as usize] += 1;
+                read.entry(table, key, value, &mut labels);
+            })
+            .map_err(|error| failed(&Guard::new(&self.path), error))?;
+        read.entries = TableTag::ALL.into_iter().map(|table| (table, entries[table as usize])).collect();
+        read.is_cut = !damages.is_empty();
+        read.damages.extend(damages.iter().map(|(offset, damage)| damage_of_page(*offset, damage)));
+        read.rows.sort_unstable();
+        read.vectors.sort_unstable();
         Ok(read)
     }
 
@@ -252,19 +264,25 @@ impl ViewCheck {
     /// # Errors
     /// Those of the operating system.
     pub(crate) fn finish(&self, pieces: Vec<PieceRead>) -> Result<ViewRead> {
-        let snapshot = match self.opened() {
-            Ok(opened) => &opened.snapshot,
+        let Opened { snapshot, tables, .. } = match self.opened() {
+            Ok(opened) => opened,
             Err(damage) => return Ok(ViewRead { damages: vec![damage.clone()], ..ViewRead::default() }),
         };
         let mut all = PieceRead::default();
         for piece in pieces {
             all.add(piece);
         }
-        if all.is_cut && all.damages.is_empty() {
-            let what = "it cannot be read to its end".to_owned();
-            all.damages.push(ViewDamage { table: None, key: None, offset: None, what });
-        }
+        // Each piece is sorted already, so there are few runs to merge.
+        all.rows.sort();
+        all.vectors.sort();
         if !all.is_cut {
+            for Tree { table, entries, .. } in tables {
+                let found = all.entries.get(table).copied().unwrap_or(0);
+                if found != *entries {
+                    let what = format!("it counts {entries} entries, there are {found}");
+                    all.damages.push(ViewDamage { table: Some(table.name()), key: None, offset: None, what });
+                }
+            }
             let guard = Guard::new(&self.path);
             let compared = Check { guard: &guard, snapshot, read: &mut all }.compare_all();
             match compared {
@@ -276,48 +294,39 @@ impl ViewCheck {
             }
         }
         let PieceRead { entries, damages, rows, .. } = all;
-        Ok(ViewRead { damages, rows, entries })
+        Ok(ViewRead { damages, rows, entries: entries.into_values().sum() })
     }
 }
 
 impl PieceRead {
-    /// Reads every entry of a piece.
-    fn all(&mut self, base: &Base, piece: &Piece) -> Result<(), Fault> {
-        match piece {
-            Piece::Ids => base.each_id(|id, value| {
-                self.entries += 1;
-                match decode_number(TableTag::Id, id, value) {
-                    Ok(key) => self.by_tables.ids.add_id(id, key),
-                    Err(damage) => self.damaged(TableTag::Id, String::from_utf8_lossy(id), damage),
+    fn entry(&mut self, table: TableTag, key: &[u8], value: &[u8], labels: &mut LabelHashes) {
+        // The lengths of keys are those of their tables.
+        let u64_key = || key.first_chunk().map_or(0, |key| u64::from_le_bytes(*key));
+        let u128_key = || key.first_chunk().map_or(0, |key| u128::from_le_bytes(*key));
+        match table {
+            TableTag::State => {}
+            TableTag::Memory => match RowRef::decode(MemoryKey(u64_key()), value) {
+                Ok(row) => self.row(MemoryKey(u64_key()), &row, labels),
+                Err(damage) => self.damaged(table, u64_key(), damage),
+            },
+            TableTag::Id => match decode_number(table, key, value) {
+                Ok(number) => self.by_tables.ids.add_id(key, number),
+                Err(damage) => self.damaged(table, String::from_utf8_lossy(key), damage),
+            },
+            TableTag::Label => self.by_tables.labels.add(u128_key(), 0),
+            TableTag::Time => match decode_number(table, key, value) {
+                Ok(bits) => self.by_tables.times.add(u128_key(), bits),
+                Err(damage) => self.damaged(table, shown(u128_key()), damage),
+            },
+            TableTag::Vector => {
+                let location = value
+                    .try_into()
+                    .map_err(|_| Damage::Short { found: value.len(), expected: LOCATION_LEN })
+                    .and_then(|value| decode_location(u128_key(), value));
+                match location {
+                    Ok(_) => self.vectors.push(u128_key()),
+                    Err(damage) => self.damaged(table, shown_vector(u128_key()), damage),
                 }
-            }),
-            Piece::Times => base.each_time(|key, value| {
-                self.entries += 1;
-                match decode_number(TableTag::Time, &key_bytes(key), value) {
-                    Ok(bits) => self.by_tables.times.add(key, bits),
-                    Err(damage) => self.damaged(TableTag::Time, shown(key), damage),
-                }
-            }),
-            Piece::Vectors => base.each_vector(|key, value| {
-                self.entries += 1;
-                match decode_location(key, value) {
-                    Ok(_) => self.vectors.push(key),
-                    Err(damage) => self.damaged(TableTag::Vector, shown_vector(key), damage),
-                }
-            }),
-            Piece::Labels(keys) => base.each_label(keys.clone(), |key| {
-                self.entries += 1;
-                self.by_tables.labels.add(key, 0);
-            }),
-            Piece::Rows(keys) => {
-                let mut labels = LabelHashes::new();
-                base.each_row(keys.clone(), |key, value| {
-                    self.entries += 1;
-                    match RowRef::decode(MemoryKey(key), value) {
-                        Ok(row) => self.row(MemoryKey(key), &row, &mut labels),
-                        Err(damage) => self.damaged(TableTag::Memory, key, damage),
-                    }
-                })
             }
         }
     }
@@ -340,7 +349,9 @@ impl PieceRead {
 
     fn add(&mut self, other: Self) {
         let Self { entries, damages, is_cut, rows, vectors, by_rows, by_tables, collections } = other;
-        self.entries += entries;
+        for (table, entries) in entries {
+            *self.entries.entry(table).or_default() += entries;
+        }
         self.damages.extend(damages);
         self.is_cut |= is_cut;
         self.rows.extend(rows);
@@ -413,7 +424,7 @@ impl Check<'_> {
             for letter in [b'c', b'l', b'm', b'v'] {
                 for entry in snapshot.state_with(letter)? {
                     let (key, value) = entry?;
-                    read.entries += 1;
+                    *read.entries.entry(TableTag::State).or_default() += 1;
                     let decoded = match StateKey::decode(&key) {
                         Ok(StateKey::Model(number)) => decode_model(number, &value).map(|_| None),
                         Ok(StateKey::Lost(first_seq)) => decode_lost(first_seq, &value).map(|_| None),
@@ -543,6 +554,10 @@ impl Check<'_> {
             Ok(())
         })
     }
+}
+
+fn damage_of_page(offset: u64, damage: &Damage) -> ViewDamage {
+    ViewDamage { table: None, key: None, offset: Some(offset), what: format!("page: {damage}") }
 }
 
 /// A key of the table of vectors as it is shown.

@@ -170,15 +170,24 @@ impl Pages {
     }
 
     /// Reads whole pages whose checksums hold.
-    fn read_pages(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read_pages(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
         for (page, bytes) in spans(first, out.len()) {
             let out = &mut out[bytes];
             self.storage().read(page_offset(page), out)?;
-            if let Err(error) = self.check_pages(page, out) {
-                return Err(if self.is_retired() { opened_anew() } else { error });
-            }
+            self.check(page, out)?;
         }
         Ok(())
+    }
+
+    /// Reads whole pages, some of which may never have been written. See [`Pages::check`].
+    pub(super) fn read_unchecked(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
+        spans(first, out.len())
+            .try_for_each(|(page, bytes)| self.storage().read(page_offset(page), &mut out[bytes]))
+    }
+
+    /// Whether the checksums of pages hold, that were just read.
+    pub(super) fn check(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_pages(first, bytes).map_err(|error| if self.is_retired() { opened_anew() } else { error })
     }
 
     fn check_pages(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
@@ -347,6 +356,11 @@ impl FrozenPages {
         let (state, len) = (pages.read_sums()?.state, StorageBackend::len(&pages)?);
         let written = Mutex::new(Written { state, len, pages: BTreeMap::new() });
         Ok(Self { pages, written })
+    }
+
+    /// redb's header as it was.
+    pub(super) fn state(&self) -> [u8; STATE_LEN] {
+        self.written().state
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {

@@ -65,58 +65,6 @@ impl Base {
         }))
     }
 
-    /// Calls with rows as they are stored, by key.
-    pub(super) fn each_row(
-        &self,
-        keys: RangeInclusive<u64>,
-        mut visit: impl FnMut(u64, &[u8]),
-    ) -> Result<(), Fault> {
-        for entry in self.open().memory.range(keys)? {
-            let (key, value) = entry?;
-            visit(key.value(), value.value());
-        }
-        Ok(())
-    }
-
-    /// Calls with entries of the table of ids as they are stored.
-    pub(super) fn each_id(&self, mut visit: impl FnMut(&[u8], &[u8; NUMBER_LEN])) -> Result<(), Fault> {
-        for entry in self.open().ids.range::<&[u8]>(..)? {
-            let (id, value) = entry?;
-            visit(id.value(), value.value());
-        }
-        Ok(())
-    }
-
-    /// Calls with entries of the table of labels.
-    pub(super) fn each_label(
-        &self,
-        keys: RangeInclusive<u128>,
-        mut visit: impl FnMut(u128),
-    ) -> Result<(), Fault> {
-        for entry in self.open().labels.range(keys)? {
-            visit(entry?.0.value());
-        }
-        Ok(())
-    }
-
-    /// Calls with entries of the table of times as they are stored.
-    pub(super) fn each_time(&self, mut visit: impl FnMut(u128, &[u8; NUMBER_LEN])) -> Result<(), Fault> {
-        for entry in self.open().times.range::<u128>(..)? {
-            let (key, value) = entry?;
-            visit(key.value(), value.value());
-        }
-        Ok(())
-    }
-
-    /// Calls with entries of the table of vectors as they are stored.
-    pub(super) fn each_vector(&self, mut visit: impl FnMut(u128, &[u8; LOCATION_LEN])) -> Result<(), Fault> {
-        for entry in self.open().vectors.range::<u128>(..)? {
-            let (key, value) = entry?;
-            visit(key.value(), value.value());
-        }
-        Ok(())
-    }
-
     /// The head that the transaction wrote.
     pub(super) fn head(&self) -> Result<Head, Fault> {
         let value = self

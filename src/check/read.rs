@@ -90,7 +90,7 @@ impl Work<'_> {
     fn bytes(&self, part: usize) -> u64 {
         match (self.segments.get(part), self.view) {
             (Some(segment), _) => segment.len,
-            (None, Some(view)) => view.bytes() / view.pieces() as u64,
+            (None, Some(view)) => view.bytes(part - self.segments.len()),
             (None, None) => 0,
         }
     }

@@ -82,7 +82,7 @@ pub(crate) struct Head {
 }
 
 /// The tables, by the number that their checksums begin with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum TableTag {
     State = 1,
@@ -94,6 +94,9 @@ pub(crate) enum TableTag {
 }
 
 impl TableTag {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::State, Self::Memory, Self::Id, Self::Label, Self::Time, Self::Vector];
+
     /// The table's name in the file.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -13,8 +13,6 @@ use crate::format::row::{
     model_key, vector_count_key,
 };
 
-const TABLES: [TableTag; 6] =
-    [TableTag::State, TableTag::Memory, TableTag::Id, TableTag::Label, TableTag::Time, TableTag::Vector];
 /// First byte: the value gets the checksum that it should have.
 const MENDED: u8 = 0x80;
 
@@ -38,7 +36,7 @@ pub fn run(input: &[u8]) {
 fn parts(input: &[u8]) -> (u8, TableTag, &[u8], &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
-    let table = TABLES[usize::from(first & !MENDED) % TABLES.len()];
+    let table = TableTag::ALL[usize::from(first & !MENDED) % TableTag::ALL.len()];
     let key_len = match table {
         TableTag::State | TableTag::Id => usize::from(input.byte()),
         TableTag::Memory => 8,
@@ -150,7 +148,7 @@ pub(super) fn seeds() -> Seeds {
 
 fn seed(table: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![table | MENDED];
-    if matches!(TABLES[usize::from(table)], TableTag::State | TableTag::Id) {
+    if matches!(TableTag::ALL[usize::from(table)], TableTag::State | TableTag::Id) {
         bytes.push(key.len().try_into().expect("a short key"));
     }
     [&bytes, key, value].concat()
