@@ -259,11 +259,11 @@ impl ViewCheck {
         Ok(read)
     }
 
-    /// Holds what the pieces hold against each other. They are given in their order, each once.
+    /// Holds what the pieces hold against each other, unless some of them are missing.
     ///
     /// # Errors
     /// Those of the operating system.
-    pub(crate) fn finish(&self, pieces: Vec<PieceRead>) -> Result<ViewRead> {
+    pub(crate) fn finish(&self, pieces: Vec<PieceRead>, is_whole: bool) -> Result<ViewRead> {
         let Opened { snapshot, tables, .. } = match self.opened() {
             Ok(opened) => opened,
             Err(damage) => return Ok(ViewRead { damages: vec![damage.clone()], ..ViewRead::default() }),
@@ -275,7 +275,7 @@ impl ViewCheck {
         // Each piece is sorted already, so there are few runs to merge.
         all.rows.sort();
         all.vectors.sort();
-        if !all.is_cut {
+        if is_whole && !all.is_cut {
             for Tree { table, entries, .. } in tables {
                 let found = all.entries.get(table).copied().unwrap_or(0);
                 if found != *entries {

@@ -5,14 +5,18 @@
 //! [`repair`] mends what was found.
 
 mod read;
+mod resume;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
-use self::read::{SegmentRead, Work};
+use self::read::{AllRead, SegmentRead, Work};
+pub use self::resume::CheckOptions;
+use self::resume::Notes;
 use crate::catalog::{Catalog, Opened, View, ViewCheck, ViewRead};
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +40,8 @@ pub enum CheckStatus {
     Damaged,
     /// Something was, and is mended: see what was healed, and whether anything is lost.
     Repaired,
+    /// Nothing is wrong with what was read, but not all was: the time was up.
+    Incomplete,
 }
 
 /// Sequences whose records were acknowledged, or may have been, and are gone. Healing found it so.
@@ -67,11 +73,15 @@ pub struct Finding {
 }
 
 /// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CheckReport {
     /// Whether anything is wrong.
     pub status: CheckStatus,
+    /// Whether all was read that there is to read.
+    pub complete: bool,
+    /// Bytes that were not read because the time was up.
+    pub unread: u64,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
     /// Records of the log that were read.
@@ -84,6 +94,22 @@ pub struct CheckReport {
     pub losses: Vec<Loss>,
     /// What was healed since the store was opened.
     pub healed: Vec<Healed>,
+}
+
+impl Default for CheckReport {
+    fn default() -> Self {
+        Self {
+            status: CheckStatus::Ok,
+            complete: true,
+            unread: 0,
+            findings: Vec::new(),
+            records: 0,
+            rows: 0,
+            bytes: 0,
+            losses: Vec::new(),
+            healed: Vec::new(),
+        }
+    }
 }
 
 const REBUILT: &str = "`check --repair` builds the view anew from the log";
@@ -107,7 +133,19 @@ impl Store {
     /// # Errors
     /// When a file cannot be read. What is read and wrong is a finding.
     pub fn check(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        let mut check = self.check_folder(Depth::Deep, progress)?;
+        self.check_with(&CheckOptions::new(), progress)
+    }
+
+    /// As [`Store::check`], within a time limit or going on where another check was cut short.
+    ///
+    /// # Errors
+    /// As [`Store::check`], and when the file to resume from cannot be read or written.
+    pub fn check_with(
+        &self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CheckReport> {
+        let mut check = self.check_folder(Depth::Deep, options, progress)?;
         check.model();
         Ok(check.report)
     }
@@ -119,16 +157,21 @@ impl Store {
     /// # Errors
     /// As [`Store::check`].
     pub fn check_quickly(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        Ok(self.check_folder(Depth::Quick, progress)?.report)
+        Ok(self.check_folder(Depth::Quick, &CheckOptions::new(), progress)?.report)
     }
 
     /// As [`Store::check`], without the built-in model, which is no part of the store's folder and takes most of the
     /// time of a small store's check. For the doors of tests.
     pub(crate) fn check_stored(&self) -> Result<CheckReport> {
-        Ok(self.check_folder(Depth::Deep, &mut |_| {})?.report)
+        Ok(self.check_folder(Depth::Deep, &CheckOptions::new(), &mut |_| {})?.report)
     }
 
-    fn check_folder(&self, depth: Depth, progress: &mut dyn FnMut(Progress)) -> Result<Check> {
+    fn check_folder(
+        &self,
+        depth: Depth,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Check> {
         let _standing = self.standing();
         let (catalog, place) = self.settled()?;
         let seen = if depth == Depth::Deep { Seen::of(&catalog)? } else { Seen::Nothing };
@@ -137,7 +180,8 @@ impl Store {
         let segments = self.segments();
         let mut check = Check::new(place);
         check.manifest(&segments)?;
-        check.log_and_view(&segments, position.tail.last_seq, depth, seen, progress)?;
+        let last_seq = position.tail.last_seq;
+        check.log_and_view(&segments, last_seq, depth, seen, options, progress)?;
         check.losses(&catalog.view())?;
         check.report.healed = self.healed();
         Ok(check)
@@ -150,6 +194,18 @@ impl Store {
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when there is no store, and what the disk says.
 pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
+    check_files_with(home, &CheckOptions::new(), progress)
+}
+
+/// As [`check_files`], within a time limit or going on where another check was cut short.
+///
+/// # Errors
+/// As [`check_files`], and when the file to resume from cannot be read or written.
+pub fn check_files_with(
+    home: &Path,
+    options: &CheckOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CheckReport> {
     let layout = Layout::of(home);
     // What opening the view changes stays in memory.
     let place = layout.place(Arc::new(OverlayDisk::new(Arc::new(RealDisk))));
@@ -175,7 +231,7 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
         Err(error) if error.kind() == ErrorKind::Busy => Seen::Nothing,
         Err(_) => return Err(opened.expect_err("it is one")),
     };
-    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, progress)?;
+    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, options, progress)?;
     if let Ok(Opened::Ready(catalog)) = &opened {
         check.losses(&catalog.view())?;
     }
@@ -293,18 +349,26 @@ impl Check {
         last_seq: u64,
         depth: Depth,
         seen: Seen,
+        options: &CheckOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let place = self.place.clone();
-        let work = Work { place: &place, segments, last_seq, depth, view: seen.open() };
-        let (read, view) = work.read(progress)?;
+        let deadline = options.time_limit.and_then(|limit| Instant::now().checked_add(limit));
+        let mut notes = options.resume.as_deref().map(Notes::open).transpose()?;
+        let work = Work { place: &place, segments, last_seq, depth, view: seen.open(), deadline };
+        let AllRead { segments: read, view, unread } = work.read(notes.as_mut(), progress)?;
+        let is_complete = read.iter().all(Option::is_some) && unread == 0;
         let mut live = self.log(segments, read);
         match (seen, view) {
             (Seen::Open(check), Some(view)) => {
-                // It may be behind the log: only what it holds is compared.
-                let held_seq = check.position().map_or(u64::MAX, |position| position.tail.last_seq);
-                live.retain(|(key, seq)| key.0 <= held_seq && *seq <= held_seq);
-                self.view(check.path(), &live, view);
+                let repair = self.repair_of_view();
+                self.damages_of_view(check.path(), &view, repair);
+                if is_complete {
+                    // It may be behind the log: only what it holds is compared.
+                    let held_seq = check.position().map_or(u64::MAX, |position| position.tail.last_seq);
+                    live.retain(|(key, seq)| key.0 <= held_seq && *seq <= held_seq);
+                    self.compare(check.path(), &live, &view, repair);
+                }
             }
             (Seen::Unusable(path, offset, what), _) => {
                 let repair = self.repair_of_view();
@@ -312,15 +376,27 @@ impl Check {
             }
             _ => {}
         }
-        Ok(())
+        (self.report.complete, self.report.unread) = (is_complete, unread);
+        if !is_complete && self.report.status == CheckStatus::Ok {
+            self.report.status = CheckStatus::Incomplete;
+        }
+        match notes.filter(|_| is_complete) {
+            Some(notes) => notes.finish(),
+            None => Ok(()),
+        }
     }
 
     /// Says what is wrong with the log; gives the newest version of each memory in it, in the order of keys.
-    fn log(&mut self, segments: &[Segment], read: Vec<SegmentRead>) -> Vec<(MemoryKey, u64)> {
+    fn log(&mut self, segments: &[Segment], read: Vec<Option<SegmentRead>>) -> Vec<(MemoryKey, u64)> {
         let mut before: Option<log::Verified> = None;
-        let mut changed = Vec::with_capacity(read.iter().map(|read| read.changes.len()).sum());
+        let mut changed = Vec::with_capacity(read.iter().flatten().map(|read| read.changes.len()).sum());
+        let mut follows_unread = false;
         for (index, (segment, read)) in segments.iter().zip(read).enumerate() {
-            self.links(segment, before.as_ref());
+            if !follows_unread {
+                self.links(segment, before.as_ref());
+            }
+            follows_unread = read.is_none();
+            let Some(read) = read else { continue };
             let is_sealed = index + 1 < segments.len();
             let SegmentRead { verified, records, changes } = read;
             self.report.records += records;
@@ -393,10 +469,9 @@ impl Check {
         if self.report.findings.is_empty() { REBUILT } else { KEPT }
     }
 
-    /// Compares what the view holds with the newest version of each memory that the log holds.
-    fn view(&mut self, path: &Path, live: &[(MemoryKey, u64)], view: ViewRead) {
-        let repair = self.repair_of_view();
-        for damage in view.damages {
+    /// Says what is wrong with the view by itself.
+    fn damages_of_view(&mut self, path: &Path, view: &ViewRead, repair: &str) {
+        for damage in &view.damages {
             let place = match (damage.table, &damage.key) {
                 (Some(table), Some(key)) => format!("table {table}, key {key}: "),
                 (Some(table), None) => format!("table {table}: "),
@@ -406,6 +481,10 @@ impl Check {
         }
         self.report.rows = view.rows.len() as u64;
         tracing::debug!(rows = view.rows.len(), entries = view.entries, "the view was read");
+    }
+
+    /// Compares what the view holds with the newest version of each memory that the log holds.
+    fn compare(&mut self, path: &Path, live: &[(MemoryKey, u64)], view: &ViewRead, repair: &str) {
         let mut live = live.iter().peekable();
         let mut missing = Vec::new();
         for (key, seq) in &view.rows {
@@ -442,3 +521,6 @@ fn newest(mut changed: Vec<(MemoryKey, Option<u64>)>) -> Vec<(MemoryKey, u64)> {
     let last = changed.chunk_by(|a, b| a.0 == b.0).filter_map(|changes| changes.last());
     last.filter_map(|(key, seq)| seq.map(|seq| (*key, seq))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,7 @@ fn reopened(path: &Path) -> Catalog {
 fn checked(catalog: &Catalog) -> ViewRead {
     let check = catalog.open_check().expect("it can be opened beside the view");
     let pieces = (0..check.pieces()).map(|piece| check.read(piece).expect("a piece"));
-    check.finish(pieces.collect()).expect("a comparison")
+    check.finish(pieces.collect(), true).expect("a comparison")
 }
 
 /// Every entry of every table, key and value as they are stored.
