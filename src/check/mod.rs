@@ -278,7 +278,7 @@ struct Check {
 enum Seen {
     /// There is none, it is not looked at, or another process has it open.
     Nothing,
-    Open(ViewCheck),
+    Open(Box<ViewCheck>),
     /// It cannot be read at all: its file, where, and why.
     Unusable(PathBuf, Option<u64>, String),
 }
@@ -286,7 +286,7 @@ enum Seen {
 impl Seen {
     fn of(catalog: &Catalog) -> Result<Self> {
         match catalog.open_check() {
-            Ok(check) => Ok(Self::Open(check)),
+            Ok(check) => Ok(Self::Open(Box::new(check))),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 Ok(Self::Unusable(catalog.path().to_owned(), error.offset(), error.message().to_owned()))
             }

@@ -298,7 +298,7 @@ fn tampered(path: &Path, tamper: impl FnOnce(&redb::WriteTransaction)) -> Catalo
 }
 
 fn findings(catalog: &Catalog) -> Vec<(&'static str, String, String)> {
-    let findings = checked(&catalog).damages;
+    let findings = checked(catalog).damages;
     let named = |finding: ViewDamage| {
         (finding.table.unwrap_or_default(), finding.key.unwrap_or_default(), finding.what)
     };
