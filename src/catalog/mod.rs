@@ -14,6 +14,7 @@ mod pages;
 mod scope;
 mod snapshot;
 mod tables;
+mod tree;
 mod view;
 mod write;
 
@@ -27,7 +28,7 @@ use std::time::Instant;
 use redb::{Database, Durability};
 
 pub(crate) use self::apply::Moved;
-pub(crate) use self::check::ViewDamage;
+pub(crate) use self::check::{PieceRead, ViewCheck, ViewRead};
 use self::database::Found;
 use self::delta::Delta;
 use self::guard::{Fault, Guard, drop_guarded};

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::delta::Delta;
 use super::guard::{Fault, drop_guarded};
@@ -52,13 +52,6 @@ impl Base {
 
     fn open(&self) -> &Open {
         self.open.as_ref().expect("only drop takes it")
-    }
-
-    /// How many entries all tables have.
-    pub(super) fn entries(&self) -> Result<u64, Fault> {
-        let Open { state, memory, ids, labels, times, vectors, .. } = self.open();
-        let lens = [state.len(), memory.len(), ids.len(), labels.len(), times.len(), vectors.len()];
-        Ok(lens.into_iter().sum::<Result<u64, _>>()?)
     }
 
     /// Entries of the table of ids.

@@ -60,19 +60,6 @@ impl<'a> View<'a> {
         self.read(|snapshot| snapshot.row_header(key))
     }
 
-    /// Calls with every memory and the record of its present version.
-    pub(crate) fn for_each_version(&self, mut visit: impl FnMut(MemoryKey, u64)) -> Result<()> {
-        self.read(|snapshot| {
-            for entry in snapshot.rows(0..=LAST_KEY.0)? {
-                let (key, value) = entry?;
-                let (header, _) = RowHeader::decode(MemoryKey(key), &value)
-                    .map_err(|damage| Fault::row(TableTag::Memory, key, damage))?;
-                visit(MemoryKey(key), header.seq);
-            }
-            Ok(())
-        })
-    }
-
     /// Calls with every location that a row or vectors name; some of them twice.
     pub(crate) fn for_each_location(&self, mut visit: impl FnMut(Location) -> ControlFlow<()>) -> Result<()> {
         self.read(|snapshot| {

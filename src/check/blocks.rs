@@ -11,6 +11,9 @@ const MADE_ANEW: &str = "an index block is derived: `check --repair`, or the nex
 impl Check {
     /// Every block in the folder: its header and graph, and in a deep check its vectors.
     pub(super) fn blocks(&mut self, folder: &Path, depth: Depth) -> Result<()> {
+        if !self.report.complete {
+            return Ok(());
+        }
         let disk = std::sync::Arc::clone(&self.place.disk);
         for (_, path) in list_blocks(&*disk, folder)? {
             let checked = Block::open(&*disk, &path).and_then(|block| match depth {

@@ -5,19 +5,24 @@
 //! [`repair`] mends what was found.
 
 mod blocks;
+mod read;
+mod resume;
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::catalog::{Catalog, Opened, View, ViewDamage};
+use self::read::{AllRead, SegmentRead, Work};
+pub use self::resume::CheckOptions;
+use self::resume::Notes;
+use crate::catalog::{Catalog, Opened, View, ViewCheck, ViewRead};
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::ManifestV1;
-use crate::format::op::{LostV1, MemoryKey, Op};
+use crate::format::op::{LostV1, MemoryKey};
 use crate::fs::{OverlayDisk, RealDisk};
 use crate::log::{self, Place, Segment};
 use crate::store::{Healed, Layout, Options, Progress, Store};
@@ -36,6 +41,8 @@ pub enum CheckStatus {
     Damaged,
     /// Something was, and is mended: see what was healed, and whether anything is lost.
     Repaired,
+    /// Nothing is wrong with what was read, but not all was: the time was up.
+    Incomplete,
 }
 
 /// Sequences whose records were acknowledged, or may have been, and are gone. Healing found it so.
@@ -67,11 +74,15 @@ pub struct Finding {
 }
 
 /// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CheckReport {
     /// Whether anything is wrong.
     pub status: CheckStatus,
+    /// Whether all was read that there is to read.
+    pub complete: bool,
+    /// Bytes that were not read because the time was up.
+    pub unread: u64,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
     /// Records of the log that were read.
@@ -84,6 +95,22 @@ pub struct CheckReport {
     pub losses: Vec<Loss>,
     /// What was healed since the store was opened.
     pub healed: Vec<Healed>,
+}
+
+impl Default for CheckReport {
+    fn default() -> Self {
+        Self {
+            status: CheckStatus::Ok,
+            complete: true,
+            unread: 0,
+            findings: Vec::new(),
+            records: 0,
+            rows: 0,
+            bytes: 0,
+            losses: Vec::new(),
+            healed: Vec::new(),
+        }
+    }
 }
 
 const REBUILT: &str = "`check --repair` builds the view anew from the log";
@@ -107,7 +134,19 @@ impl Store {
     /// # Errors
     /// When a file cannot be read. What is read and wrong is a finding.
     pub fn check(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        let mut check = self.check_folder(Depth::Deep, progress)?;
+        self.check_with(&CheckOptions::new(), progress)
+    }
+
+    /// As [`Store::check`], within a time limit or going on where another check was cut short.
+    ///
+    /// # Errors
+    /// As [`Store::check`], and when the file to resume from cannot be read or written.
+    pub fn check_with(
+        &self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CheckReport> {
+        let mut check = self.check_folder(Depth::Deep, options, progress)?;
         check.model();
         Ok(check.report)
     }
@@ -119,45 +158,33 @@ impl Store {
     /// # Errors
     /// As [`Store::check`].
     pub fn check_quickly(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        Ok(self.check_folder(Depth::Quick, progress)?.report)
+        Ok(self.check_folder(Depth::Quick, &CheckOptions::new(), progress)?.report)
     }
 
     /// As [`Store::check`], without the built-in model, which is no part of the store's folder and takes most of the
     /// time of a small store's check. For the doors of tests.
     pub(crate) fn check_stored(&self) -> Result<CheckReport> {
-        Ok(self.check_folder(Depth::Deep, &mut |_| {})?.report)
+        Ok(self.check_folder(Depth::Deep, &CheckOptions::new(), &mut |_| {})?.report)
     }
 
-    fn check_folder(&self, depth: Depth, progress: &mut dyn FnMut(Progress)) -> Result<Check> {
+    fn check_folder(
+        &self,
+        depth: Depth,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Check> {
         let _standing = self.standing();
         let (catalog, place) = self.settled()?;
+        let seen = if depth == Depth::Deep { Seen::of(&catalog)? } else { Seen::Nothing };
         // One state of the view, and the segments that hold at least as much: others write meanwhile.
-        let view = catalog.view();
+        let position = seen.open().and_then(ViewCheck::position).unwrap_or_else(|| catalog.position());
         let segments = self.segments();
         let mut check = Check::new(place);
         check.manifest(&segments)?;
-        let last_seq = view.position().tail.last_seq;
-        match depth {
-            Depth::Quick => check.log(&segments, last_seq, depth, progress)?,
-            Depth::Deep => {
-                // The view is read beside the log.
-                let (logged, seen) = std::thread::scope(|scope| {
-                    let look = || ViewRead::of(&catalog, &view);
-                    match std::thread::Builder::new().spawn_scoped(scope, look) {
-                        Ok(thread) => {
-                            let logged = check.log(&segments, last_seq, depth, progress);
-                            let seen = thread.join();
-                            (logged, seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                        }
-                        Err(_) => (check.log(&segments, last_seq, depth, progress), look()),
-                    }
-                });
-                logged?;
-                check.view(catalog.path(), seen?);
-            }
-        }
+        let last_seq = position.tail.last_seq;
+        check.log_and_view(&segments, last_seq, depth, seen, options, progress)?;
+        check.losses(&catalog.view())?;
         check.blocks(&Layout::of(self.home()).index, depth)?;
-        check.losses(&view)?;
         check.report.healed = self.healed();
         Ok(check)
     }
@@ -169,6 +196,18 @@ impl Store {
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when there is no store, and what the disk says.
 pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
+    check_files_with(home, &CheckOptions::new(), progress)
+}
+
+/// As [`check_files`], within a time limit or going on where another check was cut short.
+///
+/// # Errors
+/// As [`check_files`], and when the file to resume from cannot be read or written.
+pub fn check_files_with(
+    home: &Path,
+    options: &CheckOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CheckReport> {
     let layout = Layout::of(home);
     // What opening the view changes stays in memory.
     let place = layout.place(Arc::new(OverlayDisk::new(Arc::new(RealDisk))));
@@ -185,8 +224,19 @@ pub fn check_files(home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Ch
     let manifest = check.manifest(&listing.segments)?;
     // What a crash left behind the last acknowledged record is no damage: the next open drops it.
     let last_seq = log::last_acknowledged(&check.place, &listing.segments, manifest.as_ref())?;
-    check.log(&listing.segments, last_seq, Depth::Deep, progress)?;
-    check.view_file(&layout)?;
+    let disk = Arc::clone(&check.place.disk);
+    let opened = Catalog::open(&*disk, layout.view(), None, VIEW_CACHE_BYTES);
+    let seen = match &opened {
+        Ok(Opened::Ready(catalog)) => Seen::of(catalog)?,
+        Ok(Opened::Missing) => Seen::Nothing,
+        Ok(Opened::Unusable(reason)) => Seen::Unusable(layout.view().to_owned(), None, reason.clone()),
+        Err(error) if error.kind() == ErrorKind::Busy => Seen::Nothing,
+        Err(_) => return Err(opened.expect_err("it is one")),
+    };
+    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, options, progress)?;
+    if let Ok(Opened::Ready(catalog)) = &opened {
+        check.losses(&catalog.view())?;
+    }
     check.blocks(&layout.index, Depth::Deep)?;
     Ok(check.report)
 }
@@ -222,85 +272,42 @@ pub fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(S
     Ok((store, report))
 }
 
-/// What a segment holds.
-struct Read {
-    verified: log::Verified,
-    records: u64,
-    /// Memories that it changes, in order: the record that made the newest version, or `None` when it is forgotten.
-    changes: Vec<(MemoryKey, Option<u64>)>,
-}
-
-/// Reads segments on all cores, and gives them in order.
-fn read_segments(
-    place: &Place,
-    segments: &[Segment],
-    last_seq: u64,
-    depth: Depth,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<Read>> {
-    let next = AtomicUsize::new(0);
-    let (sender, receiver) = mpsc::channel();
-    let work = |sender: mpsc::Sender<(usize, Result<Read>)>| {
-        while let index = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(segment) = segments.get(index)
-        {
-            let is_sealed = index + 1 < segments.len();
-            let read = read_segment(place, segment, last_seq, depth == Depth::Quick && is_sealed);
-            // Nobody listens any more only after a panic, which is told by whoever paniced.
-            let _ = sender.send((index, read));
-        }
-    };
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(segments.len());
-    let total = segments.iter().map(|segment| segment.len).sum();
-    let mut all: Vec<(usize, Result<Read>)> = Vec::new();
-    std::thread::scope(|scope| {
-        let spawn = |_: &usize| {
-            let sender = sender.clone();
-            std::thread::Builder::new().spawn_scoped(scope, || work(sender)).is_ok()
-        };
-        if (0..cores).filter(spawn).count() == 0 {
-            // A system that is short of threads gives at least this one.
-            work(sender.clone());
-        }
-        drop(sender);
-        let mut done = 0;
-        for (index, read) in receiver {
-            done += segments[index].len;
-            all.push((index, read));
-            progress(Progress::new(done, total));
-        }
-    });
-    all.sort_unstable_by_key(|(index, _)| *index);
-    all.into_iter().map(|(_, read)| read).collect()
-}
-
-fn read_segment(place: &Place, segment: &Segment, last_seq: u64, glance: bool) -> Result<Read> {
-    if glance && let Some(verified) = log::glance(place, segment)? {
-        return Ok(Read { verified, records: 0, changes: Vec::new() });
-    }
-    let (mut records, mut changes) = (0, Vec::new());
-    let verified = log::verify(place, segment, last_seq, |seq, op| {
-        records += 1;
-        match op {
-            Op::Remember { .. } => changes.push((MemoryKey(seq), Some(seq))),
-            Op::Update { key, .. } => changes.push((key, Some(seq))),
-            Op::Forget { key, .. } => changes.push((key, None)),
-            Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Lost(_) | Op::Seal(_) => {}
-        }
-    })?;
-    Ok(Read { verified, records, changes })
-}
-
 struct Check {
     place: Place,
     report: CheckReport,
-    /// The newest version of each memory, as the log says.
-    live: HashMap<MemoryKey, u64>,
+}
+
+/// The view, as far as a check sees it.
+enum Seen {
+    /// There is none, it is not looked at, or another process has it open.
+    Nothing,
+    Open(Box<ViewCheck>),
+    /// It cannot be read at all: its file, where, and why.
+    Unusable(PathBuf, Option<u64>, String),
+}
+
+impl Seen {
+    fn of(catalog: &Catalog) -> Result<Self> {
+        match catalog.open_check() {
+            Ok(check) => Ok(Self::Open(Box::new(check))),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Ok(Self::Unusable(catalog.path().to_owned(), error.offset(), error.message().to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(&self) -> Option<&ViewCheck> {
+        match self {
+            Self::Open(check) => Some(check),
+            Self::Nothing | Self::Unusable(..) => None,
+        }
+    }
 }
 
 impl Check {
     fn new(place: Place) -> Self {
-        Self { place, report: CheckReport::default(), live: HashMap::new() }
+        Self { place, report: CheckReport::default() }
     }
 
     fn found(&mut self, path: &Path, offset: Option<u64>, kind: &str, detail: String, repair: &str) {
@@ -338,26 +345,65 @@ impl Check {
         Ok(manifest)
     }
 
-    fn log(
+    /// Reads log and view side by side, and holds one against the other.
+    fn log_and_view(
         &mut self,
         segments: &[Segment],
         last_seq: u64,
         depth: Depth,
+        seen: Seen,
+        options: &CheckOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let mut before: Option<log::Verified> = None;
-        let mut read = read_segments(&self.place, segments, last_seq, depth, progress)?.into_iter();
-        for (index, segment) in segments.iter().enumerate() {
-            self.links(segment, before.as_ref());
-            let is_sealed = index + 1 < segments.len();
-            let Read { verified, records, changes } = read.next().expect("each was read");
-            self.report.records += records;
-            for (key, seq) in changes {
-                match seq {
-                    Some(seq) => _ = self.live.insert(key, seq),
-                    None => _ = self.live.remove(&key),
+        let place = self.place.clone();
+        let deadline = options.time_limit.and_then(|limit| Instant::now().checked_add(limit));
+        let mut notes = options.resume.as_deref().map(Notes::open).transpose()?;
+        let work = Work { place: &place, segments, last_seq, depth, view: seen.open(), deadline };
+        let AllRead { segments: read, view, unread } = work.read(notes.as_mut(), progress)?;
+        let is_complete = read.iter().all(Option::is_some) && unread == 0;
+        let mut live = self.log(segments, read);
+        match (seen, view) {
+            (Seen::Open(check), Some(view)) => {
+                let repair = self.repair_of_view();
+                self.damages_of_view(check.path(), &view, repair);
+                if is_complete {
+                    // It may be behind the log: only what it holds is compared.
+                    let held_seq = check.position().map_or(u64::MAX, |position| position.tail.last_seq);
+                    live.retain(|(key, seq)| key.0 <= held_seq && *seq <= held_seq);
+                    self.compare(check.path(), &live, &view, repair);
                 }
             }
+            (Seen::Unusable(path, offset, what), _) => {
+                let repair = self.repair_of_view();
+                self.found(&path, offset, "view", what, repair);
+            }
+            _ => {}
+        }
+        (self.report.complete, self.report.unread) = (is_complete, unread);
+        if !is_complete && self.report.status == CheckStatus::Ok {
+            self.report.status = CheckStatus::Incomplete;
+        }
+        match notes.filter(|_| is_complete) {
+            Some(notes) => notes.finish(),
+            None => Ok(()),
+        }
+    }
+
+    /// Says what is wrong with the log; gives the newest version of each memory in it, in the order of keys.
+    fn log(&mut self, segments: &[Segment], read: Vec<Option<SegmentRead>>) -> Vec<(MemoryKey, u64)> {
+        let mut before: Option<log::Verified> = None;
+        let mut changed = Vec::with_capacity(read.iter().flatten().map(|read| read.changes.len()).sum());
+        let mut follows_unread = false;
+        for (index, (segment, read)) in segments.iter().zip(read).enumerate() {
+            if !follows_unread {
+                self.links(segment, before.as_ref());
+            }
+            follows_unread = read.is_none();
+            let Some(read) = read else { continue };
+            let is_sealed = index + 1 < segments.len();
+            let SegmentRead { verified, records, changes } = read;
+            self.report.records += records;
+            changed.extend(changes);
             for flaw in &verified.flaws {
                 self.found(&segment.path, Some(flaw.offset), flaw.rule, flaw.detail.clone(), HEALED);
             }
@@ -373,7 +419,7 @@ impl Check {
             self.report.bytes += verified.state.len;
             before = Some(verified);
         }
-        Ok(())
+        newest(changed)
     }
 
     /// Whether a segment follows the one before it.
@@ -400,29 +446,6 @@ impl Check {
         }
     }
 
-    /// The view's file, beside whoever may have it open.
-    fn view_file(&mut self, layout: &Layout) -> Result<()> {
-        let disk = Arc::clone(&self.place.disk);
-        match Catalog::open(&*disk, layout.view(), None, VIEW_CACHE_BYTES) {
-            Ok(Opened::Ready(catalog)) => {
-                let view = catalog.view();
-                // It may be behind the log: only what it holds is compared.
-                let held_seq = view.position().tail.last_seq;
-                self.live.retain(|key, seq| key.0 <= held_seq && *seq <= held_seq);
-                self.losses(&view)?;
-                self.view(layout.view(), ViewRead::of(&catalog, &view)?);
-                Ok(())
-            }
-            Ok(Opened::Missing) => Ok(()),
-            Ok(Opened::Unusable(reason)) => {
-                self.found(layout.view(), None, "view", reason, REBUILT);
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::Busy => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     fn losses(&mut self, view: &View<'_>) -> Result<()> {
         let losses = match view.losses() {
             Err(error) if error.kind() == ErrorKind::Corrupt => Vec::new(),
@@ -443,11 +466,15 @@ impl Check {
         }
     }
 
-    /// Compares what the view holds with the log.
-    fn view(&mut self, path: &Path, view: ViewRead) {
+    /// What mends the view, as far as is known.
+    fn repair_of_view(&self) -> &'static str {
         // A view that is built anew has only what the log gives.
-        let repair = if self.report.findings.is_empty() { REBUILT } else { KEPT };
-        for damage in view.damages {
+        if self.report.findings.is_empty() { REBUILT } else { KEPT }
+    }
+
+    /// Says what is wrong with the view by itself.
+    fn damages_of_view(&mut self, path: &Path, view: &ViewRead, repair: &str) {
+        for damage in &view.damages {
             let place = match (damage.table, &damage.key) {
                 (Some(table), Some(key)) => format!("table {table}, key {key}: "),
                 (Some(table), None) => format!("table {table}: "),
@@ -455,15 +482,21 @@ impl Check {
             };
             self.found(path, damage.offset, "view-row", format!("{place}{}", damage.what), repair);
         }
-        if let Some((offset, what)) = view.unreadable {
-            self.found(path, offset, "view", what, repair);
-            return;
-        }
         self.report.rows = view.rows.len() as u64;
+        tracing::debug!(rows = view.rows.len(), entries = view.entries, "the view was read");
+    }
+
+    /// Compares what the view holds with the newest version of each memory that the log holds.
+    fn compare(&mut self, path: &Path, live: &[(MemoryKey, u64)], view: &ViewRead, repair: &str) {
+        let mut live = live.iter().peekable();
+        let mut missing = Vec::new();
         for (key, seq) in &view.rows {
-            match self.live.remove(key) {
-                Some(newest) if newest == *seq => {}
-                Some(newest) => {
+            while let Some((before, _)) = live.next_if(|(other, _)| other < key) {
+                missing.push(*before);
+            }
+            match live.next_if(|(other, _)| other == key) {
+                Some((_, newest)) if newest == seq => {}
+                Some((_, newest)) => {
                     let detail = format!("memory {} is at record {seq}, the log has record {newest}", key.0);
                     self.found(path, None, "view-stale", detail, repair);
                 }
@@ -473,9 +506,9 @@ impl Check {
                 }
             }
         }
+        missing.extend(live.map(|(key, _)| *key));
+        // Those of damaged rows and pages are told of already.
         if self.report.findings.iter().all(|finding| finding.kind != "view-row") {
-            let mut missing: Vec<_> = self.live.keys().copied().collect();
-            missing.sort_unstable();
             for key in missing {
                 let detail = format!("memory {} is in the log, but not in the view", key.0);
                 self.found(path, None, "view-missing", detail, repair);
@@ -484,31 +517,13 @@ impl Check {
     }
 }
 
-/// What the view holds.
-#[derive(Default)]
-struct ViewRead {
-    damages: Vec<ViewDamage>,
-    /// Where and why it cannot be read at all.
-    unreadable: Option<(Option<u64>, String)>,
-    /// Each memory with the record of its present version.
-    rows: Vec<(MemoryKey, u64)>,
+/// The newest version of each memory, in the order of keys, from what segments changed in their order.
+fn newest(mut changed: Vec<(MemoryKey, Option<u64>)>) -> Vec<(MemoryKey, u64)> {
+    // Stable, so that the last change of a memory stays the last. Most of them are in order already.
+    changed.sort_by_key(|(key, _)| *key);
+    let last = changed.chunk_by(|a, b| a.0 == b.0).filter_map(|changes| changes.last());
+    last.filter_map(|(key, seq)| seq.map(|seq| (*key, seq))).collect()
 }
 
-impl ViewRead {
-    fn of(catalog: &Catalog, view: &View<'_>) -> Result<Self> {
-        let mut read = Self::default();
-        match catalog.check(&mut |_, _| {}) {
-            Ok(damages) => read.damages = damages,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                read.unreadable = Some((error.offset(), error.message().to_owned()));
-                return Ok(read);
-            }
-            Err(error) => return Err(error),
-        }
-        match view.for_each_version(|key, seq| read.rows.push((key, seq))) {
-            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
-            // A damaged row is found already.
-            _ => Ok(read),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

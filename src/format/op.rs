@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Damage, codec};
+use super::Damage;
+use super::codec::{self, Fields};
 use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId, ModelIdentity};
 
 /// The store's own name of a memory: the sequence of the record that first stored it.
@@ -74,6 +75,14 @@ impl Vectors {
     }
 }
 
+/// [`Vectors`] as they stand in a payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VectorsRef<'a> {
+    model: ModelNumber,
+    dimensions: u32,
+    values: &'a [[u8; 4]],
+}
+
 /// What one record says.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
@@ -95,20 +104,34 @@ pub(crate) enum Op {
     Seal(SealV1),
 }
 
-#[derive(Deserialize)]
-struct MemoryV1 {
-    id: String,
-    text: String,
-    timestamp: i64,
-    source: String,
-    session_id: String,
-    importance: f64,
-    tags: Vec<String>,
-    collection: String,
-    speaker: Option<String>,
-    role: Option<String>,
+/// [`Op`] as it stands in a payload: nothing of it is copied, so that a check of every record is quick.
+#[derive(Debug)]
+pub(crate) enum OpRef<'a> {
+    Remember { memory: MemoryV1<'a>, vectors: Option<VectorsRef<'a>> },
+    Update { key: MemoryKey, previous_seq: u64, memory: MemoryV1<'a>, vectors: Option<VectorsRef<'a>> },
+    Forget { key: MemoryKey, id: &'a str },
+    Vector { key: MemoryKey, text_seq: u64, vectors: VectorsRef<'a> },
+    Model { number: ModelNumber, identity: ModelIdentity },
+    UseModel { number: ModelNumber },
+    Lost(LostV1),
+    Seal(SealV1),
+}
+
+/// A memory as it stands in a record or a row: nothing of it is copied.
+#[derive(Debug, PartialEq)]
+pub(crate) struct MemoryV1<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) text: &'a str,
+    pub(crate) timestamp: i64,
+    pub(crate) source: &'a str,
+    pub(crate) session_id: &'a str,
+    pub(crate) importance: f64,
+    pub(crate) tags: Vec<&'a str>,
+    pub(crate) collection: &'a str,
+    speaker: Option<&'a str>,
+    role: Option<&'a str>,
     position: Option<i64>,
-    metadata_json: Option<String>,
+    metadata_json: Option<&'a str>,
 }
 
 /// [`MemoryV1`] as it is written: the same fields in the same order, without a copy of the memory.
@@ -128,14 +151,7 @@ struct MemoryV1Ref<'a> {
     metadata_json: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct UpdateV1 {
-    key: u64,
-    previous_seq: u64,
-    memory: MemoryV1,
-}
-
-/// [`UpdateV1`] as it is written.
+/// An update as it is written.
 #[derive(Serialize)]
 struct UpdateV1Ref<'a> {
     key: u64,
@@ -144,9 +160,9 @@ struct UpdateV1Ref<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ForgetV1 {
+struct ForgetV1<'a> {
     key: u64,
-    id: String,
+    id: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -206,7 +222,14 @@ pub(crate) fn encode_beginning(id: &MemoryId, text: &str, out: &mut Vec<u8>) {
 
 /// The memory that [`encode_memory`] wrote.
 pub(crate) fn decode_memory(bytes: &[u8]) -> Result<Memory, Damage> {
-    codec::decode::<MemoryV1>(bytes)?.into_memory()
+    MemoryV1::decode(bytes)?.into_memory()
+}
+
+/// The same in place.
+pub(crate) fn decode_memory_in_place(bytes: &[u8]) -> Result<MemoryV1<'_>, Damage> {
+    let memory = MemoryV1::decode(bytes)?;
+    memory.check()?;
+    Ok(memory)
 }
 
 impl<'a> MemoryV1Ref<'a> {
@@ -230,32 +253,68 @@ impl<'a> MemoryV1Ref<'a> {
     }
 }
 
-impl MemoryV1 {
+impl<'a> MemoryV1<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<Self, Damage> {
+        let mut fields = Fields::new(bytes);
+        let memory = Self::read(&mut fields)?;
+        fields.end()?;
+        Ok(memory)
+    }
+
+    fn read(fields: &mut Fields<'a>) -> Result<Self, Damage> {
+        Ok(Self {
+            id: fields.text()?,
+            text: fields.text()?,
+            timestamp: fields.i64()?,
+            source: fields.text()?,
+            session_id: fields.text()?,
+            importance: fields.f64()?,
+            tags: fields.texts()?,
+            collection: fields.text()?,
+            speaker: fields.option(Fields::text)?,
+            role: fields.option(Fields::text)?,
+            position: fields.option(Fields::i64)?,
+            metadata_json: fields.option(Fields::text)?,
+        })
+    }
+
+    fn metadata(&self) -> Result<Map<String, Value>, Damage> {
+        self.metadata_json.map_or(Ok(Map::new()), |json| {
+            serde_json::from_str(json).map_err(|_| Damage::Codec("metadata is not JSON".to_owned()))
+        })
+    }
+
+    /// What the codec does not know of.
+    fn check(&self) -> Result<(), Damage> {
+        check_id(self.id)?;
+        self.metadata().map(drop)
+    }
+
     fn into_memory(self) -> Result<Memory, Damage> {
-        let metadata = match &self.metadata_json {
-            None => Map::new(),
-            Some(json) => serde_json::from_str::<Map<String, Value>>(json)
-                .map_err(|_| Damage::Codec("metadata is not JSON".to_owned()))?,
-        };
+        let metadata = self.metadata()?;
         Ok(Memory {
             id: decoded_id(self.id)?,
-            text: self.text,
+            text: self.text.to_owned(),
             timestamp: self.timestamp,
-            source: self.source,
-            session_id: self.session_id,
+            source: self.source.to_owned(),
+            session_id: self.session_id.to_owned(),
             importance: self.importance,
-            tags: self.tags,
-            collection: self.collection,
-            speaker: self.speaker,
-            role: self.role,
+            tags: self.tags.into_iter().map(str::to_owned).collect(),
+            collection: self.collection.to_owned(),
+            speaker: self.speaker.map(str::to_owned),
+            role: self.role.map(str::to_owned),
             position: self.position,
             metadata,
         })
     }
 }
 
-fn decoded_id(text: String) -> Result<MemoryId, Damage> {
+fn decoded_id(text: &str) -> Result<MemoryId, Damage> {
     MemoryId::new(text).map_err(|error| Damage::Codec(error.message().to_owned()))
+}
+
+fn check_id(text: &str) -> Result<(), Damage> {
+    MemoryId::check(text).map_err(|error| Damage::Codec(error.message().to_owned()))
 }
 
 impl Op {
@@ -300,9 +359,7 @@ impl Op {
                 &UpdateV1Ref { key: key.0, previous_seq: *previous_seq, memory: MemoryV1Ref::of(memory) },
                 out,
             ),
-            Self::Forget { key, id } => {
-                codec::encode_into(&ForgetV1 { key: key.0, id: id.as_str().to_owned() }, out)
-            }
+            Self::Forget { key, id } => codec::encode_into(&ForgetV1 { key: key.0, id: id.as_str() }, out),
             Self::Vector { key, text_seq, .. } => {
                 codec::encode_into(&VectorV1 { key: key.0, text_seq: *text_seq }, out)
             }
@@ -331,7 +388,7 @@ impl Op {
 
     /// The time of the memory that a payload stores, without decoding the rest of it.
     pub(crate) fn peek_time(kind: OpKind, has_vectors: bool, payload: &[u8]) -> Result<Option<i64>, Damage> {
-        // The first fields of `MemoryV1` and of `UpdateV1`: bincode writes the fields of a struct as those of a tuple.
+        // The first fields of a memory and of an update: bincode writes the fields of a struct as those of a tuple.
         type Memory<'a> = (&'a str, &'a str, i64);
         type Update<'a> = (u64, u64, Memory<'a>);
         let (op, _) = split_payload(has_vectors, payload)?;
@@ -344,28 +401,44 @@ impl Op {
 
     /// Reads a payload whose checksum holds.
     pub(crate) fn decode_payload(kind: OpKind, has_vectors: bool, payload: &[u8]) -> Result<Self, Damage> {
+        OpRef::read(kind, has_vectors, payload)?.into_op()
+    }
+}
+
+impl<'a> OpRef<'a> {
+    /// Reads a payload whose checksum holds.
+    pub(crate) fn decode(kind: OpKind, has_vectors: bool, payload: &'a [u8]) -> Result<Self, Damage> {
+        let op = Self::read(kind, has_vectors, payload)?;
+        match &op {
+            Self::Remember { memory, .. } | Self::Update { memory, .. } => memory.check()?,
+            Self::Forget { id, .. } => check_id(id)?,
+            _ => {}
+        }
+        Ok(op)
+    }
+
+    /// All but what the codec does not know of: whether ids and metadata are such.
+    fn read(kind: OpKind, has_vectors: bool, payload: &'a [u8]) -> Result<Self, Damage> {
         let (op, vectors) = split_payload(has_vectors, payload)?;
-        let vectors = vectors.map(decode_vectors).transpose()?;
+        let vectors = vectors.map(VectorsRef::decode).transpose()?;
         let op = match kind {
-            OpKind::Remember => Self::Remember { memory: decode_memory(op)?, vectors },
+            OpKind::Remember => Self::Remember { memory: MemoryV1::decode(op)?, vectors },
             OpKind::Update => {
-                let update: UpdateV1 = codec::decode(op)?;
-                Self::Update {
-                    key: MemoryKey(update.key),
-                    previous_seq: update.previous_seq,
-                    memory: update.memory.into_memory()?,
-                    vectors,
-                }
+                let mut fields = Fields::new(op);
+                let (key, previous_seq) = (MemoryKey(fields.u64()?), fields.u64()?);
+                let memory = MemoryV1::read(&mut fields)?;
+                fields.end()?;
+                Self::Update { key, previous_seq, memory, vectors }
             }
             OpKind::Vector => {
                 let vector: VectorV1 = codec::decode(op)?;
                 let vectors = vectors.ok_or(Damage::Field { name: "flags", found: 0 })?;
-                return Ok(Self::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors });
+                Self::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors }
             }
             _ if vectors.is_some() => return Err(Damage::Field { name: "flags", found: 2 }),
             OpKind::Forget => {
-                let forget: ForgetV1 = codec::decode(op)?;
-                Self::Forget { key: MemoryKey(forget.key), id: decoded_id(forget.id)? }
+                let ForgetV1 { key, id } = codec::decode(op)?;
+                Self::Forget { key: MemoryKey(key), id }
             }
             OpKind::Model => {
                 let ModelV1 { number, identity } = codec::decode(op)?;
@@ -378,6 +451,35 @@ impl Op {
             OpKind::Seal => Self::Seal(codec::decode(op)?),
         };
         Ok(op)
+    }
+
+    /// The time of the memory that it stores.
+    pub(crate) fn memory_time(&self) -> Option<i64> {
+        match self {
+            Self::Remember { memory, .. } | Self::Update { memory, .. } => Some(memory.timestamp),
+            _ => None,
+        }
+    }
+
+    /// The op itself.
+    pub(crate) fn into_op(self) -> Result<Op, Damage> {
+        let owned = |vectors: Option<VectorsRef<'_>>| vectors.map(VectorsRef::into_vectors);
+        Ok(match self {
+            Self::Remember { memory, vectors } => {
+                Op::Remember { memory: memory.into_memory()?, vectors: owned(vectors) }
+            }
+            Self::Update { key, previous_seq, memory, vectors } => {
+                Op::Update { key, previous_seq, memory: memory.into_memory()?, vectors: owned(vectors) }
+            }
+            Self::Forget { key, id } => Op::Forget { key, id: decoded_id(id)? },
+            Self::Vector { key, text_seq, vectors } => {
+                Op::Vector { key, text_seq, vectors: vectors.into_vectors() }
+            }
+            Self::Model { number, identity } => Op::Model { number, identity },
+            Self::UseModel { number } => Op::UseModel { number },
+            Self::Lost(lost) => Op::Lost(lost),
+            Self::Seal(seal) => Op::Seal(seal),
+        })
     }
 }
 
@@ -402,37 +504,43 @@ fn split_payload(has_vectors: bool, payload: &[u8]) -> Result<(&[u8], Option<&[u
     Ok((op, Some(&payload[vectors_start..])))
 }
 
-fn decode_vectors(bytes: &[u8]) -> Result<Vectors, Damage> {
-    let (prefix, values) = bytes
-        .split_first_chunk::<VECTOR_PREFIX_LEN>()
-        .ok_or(Damage::Short { found: bytes.len(), expected: VECTOR_PREFIX_LEN })?;
-    let field = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
-    let (model, dimensions, windows, reserved) = (field(0), field(4), field(8), field(12));
-    for (name, found, limit) in
-        [("dimensions", dimensions, DIMENSIONS_MAX), ("windows", windows, WINDOWS_MAX)]
-    {
-        if found == 0 || found as usize > limit {
-            return Err(Damage::Field { name, found: u64::from(found) });
+impl<'a> VectorsRef<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<Self, Damage> {
+        let (prefix, values) = bytes
+            .split_first_chunk::<VECTOR_PREFIX_LEN>()
+            .ok_or(Damage::Short { found: bytes.len(), expected: VECTOR_PREFIX_LEN })?;
+        let field =
+            |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
+        let (model, dimensions, windows, reserved) = (field(0), field(4), field(8), field(12));
+        for (name, found, limit) in
+            [("dimensions", dimensions, DIMENSIONS_MAX), ("windows", windows, WINDOWS_MAX)]
+        {
+            if found == 0 || found as usize > limit {
+                return Err(Damage::Field { name, found: u64::from(found) });
+            }
         }
+        if reserved != 0 {
+            return Err(Damage::Field { name: "reserved", found: u64::from(reserved) });
+        }
+        let expected = dimensions as usize * windows as usize * 4;
+        if values.len() != expected {
+            return Err(Damage::Short { found: values.len(), expected });
+        }
+        // Every bit pattern is a value of a vector, so there is nothing to look at in them beyond the checksum.
+        let (values, _) = values.as_chunks::<4>();
+        Ok(Self { model: ModelNumber(model), dimensions, values })
     }
-    if reserved != 0 {
-        return Err(Damage::Field { name: "reserved", found: u64::from(reserved) });
+
+    fn into_vectors(self) -> Vectors {
+        let Self { model, dimensions, values } = self;
+        Vectors { model, dimensions, values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect() }
     }
-    let expected = dimensions as usize * windows as usize * 4;
-    if values.len() != expected {
-        return Err(Damage::Short { found: values.len(), expected });
-    }
-    let (values, _) = values.as_chunks::<4>();
-    Ok(Vectors {
-        model: ModelNumber(model),
-        dimensions,
-        values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parts::chance::Chance;
 
     fn memory() -> Memory {
         let mut memory = Memory::new(MemoryId::new("one").expect("an id"), "a text, ein Wort, 言葉", -12_345);
@@ -457,8 +565,84 @@ mod tests {
             op.encode_payload(&mut payload);
             let has_vectors = op.vectors().is_some();
             assert_eq!(Op::peek_time(op.kind(), has_vectors, &payload), Ok(time));
+            assert_eq!(OpRef::decode(op.kind(), has_vectors, &payload).map(|op| op.memory_time()), Ok(time));
             assert_eq!(Op::decode_payload(op.kind(), has_vectors, &payload), Ok(op));
         }
+    }
+
+    #[test]
+    fn fields_that_are_read_one_by_one_are_those_of_the_codec() {
+        #[derive(Debug, Deserialize)]
+        struct Whole {
+            id: String,
+            text: String,
+            timestamp: i64,
+            source: String,
+            session_id: String,
+            importance: f64,
+            tags: Vec<String>,
+            collection: String,
+            speaker: Option<String>,
+            role: Option<String>,
+            position: Option<i64>,
+            metadata_json: Option<String>,
+        }
+        let mut full = memory();
+        full.tags.extend(["x".repeat(251), "y".repeat(70_000)]);
+        (full.speaker, full.role, full.position) =
+            (Some("a".to_owned()), Some(String::new()), Some(i64::MIN));
+        let mut chance = Chance(5);
+        let (mut same, mut refused) = (0, 0);
+        for sample in [memory(), full] {
+            let mut bytes = Vec::new();
+            encode_memory(&sample, &mut bytes);
+            for turn in 0..20_000_usize {
+                let mut changed = bytes.clone();
+                if turn > 0 {
+                    // The long tag hardly matters; what stands before it and behind it does.
+                    let at = chance.index(changed.len().min(200));
+                    let at = if chance.times_in_64(32) { at } else { changed.len() - 1 - at };
+                    changed[at] = chance.below(256) as u8;
+                }
+                if turn % 3 == 2 {
+                    changed.truncate(chance.index(changed.len()));
+                }
+                match (MemoryV1::decode(&changed), codec::decode::<Whole>(&changed)) {
+                    (Ok(found), Ok(whole)) => {
+                        let expected = MemoryV1 {
+                            id: &whole.id,
+                            text: &whole.text,
+                            timestamp: whole.timestamp,
+                            source: &whole.source,
+                            session_id: &whole.session_id,
+                            importance: 0.0,
+                            tags: whole.tags.iter().map(String::as_str).collect(),
+                            collection: &whole.collection,
+                            speaker: whole.speaker.as_deref(),
+                            role: whole.role.as_deref(),
+                            position: whole.position,
+                            metadata_json: whole.metadata_json.as_deref(),
+                        };
+                        assert_eq!(found.importance.to_bits(), whole.importance.to_bits());
+                        assert_eq!(MemoryV1 { importance: 0.0, ..found }, expected);
+                        same += 1;
+                    }
+                    (Err(_), Err(_)) => refused += 1,
+                    (found, whole) => panic!("{found:?} in place, {whole:?} by the codec"),
+                }
+            }
+        }
+        assert!(same > 1000 && refused > 1000, "{same} read, {refused} refused");
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_limited_like_any_other_value() {
+        let mut bytes = vec![1, b'i', 0, 0, 0, 0];
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.push(252);
+        bytes.extend_from_slice(&3_000_000_u32.to_le_bytes());
+        bytes.resize(bytes.len() + 3_000_000 + 5, 0);
+        assert!(matches!(MemoryV1::decode(&bytes), Err(Damage::TooLong { .. })));
     }
 
     #[test]

@@ -8,7 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::Damage;
 use super::manifest::TailV1;
-use super::op::{LostV1, MemoryKey, ModelNumber, Op, OpKind, decode_memory, encode_memory};
+use super::op::{
+    LostV1, MemoryKey, MemoryV1, ModelNumber, Op, OpKind, decode_memory, decode_memory_in_place,
+    encode_memory,
+};
 use super::record::{Location, RecordHeader};
 use crate::memory::{Memory, ModelIdentity};
 
@@ -79,7 +82,7 @@ pub(crate) struct Head {
 }
 
 /// The tables, by the number that their checksums begin with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum TableTag {
     State = 1,
@@ -91,6 +94,9 @@ pub(crate) enum TableTag {
 }
 
 impl TableTag {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::State, Self::Memory, Self::Id, Self::Label, Self::Time, Self::Vector];
+
     /// The table's name in the file.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -119,20 +125,28 @@ pub(crate) enum Label<'a> {
 }
 
 impl Label<'_> {
+    /// The number of its kind.
+    fn kind(self) -> u8 {
+        match self {
+            Self::Text { .. } => 1,
+            Self::Collection(_) => 2,
+            Self::Source(_) => 3,
+            Self::Session(_) => 4,
+            Self::Tag(_) => 5,
+        }
+    }
+
     /// The first 8 bytes, big-endian, of the SHA-256 of the label's kind and its texts, each text after its length.
     ///
     /// A cryptographic hash, because labels come from outside: nobody can make many of them meet. Should two meet
     /// all the same, a lookup finds memories too many, and its caller compares with the row.
     pub(crate) fn hash(self) -> u64 {
-        let (kind, texts): (u8, &[&str]) = match &self {
-            Self::Text { collection, text } => (1, &[collection, text]),
-            Self::Collection(text) => (2, &[text]),
-            Self::Source(text) => (3, &[text]),
-            Self::Session(text) => (4, &[text]),
-            Self::Tag(text) => (5, &[text]),
+        let texts: &[&str] = match &self {
+            Self::Text { collection, text } => &[collection, text],
+            Self::Collection(text) | Self::Source(text) | Self::Session(text) | Self::Tag(text) => &[text],
         };
         let mut sha = Sha256::new();
-        sha.update([kind]);
+        sha.update([self.kind()]);
         for text in texts {
             sha.update((text.len() as u64).to_le_bytes());
             sha.update(text.as_bytes());
@@ -144,19 +158,72 @@ impl Label<'_> {
 
 /// Every entry that a memory has in the table of labels, in ascending order, each once.
 pub(crate) fn label_keys(key: MemoryKey, memory: &Memory) -> Vec<u128> {
-    let mut keys: Vec<u128> = [
-        Label::Text { collection: &memory.collection, text: &memory.text },
-        Label::Collection(&memory.collection),
-        Label::Source(&memory.source),
-        Label::Session(&memory.session_id),
-    ]
-    .into_iter()
-    .chain(memory.tags.iter().map(|tag| Label::Tag(tag)))
-    .map(|label| label_key(label.hash(), key))
-    .collect();
+    let Memory { collection, text, source, session_id, tags, .. } = memory;
+    let mut keys: Vec<u128> = labels_of(collection, text, source, session_id)
+        .into_iter()
+        .chain(tags.iter().map(|tag| Label::Tag(tag)))
+        .map(|label| label_key(label.hash(), key))
+        .collect();
     keys.sort_unstable();
     keys.dedup();
     keys
+}
+
+/// All labels of a memory but its tags.
+fn labels_of<'m>(collection: &'m str, text: &'m str, source: &'m str, session_id: &'m str) -> [Label<'m>; 4] {
+    [
+        Label::Text { collection, text },
+        Label::Collection(collection),
+        Label::Source(source),
+        Label::Session(session_id),
+    ]
+}
+
+/// Labels whose hashes are kept. A power of two.
+const RECENT_LABELS: usize = 512;
+
+/// Makes hashes of labels, and remembers recent ones: most memories share all labels but their text with others.
+pub(crate) struct LabelHashes {
+    /// Kind, text and hash of a label, in a place that follows from its text.
+    recent: Vec<(u8, String, u64)>,
+    of_memory: Vec<u64>,
+}
+
+impl LabelHashes {
+    pub(crate) fn new() -> Self {
+        // No label is of kind 0.
+        Self { recent: vec![(0, String::new(), 0); RECENT_LABELS], of_memory: Vec::new() }
+    }
+
+    /// The hashes of all labels of a memory, in ascending order, each once: what [`label_keys`] is made of.
+    pub(crate) fn of(&mut self, memory: &MemoryV1<'_>) -> &[u64] {
+        let MemoryV1 { collection, text, source, session_id, tags, .. } = memory;
+        let tags = tags.iter().map(|tag| Label::Tag(tag));
+        let mut hashes = std::mem::take(&mut self.of_memory);
+        hashes.clear();
+        let labels = labels_of(collection, text, source, session_id).into_iter().chain(tags);
+        hashes.extend(labels.map(|label| self.hash(label)));
+        hashes.sort_unstable();
+        hashes.dedup();
+        self.of_memory = hashes;
+        &self.of_memory
+    }
+
+    fn hash(&mut self, label: Label<'_>) -> u64 {
+        let text = match label {
+            // Hardly ever the same as another one's.
+            Label::Text { .. } => return label.hash(),
+            Label::Collection(text) | Label::Source(text) | Label::Session(text) | Label::Tag(text) => text,
+        };
+        let place = (crc32fast::hash(text.as_bytes()) ^ u32::from(label.kind())) as usize % RECENT_LABELS;
+        let (kind, kept, hash) = &mut self.recent[place];
+        if *kind != label.kind() || kept != text {
+            (*kind, *hash) = (label.kind(), label.hash());
+            kept.clear();
+            kept.push_str(text);
+        }
+        *hash
+    }
 }
 
 /// Key in the table of labels.
@@ -233,10 +300,21 @@ pub(crate) fn key_bytes(key: u128) -> [u8; 16] {
     key.to_le_bytes()
 }
 
+/// Bytes that are gathered for one call: most values are short, and each call has its price.
+const CHECKSUM_GATHERED: usize = 64;
+
 fn checksum(table: TableTag, key: &[u8], body: &[u8]) -> u32 {
+    let mut gathered = [0; CHECKSUM_GATHERED];
+    gathered[0] = table as u8;
+    gathered[1..5].copy_from_slice(&(key.len() as u32).to_le_bytes());
+    let (key_end, end) = (5 + key.len(), 5 + key.len() + body.len());
+    if end <= CHECKSUM_GATHERED {
+        gathered[5..key_end].copy_from_slice(key);
+        gathered[key_end..end].copy_from_slice(body);
+        return crc32fast::hash(&gathered[..end]);
+    }
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&[table as u8]);
-    crc.update(&(key.len() as u32).to_le_bytes());
+    crc.update(&gathered[..5]);
     crc.update(key);
     crc.update(body);
     crc.finalize()
@@ -295,6 +373,21 @@ impl RowHeader {
         let location =
             Location { segment: le_u64(fields, 20), offset: le_u64(fields, 28), len: le_u32(fields, 36) };
         Ok((Self { seq: le_u64(fields, 4), text_seq: le_u64(fields, 12), location }, memory))
+    }
+}
+
+/// [`Row`] as it stands in its value: nothing of it is copied.
+#[derive(Debug)]
+pub(crate) struct RowRef<'a> {
+    pub(crate) seq: u64,
+    pub(crate) memory: MemoryV1<'a>,
+}
+
+impl<'a> RowRef<'a> {
+    /// The row of a value whose checksum holds.
+    pub(crate) fn decode(key: MemoryKey, value: &'a [u8]) -> Result<Self, Damage> {
+        let (RowHeader { seq, .. }, memory) = RowHeader::decode(key, value)?;
+        Ok(Self { seq, memory: decode_memory_in_place(memory)? })
     }
 }
 

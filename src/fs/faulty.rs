@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Access, Disk, DiskFile, Kind, RealDisk};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The calls that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,13 +99,13 @@ impl Disk for FaultyDisk {
         RealDisk.check_folder(folder)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.0.hit(Call::Rename, from).map_err(|error| Error::io("rename", from, error))?;
-        RealDisk.rename(from, to)
+    fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.hit(Call::Rename, from)?;
+        RealDisk.rename_once(from, to)
     }
 
-    fn remove(&self, path: &Path) -> Result<()> {
-        RealDisk.remove(path)
+    fn remove_once(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_once(path)
     }
 
     fn sync_folder_once(&self, folder: &Path) -> io::Result<()> {

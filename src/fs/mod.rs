@@ -60,16 +60,26 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ErrorKind::Permission`] and what the operating system says.
     fn check_folder(&self, folder: &Path) -> Result<()>;
-    /// Gives a file another name, in place of the file that has it.
-    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
-    /// Removes a file.
-    fn remove(&self, path: &Path) -> Result<()>;
     /// The bytes of a regular file that nobody writes any more, to be read where they lie.
     fn map(&self, path: &Path) -> Result<Mapped> {
         Mapped::copy(&*self.open(path, Access::Read)?)
     }
+    /// One call of [`Disk::rename`].
+    fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// One call of [`Disk::remove`].
+    fn remove_once(&self, path: &Path) -> io::Result<()>;
     /// One call of [`Disk::sync_folder`].
     fn sync_folder_once(&self, folder: &Path) -> io::Result<()>;
+
+    /// Gives a file another name, in place of the file that has it.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        uninterrupted(|| self.rename_once(from, to)).map_err(|error| Error::io("rename", from, error))
+    }
+
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> Result<()> {
+        uninterrupted(|| self.remove_once(path)).map_err(|error| Error::io("remove", path, error))
+    }
 
     /// Makes names made, changed or removed in this folder durable.
     fn sync_folder(&self, folder: &Path) -> Result<()> {
@@ -235,4 +245,30 @@ fn not_a_file(path: &Path, kind: Kind) -> Error {
     Error::new(ErrorKind::Permission, format!("this is {what}, expected a regular file"))
         .at(path)
         .hint("the store never follows links: move it away and open the store again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parts::disk::{SimulatedDisk, Trouble};
+
+    #[test]
+    fn a_signal_is_no_reason_for_a_name_to_stay() {
+        let folder = Path::new("/folder");
+        let disk = SimulatedDisk::new(folder);
+        let (from, to) = (folder.join("a"), folder.join("b"));
+        disk.open(&from, Access::CreateNew).expect("a file");
+        let interrupted = Trouble::Once(io::ErrorKind::Interrupted);
+        disk.plan(disk.calls(), interrupted);
+        assert_eq!(
+            disk.rename_once(&from, &to).expect_err("a signal comes").kind(),
+            io::ErrorKind::Interrupted
+        );
+        disk.plan(disk.calls(), interrupted);
+        disk.rename(&from, &to).expect("renamed");
+        assert_eq!(disk.list(folder).expect("a list"), ["b"]);
+        disk.plan(disk.calls(), interrupted);
+        disk.remove(&to).expect("removed");
+        assert!(disk.list(folder).expect("a list").is_empty());
+    }
 }

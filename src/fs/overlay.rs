@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, Disk, DiskFile, Kind, Mapped, not_a_file};
+use super::{Access, Disk, DiskFile, Kind, Mapped, as_io, not_a_file};
 use crate::error::{Error, Result};
 
 const PAGE_LEN: usize = 4096;
@@ -133,16 +133,16 @@ impl Disk for OverlayDisk {
         if self.names().contains_key(folder) { Ok(()) } else { self.base.check_folder(folder) }
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let content = self.file(from, Access::Write)?;
+    fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let content = self.file(from, Access::Write).map_err(as_io)?;
         let mut names = self.names();
         names.insert(to.to_owned(), Some(Entry::File(content)));
         names.insert(from.to_owned(), None);
         Ok(())
     }
 
-    fn remove(&self, path: &Path) -> Result<()> {
-        self.file(path, Access::Write)?;
+    fn remove_once(&self, path: &Path) -> io::Result<()> {
+        self.file(path, Access::Write).map_err(as_io)?;
         self.names().insert(path.to_owned(), None);
         Ok(())
     }

@@ -123,12 +123,12 @@ impl Disk for RealDisk {
         check_folder(folder)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        std::fs::rename(from, to).map_err(|error| Error::io("rename", from, error))
+    fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
     }
 
-    fn remove(&self, path: &Path) -> Result<()> {
-        std::fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
+    fn remove_once(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
     }
 
     fn sync_folder_once(&self, folder: &Path) -> io::Result<()> {

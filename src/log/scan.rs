@@ -13,7 +13,8 @@ use crate::fs::{self, DiskFile};
 /// Space that is kept behind the records, so that sealing never needs the disk to grow a file; no seal is longer.
 pub(crate) const SEAL_RESERVE_LEN: u64 = 256;
 
-const READ_LEN: usize = 1 << 20;
+/// What is read in one go: enough for few calls, and little enough to be in the processor's cache when it is looked at.
+const READ_LEN: usize = 128 << 10;
 /// The last record of a segment is looked for in so many bytes.
 const LAST_LEN_MAX: u64 = 64 << 10;
 

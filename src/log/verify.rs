@@ -1,11 +1,11 @@
 //! Reading a whole segment and saying everything that is wrong with it.
 
 use super::scan::{ScanEnd, Scanner, read_seal};
-use super::tail::{advance, at_seal, chain_behind, empty_state, follows, memory_time, seal_of};
+use super::tail::{advance, at_seal, chain_behind, empty_state, follows, seal_of};
 use super::{Place, Segment, open_segment};
 use crate::error::Result;
 use crate::format::manifest::TailV1;
-use crate::format::op::{Op, OpKind, SealV1};
+use crate::format::op::{OpKind, OpRef, SealV1};
 use crate::format::record::record_len;
 use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::fs::{DiskFile, read_exact_at};
@@ -60,7 +60,7 @@ pub(crate) fn verify(
     place: &Place,
     segment: &Segment,
     last_seq: u64,
-    mut visit: impl FnMut(u64, Op),
+    mut visit: impl FnMut(u64, OpRef<'_>),
 ) -> Result<Verified> {
     let file = open_segment(place, segment)?;
     let mut flaws = Vec::from_iter(header_flaw(&*file)?);
@@ -75,7 +75,7 @@ pub(crate) fn verify(
     while state.last_seq < last_seq || is_sealed {
         match scanner.next()? {
             Ok((record, payload, offset)) => {
-                let op = match Op::decode_payload(record.kind, record.has_vectors, payload) {
+                let op = match OpRef::decode(record.kind, record.has_vectors, payload) {
                     Ok(op) => op,
                     Err(damage) => {
                         flaw(offset, "record-payload", format!("record {}: {damage}", record.seq));
@@ -83,7 +83,7 @@ pub(crate) fn verify(
                         continue;
                     }
                 };
-                if let Op::Seal(found) = op {
+                if let OpRef::Seal(found) = op {
                     seal = Some(found);
                     if scanner.offset() != file.len()? {
                         flaw(scanner.offset(), "seal-last", "bytes follow the seal".to_owned());
@@ -94,7 +94,7 @@ pub(crate) fn verify(
                     flaw(offset, "sequence", format!("record {} follows {}", record.seq, state.last_seq));
                     holes = true;
                 }
-                advance(&mut state, &record, record_len(payload.len()) as u64, memory_time(&op));
+                advance(&mut state, &record, record_len(payload.len()) as u64, op.memory_time());
                 visit(record.seq, op);
             }
             Err(stop) => {

@@ -45,6 +45,12 @@ impl MemoryId {
     /// [`ErrorKind::Invalid`] when it is empty, longer than 256 bytes or has control characters.
     pub fn new(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
+        Self::check(&text)?;
+        Ok(Self(text))
+    }
+
+    /// Whether [`MemoryId::new`] takes this text.
+    pub(crate) fn check(text: &str) -> Result<()> {
         if text.trim().is_empty() || text.len() > ID_LEN_MAX || text.chars().any(char::is_control) {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -54,7 +60,7 @@ impl MemoryId {
                 ),
             ));
         }
-        Ok(Self(text))
+        Ok(())
     }
 
     /// The id as text.

@@ -271,20 +271,18 @@ impl Disk for SimulatedDisk {
         }
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+    fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state
-            .inode(from)
-            .and_then(|_| state.call(false, Change::Rename(from.into(), to.into())))
-            .map_err(|error| Error::io("rename", from, error))
+        state.signal()?;
+        state.inode(from)?;
+        state.call(false, Change::Rename(from.into(), to.into()))
     }
 
-    fn remove(&self, path: &Path) -> Result<()> {
+    fn remove_once(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state
-            .inode(path)
-            .and_then(|_| state.call(false, Change::Remove(path.into())))
-            .map_err(|error| Error::io("remove", path, error))
+        state.signal()?;
+        state.inode(path)?;
+        state.call(false, Change::Remove(path.into()))
     }
 
     fn sync_folder_once(&self, folder: &Path) -> io::Result<()> {

@@ -79,6 +79,24 @@ fn a_sound_store_passes_the_check() {
 }
 
 #[test]
+fn a_check_that_is_out_of_time_says_so_and_goes_on_from_its_file() {
+    let user = User::new();
+    user.remember(["x"]);
+    let notes = user.home().join("notes.jsonl");
+    let notes = notes.to_str().expect("a path of text");
+    let output = user.output(["check", "--deep", "--resume", notes, "--timeout-ms", "0", "--json"]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["status"], &report["complete"]), (&json!("incomplete"), &json!(false)));
+    let error: Value = serde_json::from_slice(&output.stderr).expect("JSON");
+    assert_eq!(error["error"]["kind"], "timeout");
+    let report = user.json(["check", "--deep", "--resume", notes, "--json"]);
+    assert_eq!((&report["status"], &report["complete"]), (&json!("ok"), &json!(true)));
+    assert!(!std::path::Path::new(notes).exists());
+    user.fail(2, ["check", "--resume", notes]);
+}
+
+#[test]
 fn damage_is_code_1_with_file_and_offset_and_memories_stay() {
     let user = User::new();
     let marker = "a text that can be found in the segment";

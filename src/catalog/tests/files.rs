@@ -247,9 +247,9 @@ fn a_bit_that_flips_while_the_view_is_open_is_noticed_where_it_is_read() {
 fn check_reports_the_offset_of_a_damaged_page_and_the_view_goes_on() {
     let (_folder, path, script) = small();
     let catalog = reopened(&path);
-    let mut done = (0, 0);
-    assert_eq!(catalog.check(&mut |at, of| done = (at, of)).expect("a check"), []);
-    assert_eq!(done.0, done.1 - 1, "all entries but the head are scanned");
+    let read = checked(&catalog);
+    assert_eq!(read.damages, []);
+    assert_eq!(read.entries as usize, dump(&catalog).len(), "all entries but the head are scanned");
     read_all(&catalog).expect("an undamaged view");
 
     // The page of rows is in the catalog's cache by now and rots on the disk.
@@ -258,7 +258,7 @@ fn check_reports_the_offset_of_a_damaged_page_and_the_view_goes_on() {
     let offset = bytes.windows(text.len()).rposition(|window| window == text).expect("a row");
     bytes[offset] ^= 1;
     fs::write(&path, &bytes).expect("a damaged file");
-    let findings = catalog.check(&mut |_, _| {}).expect("a check");
+    let findings = checked(&catalog).damages;
     let [finding] = findings.as_slice() else { panic!("{findings:?}") };
     assert_eq!(finding.offset, Some(offset as u64 / 4096 * 4096));
     assert!(finding.what.starts_with("page: checksum is"), "{finding:?}");
@@ -272,13 +272,13 @@ fn check_sees_what_was_applied_a_moment_ago() {
     let mut script = Script::default();
     script.remember(memory("one", "a text", 5));
     script.apply_to(&catalog, 1);
-    let mut done = 0;
-    assert_eq!(catalog.check(&mut |at, _| done = at).expect("a check"), []);
+    let read = checked(&catalog);
+    assert_eq!(read.damages, []);
     // Row, id, four labels, time, and the count of the collection.
-    assert_eq!(done, 8);
+    assert_eq!(read.entries, 8);
     script.remember(memory("two", "b text", 5));
     script.apply_to(&catalog, 1);
-    assert_eq!(catalog.check(&mut |_, _| {}).expect("a check"), []);
+    assert_eq!(checked(&catalog).damages, []);
     assert_eq!(catalog.count(), 2);
 }
 
@@ -298,7 +298,7 @@ fn tampered(path: &Path, tamper: impl FnOnce(&redb::WriteTransaction)) -> Catalo
 }
 
 fn findings(catalog: &Catalog) -> Vec<(&'static str, String, String)> {
-    let findings = catalog.check(&mut |_, _| {}).expect("a check");
+    let findings = checked(catalog).damages;
     let named = |finding: ViewDamage| {
         (finding.table.unwrap_or_default(), finding.key.unwrap_or_default(), finding.what)
     };

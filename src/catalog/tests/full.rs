@@ -74,7 +74,7 @@ fn a_disk_that_fills_at_any_write_of_a_checkpoint_leaves_the_former_one() {
         drop(last);
         let after = opened_on(&disk);
         assert!(dump(&after) == expected, "write {full_at}");
-        assert_eq!(after.check(&mut |_, _| {}).expect("a check"), [], "write {full_at}");
+        assert_eq!(checked(&after).damages, [], "write {full_at}");
     }
     assert!(refused > 10, "{refused}");
 }

@@ -122,6 +122,13 @@ fn reopened(path: &Path) -> Catalog {
     }
 }
 
+/// A check of the whole view.
+fn checked(catalog: &Catalog) -> ViewRead {
+    let check = catalog.open_check().expect("it can be opened beside the view");
+    let pieces = (0..check.pieces()).map(|piece| check.read(piece).expect("a piece"));
+    check.finish(pieces.collect(), true).expect("a comparison")
+}
+
 /// Every entry of every table, key and value as they are stored.
 fn dump(catalog: &Catalog) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
     let mut entries = BTreeMap::new();

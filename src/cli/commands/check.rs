@@ -1,25 +1,29 @@
 //! `check`: the integrity of every file.
 
 use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anstyle::AnsiColor;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use comfy_table::Cell;
 
-use crate::check::{CheckReport, CheckStatus, Finding, Loss, check_files, repair};
+use crate::check::{CheckOptions, CheckReport, CheckStatus, Finding, Loss, check_files_with, repair};
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, table, text};
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("every_byte").args(["deep", "files"]).multiple(true))]
 #[command(after_help = "\
 Examples:
   memento-kv check
   memento-kv check --deep --json
   memento-kv check --files
+  memento-kv check --deep --resume check.jsonl --timeout-ms 60000
   memento-kv check --repair
 
 Without an option it reads what says most about the rest, in milliseconds: manifest, headers, seals
@@ -27,7 +31,11 @@ and their links, and the segment that is open. --deep reads every byte. --files 
 opening the store, also beside a program that has it open. --repair reads every byte and mends what
 it finds; damaged files are kept in store/quarantine.
 
-Ends with 1 when something is damaged, or was lost by --repair.")]
+With --resume a check that was cut short, by --timeout-ms or by Ctrl-C, goes on where it was: sealed
+segments, which never change, are noted in FILE when they were read and are whole, and of those only
+header and seal are read again. The view is always read. FILE is removed when all was read.
+
+Ends with 1 when something is damaged, or was lost by --repair, and with 4 when the time was up.")]
 pub(crate) struct CheckArgs {
     /// Read every byte of every file
     #[arg(long)]
@@ -38,6 +46,25 @@ pub(crate) struct CheckArgs {
     /// Read every byte and mend what is damaged
     #[arg(long, conflicts_with = "files")]
     repair: bool,
+    /// Note in this file what is whole, and leave out what it names already
+    #[arg(long, value_name = "FILE", requires = "every_byte", conflicts_with = "repair")]
+    resume: Option<PathBuf>,
+    /// How long it may take, in milliseconds: then it reports what it has read
+    #[arg(long, value_name = "MS", requires = "every_byte", conflicts_with = "repair")]
+    timeout_ms: Option<u64>,
+}
+
+impl CheckArgs {
+    fn options(&self) -> CheckOptions {
+        let mut options = CheckOptions::new();
+        if let Some(file) = &self.resume {
+            options = options.resume(file);
+        }
+        if let Some(limit) = self.timeout_ms {
+            options = options.time_limit(Duration::from_millis(limit));
+        }
+        options
+    }
 }
 
 pub(crate) fn run(args: &CheckArgs, context: &Context<'_>) -> Result<(), Failure> {
@@ -53,6 +80,15 @@ pub(crate) fn run(args: &CheckArgs, context: &Context<'_>) -> Result<(), Failure
         CheckStatus::Ok => Ok(()),
         CheckStatus::Repaired if !has_lost => Ok(()),
         CheckStatus::Repaired | CheckStatus::Damaged => Err(Failure::Damaged),
+        CheckStatus::Incomplete => {
+            let hint = match &args.resume {
+                Some(_) => "run it again: it goes on where it was",
+                None => "allow more time, or use --resume FILE to go on where it was",
+            };
+            Err(Error::new(ErrorKind::Timeout, "the check was not finished within the time limit")
+                .hint(hint)
+                .into())
+        }
     }
 }
 
@@ -60,7 +96,7 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
     let home = session::home(context)?;
     let bar = Bar::new(context.out, "checking", Unit::Bytes);
     if args.files {
-        return check_files(&home.path, &mut bar.listener());
+        return check_files_with(&home.path, &args.options(), &mut bar.listener());
     }
     if args.repair {
         let options = session::options(context, &home)?.create(false);
@@ -74,7 +110,7 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
     let refusal = match session::open_existing_in(context, &home) {
         Ok(store) => {
             let report = if args.deep {
-                store.check(&mut bar.listener())
+                store.check_with(&args.options(), &mut bar.listener())
             } else {
                 store.check_quickly(&mut bar.listener())
             };
@@ -85,7 +121,7 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
         Err(refusal) => return Err(refusal),
     };
     // A store that is too damaged to open is what a check is for.
-    let report = check_files(&home.path, &mut bar.listener())?;
+    let report = check_files_with(&home.path, &args.options(), &mut bar.listener())?;
     match report.status {
         CheckStatus::Ok => Err(refusal),
         _ => Ok(report),
@@ -104,6 +140,13 @@ fn pretty(report: &CheckReport, out: &Output) -> String {
             read,
             "; what was stored as records {first_seq} to {last_seq}, if anything, was lost earlier"
         );
+    }
+    if !report.complete {
+        let _ = write!(read, ", {} not yet", text::bytes(report.unread));
+    }
+    if report.status == CheckStatus::Incomplete {
+        let status = out.paint(AnsiColor::Yellow.on_default().bold(), "incomplete");
+        return format!("{status}: nothing is wrong so far; {read}\n");
     }
     if report.findings.is_empty() && report.status == CheckStatus::Ok {
         let status = out.paint(AnsiColor::Green.on_default().bold(), "ok");
@@ -171,6 +214,21 @@ mod tests {
     fn a_sound_store_is_one_line() {
         let report = CheckReport { records: 1, ..CheckReport::default() };
         assert_eq!(pretty(&report, &Output::pipe()), "ok: 1 record, 0 rows, 0 B read\n");
+    }
+
+    #[test]
+    fn an_incomplete_check_says_so() {
+        let report = CheckReport {
+            status: CheckStatus::Incomplete,
+            complete: false,
+            unread: 4096,
+            bytes: 2048,
+            ..CheckReport::default()
+        };
+        assert_eq!(
+            pretty(&report, &Output::pipe()),
+            "incomplete: nothing is wrong so far; 0 records, 0 rows, 2.0 KiB read, 4.0 KiB not yet\n"
+        );
     }
 
     #[test]

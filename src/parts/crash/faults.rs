@@ -158,7 +158,12 @@ impl Faulted<'_> {
     fn allow(&self, error: &Error) -> Result<(), Broken> {
         let is_repeatable = matches!(
             self.recording.journal[self.call],
-            Change::Write(..) | Change::SetLen(..) | Change::Sync(_) | Change::SyncFolder(_)
+            Change::Write(..)
+                | Change::SetLen(..)
+                | Change::Sync(_)
+                | Change::SyncFolder(_)
+                | Change::Rename(..)
+                | Change::Remove(_)
         );
         match self.trouble {
             Trouble::Once(io::ErrorKind::Interrupted) if is_repeatable => {}

@@ -44,7 +44,7 @@ impl Folded {
                     gaps.push(format!("sequence {seq} follows {before}"));
                 }
                 before = seq;
-                folded.record(seq, op);
+                folded.record(seq, op.into_op().expect("it was read"));
             })?;
             folded.last_seq = segment.header.rewrite.map_or(before, |rewrite| rewrite.last_seq);
             folded.flaws.extend(gaps);

@@ -7,13 +7,12 @@ use crate::format::manifest::TailV1;
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::format::record::Location;
 use crate::format::row::{
-    CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, Position, Row, RowHeader, StateKey, TableTag,
-    collection_count_key, decode_location, decode_lost, decode_model, decode_number, encode_location,
-    encode_lost, encode_model, encode_number, key_bytes, label_keys, lost_key, model_key, vector_count_key,
+    CHECKSUM_LEN, HEAD_KEY, Head, LOCATION_LEN, LabelHashes, Position, Row, RowHeader, RowRef, StateKey,
+    TableTag, collection_count_key, decode_location, decode_lost, decode_model, decode_number,
+    encode_location, encode_lost, encode_model, encode_number, key_bytes, label_key, label_keys, lost_key,
+    model_key, vector_count_key,
 };
 
-const TABLES: [TableTag; 6] =
-    [TableTag::State, TableTag::Memory, TableTag::Id, TableTag::Label, TableTag::Time, TableTag::Vector];
 /// First byte: the value gets the checksum that it should have.
 const MENDED: u8 = 0x80;
 
@@ -37,7 +36,7 @@ pub fn run(input: &[u8]) {
 fn parts(input: &[u8]) -> (u8, TableTag, &[u8], &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
-    let table = TABLES[usize::from(first & !MENDED) % TABLES.len()];
+    let table = TableTag::ALL[usize::from(first & !MENDED) % TableTag::ALL.len()];
     let key_len = match table {
         TableTag::State | TableTag::Id => usize::from(input.byte()),
         TableTag::Memory => 8,
@@ -93,6 +92,13 @@ fn memory_row(key: MemoryKey, value: &[u8]) {
     assert_eq!(header.encode_with(key, &again.memory), once);
     let labels = label_keys(key, &row.memory);
     assert!(labels.is_sorted_by(|a, b| a < b));
+    let in_place = RowRef::decode(key, value).expect("as good as the row");
+    assert_eq!(in_place.seq, row.seq);
+    let mut hashes = LabelHashes::new();
+    for _ in 0..2 {
+        let again: Vec<u128> = hashes.of(&in_place.memory).iter().map(|hash| label_key(*hash, key)).collect();
+        assert_eq!(again, labels);
+    }
 }
 
 fn location(key: u128, value: &[u8]) {
@@ -142,7 +148,7 @@ pub(super) fn seeds() -> Seeds {
 
 fn seed(table: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![table | MENDED];
-    if matches!(TABLES[usize::from(table)], TableTag::State | TableTag::Id) {
+    if matches!(TableTag::ALL[usize::from(table)], TableTag::State | TableTag::Id) {
         bytes.push(key.len().try_into().expect("a short key"));
     }
     [&bytes, key, value].concat()
