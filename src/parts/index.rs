@@ -12,9 +12,6 @@ use crate::vector::link::{Control, Former, Graph, GraphBuilder, HnswRs, Linker, 
 use crate::vector::rows::{Query, Rows, halve, padded, quantize};
 use crate::vector::search::{Accept, Found, Limits, scan_all, scan_list, search_graph};
 
-/// Candidates ranked exactly for each hit that is wanted, and at least.
-const RESCORED: (usize, usize) = (2, 20);
-
 /// Vectors as codes and halves.
 #[derive(Default)]
 pub struct Tables {
@@ -155,7 +152,8 @@ impl Index {
             Wanted::These(rows) => Accept::Bitmap(rows),
             Wanted::AllBut(rows) => Accept::Except(rows),
         };
-        let rescored = (RESCORED.0 * k).max(RESCORED.1);
+        // All that the walk ends with. Where near copies crowd, codes alone cannot say which are the best.
+        let rescored = ef.max(3 * k);
         let mut limits = Limits { deadline: None::<Instant>, evals_max: u64::MAX };
         let found = search_graph(tables.rows(), &self.0.view(), &query, accept, k, ef, rescored, &mut limits);
         if found.gave_up {
