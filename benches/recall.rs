@@ -8,6 +8,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use memento_kv::embed::ModelSpec;
@@ -37,24 +38,40 @@ const DIMENSIONS: usize = 384;
 fn main() -> Result<()> {
     let args = Args::parse(HELP);
     let queries: usize = args.number("--queries", 2000, 20);
-    let known = match args.text("--data") {
-        Some(folder) => data::vectors(&PathBuf::from(folder).join("minilm.f32"), None, usize::MAX)?,
-        None => None,
-    };
+    let path = args.text("--data").map(|folder| PathBuf::from(folder).join("minilm.f32"));
+    let known = path.and_then(|path| Vectors::read(&path, DIMENSIONS));
+    let known = known.as_ref();
+    if let Some(home) = args.text("--child") {
+        return ask(Path::new(home), args.number("--memories", 0, 0), queries, known);
+    }
     let usual = if args.quick { "2000" } else { "10000,100000" };
     for memories in args.text("--memories").unwrap_or(usual).split(',') {
         let memories = memories.parse().expect("--memories needs numbers");
         let folder = args.folder();
-        of_size(folder.path(), memories, queries, known.as_ref())?;
+        fill(folder.path(), memories, queries, known)?;
+        // A process of its own, whose memory is that of opening and asking alone.
+        let mut child = Command::new(std::env::current_exe().expect("a path of this program"));
+        child.arg("--bench").arg("--child").arg(folder.path());
+        child.args(["--memories", &memories.to_string(), "--queries", &queries.to_string()]);
+        child.args(args.text("--data").iter().flat_map(|folder| ["--data", folder]));
+        assert!(child.status().expect("this program runs").success());
     }
     Ok(())
 }
 
-fn of_size(folder: &Path, memories: usize, queries: usize, known: Option<&Vectors>) -> Result<()> {
+fn options(folder: &Path) -> Options {
+    Options::at(folder.join("home")).model(ModelSpec::None)
+}
+
+/// The vectors that are asked for come first, and are not stored.
+fn source(known: Option<&Vectors>, memories: usize, queries: usize) -> (Vec<Vec<f32>>, Source<'_>) {
     let mut source = Source { known, random: Random::new(memories as u64), next: 0 };
-    let options = || Options::at(folder.join("home")).model(ModelSpec::None);
-    let store = Store::open(options())?;
-    let asked: Vec<Vec<f32>> = (0..queries).map(|_| source.next()).collect();
+    ((0..queries).map(|_| source.next()).collect(), source)
+}
+
+fn fill(folder: &Path, memories: usize, queries: usize, known: Option<&Vectors>) -> Result<()> {
+    let (_, mut source) = source(known, memories, queries);
+    let store = Store::open(options(folder))?;
     for first in (0..memories).step_by(GROUP) {
         let one = |number: usize, vector: Vec<f32>| {
             Remember::new(format!(
@@ -68,17 +85,21 @@ fn of_size(folder: &Path, memories: usize, queries: usize, known: Option<&Vector
     }
     let started = Instant::now();
     store.build_index(false, &mut |_| {})?;
-    let built = started.elapsed();
-    store.close()?;
+    println!("{memories} memories, {queries} recalls of each kind; {}", described(known));
+    println!("index made in {:.1} s", started.elapsed().as_secs_f64());
+    store.close()
+}
 
+fn ask(folder: &Path, memories: usize, queries: usize, known: Option<&Vectors>) -> Result<()> {
+    let (asked, _) = source(known, memories, queries);
+    let before = anonymous_mib();
     let started = Instant::now();
-    let store = Store::open(options())?;
+    let store = Store::open(options(folder))?;
     let first = store.recall(Recall::by_vector(asked[0].clone()).topk(K))?;
     let opened = started.elapsed();
     assert_eq!(first.results.len(), K);
     let index = store.stats()?.index;
-    println!("{memories} memories, {queries} recalls of each kind; {}", described(known));
-    println!("index made in {:.1} s, {} MB, graph: {}", built.as_secs_f64(), index.bytes >> 20, index.graph);
+    println!("index of {} MB, graph: {}", index.bytes >> 20, index.graph);
     println!("open to first answer: {:.1} ms\n", opened.as_secs_f64() * 1e3);
     println!("{:<28} {:>8} {:>8} {:>10}", "", "p50 us", "p99 us", "recall@10");
     let filter = Filter { tags_any: vec!["tag-42".to_owned()], ..Filter::default() };
@@ -106,7 +127,7 @@ fn of_size(folder: &Path, memories: usize, queries: usize, known: Option<&Vector
         let recall = found as f64 / expected as f64;
         println!("{name:<28} {:>8.1} {:>8.1} {recall:>10.4}", times.median(), times.percentile(0.99));
     }
-    println!("\nanonymous memory after all that: {} MiB\n", anonymous_mib());
+    println!("\nanonymous memory: {} MiB more than before the opening\n", anonymous_mib() - before);
     Ok(())
 }
 

@@ -87,7 +87,8 @@ fn holds_what_is_expected(store: &Store) {
             (memory.id.clone(), best.fold(1.0, f64::min))
         })
         .collect();
-    assert!(best.values().all(|score| *score > 0.999_999), "each window is found by its vector: {best:?}");
+    // Vectors are ranked by 16-bit floats; with two or three dimensions their rounding does not average out.
+    assert!(best.values().all(|score| *score > 0.999), "each window is found by its vector: {best:?}");
 }
 
 #[test]

@@ -266,8 +266,7 @@ impl VectorIndex {
                 let accepted = u64::from(block.row_count()) - self.gone.len();
                 if let Some((graph, ef)) = graph.filter(|_| accepted > u64::from(EXACT_ROWS_MAX)) {
                     let accept = without(&self.gone);
-                    let found =
-                        search_graph(rows, &graph, query, accept, wanted, ef, rescored(wanted), limits);
+                    let found = search_graph(rows, &graph, query, accept, wanted, ef, ef, limits);
                     if !found.gave_up {
                         return (found, true);
                     }
@@ -281,8 +280,7 @@ impl VectorIndex {
                 if let Some((graph, ef)) = graph.filter(|_| is_many) {
                     let bitmap = RoaringBitmap::from_sorted_iter(list.iter().copied()).expect("rows ascend");
                     let accept = Accept::Bitmap(&bitmap);
-                    let found =
-                        search_graph(rows, &graph, query, accept, wanted, ef, rescored(wanted), limits);
+                    let found = search_graph(rows, &graph, query, accept, wanted, ef, ef, limits);
                     if !found.gave_up {
                         return (found, true);
                     }

@@ -85,10 +85,10 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// A walk through a graph that finds 98 or 99 of the 100 nearest.
+    /// A walk through a graph that finds 99 of the 100 nearest.
     #[default]
     Normal,
-    /// A wider walk that takes some half longer and finds 995 in 1,000.
+    /// A wider walk that takes nearly twice as long and finds 996 of 1,000.
     High,
     /// Every vector is compared: all are found, in time that grows with the store.
     Exact,
@@ -99,7 +99,7 @@ impl Effort {
     pub(crate) fn beam_width(self) -> Option<usize> {
         match self {
             Self::Normal => Some(64),
-            Self::High => Some(96),
+            Self::High => Some(128),
             Self::Exact => None,
         }
     }

@@ -58,7 +58,7 @@ enum ModeArg {
 enum EffortArg {
     /// About 99 of the 100 nearest
     Normal,
-    /// 995 of 1,000, half as fast
+    /// About 996 of 1,000, nearly half as fast
     High,
     /// All, compared one by one
     Exact,
