@@ -54,6 +54,11 @@ impl Deadline {
         self.0.map(|(at, _)| at)
     }
 
+    /// Whether the time is over.
+    pub(crate) fn is_over(self) -> bool {
+        self.0.is_some_and(|(at, _)| Instant::now() >= at)
+    }
+
     /// Goes on, or says how far the work came.
     ///
     /// # Errors

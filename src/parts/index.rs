@@ -1,7 +1,5 @@
 //! The vector index without its files.
 
-use std::time::Instant;
-
 use hnsw_rs::anndists::dist::Distance;
 use hnsw_rs::hnsw::Hnsw;
 use roaring::RoaringBitmap;
@@ -154,7 +152,7 @@ impl Index {
         };
         // All that the walk ends with. Where near copies crowd, codes alone cannot say which are the best.
         let rescored = ef.max(3 * k);
-        let mut limits = Limits { deadline: None::<Instant>, evals_max: u64::MAX };
+        let mut limits = Limits::NONE;
         let found = search_graph(tables.rows(), &self.0.view(), &query, accept, k, ef, rescored, &mut limits);
         if found.gave_up {
             return pairs(scan_all(tables.rows(), &query, accept, k, rescored, &mut limits));

@@ -294,7 +294,7 @@ fn near(
     texts: impl Iterator<Item = MemoryKey>,
     deadline: Deadline,
 ) -> Result<Near> {
-    let mut limits = Limits { deadline: deadline.instant(), ..Limits::NONE };
+    let mut limits = Limits { deadline, ..Limits::NONE };
     let index = &vectors.index;
     let k = recall.topk.saturating_add(SPARE);
     if recall.mode == Mode::Vector {

@@ -1,7 +1,5 @@
 //! The cosines of some rows, all of them and exactly.
 
-use std::time::Instant;
-
 use super::kernels::Kernel;
 use super::rows::{Query, Rows};
 use super::search::{Found, Hit, Limits};
@@ -18,7 +16,7 @@ pub(crate) fn score_list(rows: Rows<'_>, list: &[u32], query: &Query, limits: &L
     let mut found = Found { hits: Vec::with_capacity(list.len()), ..Found::default() };
     let mut dots = Vec::new();
     for part in list.chunks(SCORE_ROWS) {
-        if limits.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if limits.is_over() {
             found.truncated = true;
             break;
         }
@@ -34,6 +32,7 @@ pub(crate) fn score_list(rows: Rows<'_>, list: &[u32], query: &Query, limits: &L
 mod tests {
     use super::super::rows::{halve, quantize};
     use super::*;
+    use crate::scope::Deadline;
 
     #[test]
     fn every_row_that_there_is_gets_its_cosine_and_none_after_the_deadline() {
@@ -53,7 +52,7 @@ mod tests {
             assert!((hit.cosine - (hit.row as f32 / 500.0).cos()).abs() < 1e-3, "{hit:?}");
         }
         assert_eq!(found.hits[1].cosine, -1.0, "no number is far away");
-        let limits = Limits { deadline: Some(Instant::now()), ..Limits::NONE };
+        let limits = Limits { deadline: Deadline::after(Some(std::time::Duration::ZERO)), ..Limits::NONE };
         let found = score_list(rows, &list, &query, &limits);
         assert!(found.truncated && found.hits.is_empty());
     }

@@ -11,12 +11,12 @@
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
-use std::time::Instant;
 
 use roaring::RoaringBitmap;
 
 use super::kernels::Kernel;
 use super::rows::{Query, Rows};
+use crate::scope::Deadline;
 
 /// No node: what fills up a list of links.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -91,7 +91,7 @@ impl Accept<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// When it returns what it has.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Deadline,
     /// Comparisons after which it returns what it has. Each search takes off what it used, so that several can
     /// share a budget.
     pub(crate) evals_max: u64,
@@ -99,10 +99,10 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// All the time and work that a search wants.
-    pub(crate) const NONE: Self = Self { deadline: None, evals_max: u64::MAX };
+    pub(crate) const NONE: Self = Self { deadline: Deadline::NEVER, evals_max: u64::MAX };
 
-    fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline.is_over()
     }
 }
 
@@ -725,7 +725,7 @@ mod tests {
         let short = Table::new(&arc(200));
         let query = Query::new(&[0.0, 1.0], table.stride);
         for evals_max in [0, 1, 100, 199, 2500, 4999] {
-            let budget = || Limits { deadline: None, evals_max };
+            let budget = || Limits { deadline: Deadline::NEVER, evals_max };
             let scanned = scan_all(table.rows(), &query, Accept::All, 3, 200, &mut budget());
             assert_eq!((scanned.evals, scanned.truncated), (evals_max, true));
             let list: Vec<u32> = (0..5000).collect();
@@ -746,7 +746,7 @@ mod tests {
             assert_eq!(limits.evals_max, 0, "it is used up");
             assert_eq!(walk(&mut budget()), walked);
         }
-        let mut enough = Limits { deadline: None, evals_max: 12_000 };
+        let mut enough = Limits { deadline: Deadline::NEVER, evals_max: 12_000 };
         assert!(!scan_all(table.rows(), &query, Accept::All, 3, 30, &mut enough).truncated);
         assert_eq!(enough.evals_max, 7000);
     }
@@ -755,7 +755,8 @@ mod tests {
     fn a_search_whose_time_is_over_returns_what_it_has() {
         let table = Table::new(&arc(5000));
         let query = Query::new(&[0.0, 1.0], table.stride);
-        let mut limits = Limits { deadline: Some(Instant::now()), evals_max: u64::MAX };
+        let mut limits =
+            Limits { deadline: Deadline::after(Some(std::time::Duration::ZERO)), evals_max: u64::MAX };
         let found = scan_all(table.rows(), &query, Accept::All, 3, 30, &mut limits);
         assert_eq!((found.hits.len(), found.truncated), (0, true));
         let table = Table::new(&arc(200));
