@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 #[path = "index_parts/data.rs"]
+#[allow(dead_code, reason = "here vectors are only read")]
 mod data;
 mod support;
 

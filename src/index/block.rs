@@ -77,8 +77,9 @@ impl Block {
         self.verify_sections(|_| true, stop)?;
         // Between sections there is nothing, so that every byte of the file has one right value.
         let mut end = BLOCK_HEADER_LEN;
+        let file_end = self.mapped.bytes().len();
         let sections = self.header.sections.iter().map(Section::range);
-        for next in sections.chain([self.mapped.bytes().len()..self.mapped.bytes().len()]) {
+        for next in sections.chain(std::iter::once(file_end..file_end)) {
             if self.mapped.bytes()[end..next.start].iter().any(|byte| *byte != 0) {
                 return Err(Error::corrupt(
                     &self.path,

@@ -452,7 +452,7 @@ mod tests {
             for _ in 0..20 {
                 let query = vector(&mut chance);
                 for share in [1, 3] {
-                    let in_scope = |key: &MemoryKey| key.0 % share == 0;
+                    let in_scope = |key: &MemoryKey| key.0.is_multiple_of(share);
                     let mut naive: Vec<(MemoryKey, f32)> = memories
                         .iter()
                         .filter(|(key, _)| in_scope(key))
