@@ -333,6 +333,29 @@ fn a_purged_vector_is_in_no_block() {
 }
 
 #[test]
+fn what_was_forgotten_and_compacted_away_takes_no_answers_place() {
+    let home = folder();
+    let mut twin = Twin::new(home.path(), 11);
+    twin.remember(400);
+    twin.store.build_index(false, &mut |_| {}).expect("build");
+    for number in 0..300 {
+        twin.forget(&format!("m{number}"));
+    }
+    twin.store.compact(&mut |_| {}).expect("compact");
+    // Without a block at the close: as after a kill.
+    let block = blocks(home.path()).remove(0);
+    let kept = fs::read(&block).expect("read");
+    let Twin { store, vectors, rng, next } = twin;
+    store.close().expect("close");
+    for other in blocks(home.path()) {
+        fs::remove_file(other).expect("remove");
+    }
+    fs::write(&block, kept).expect("write");
+    let mut twin = Twin { store: open(home.path()), vectors, rng, next };
+    assert!(twin.recall_at_10(Effort::Normal) > 0.99);
+}
+
+#[test]
 fn memories_of_many_windows_and_equal_vectors_give_as_many_answers_as_were_asked_for() {
     let home = folder();
     let store = open(home.path());

@@ -6,7 +6,8 @@ use super::{Check, Depth};
 use crate::error::{ErrorKind, Result};
 use crate::index::{Block, list_blocks};
 
-const MADE_ANEW: &str = "an index block is derived: `check --repair`, or the next recall, makes it anew";
+const MADE_ANEW: &str =
+    "an index block is derived: `check --repair` takes it away, and recall makes another one";
 
 impl Check {
     /// Every block in the folder: its header and graph, and in a deep check its vectors.

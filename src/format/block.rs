@@ -103,6 +103,8 @@ pub(crate) struct BlockHeader {
     /// Counts up with every block of the store.
     pub(crate) generation: u64,
     pub(crate) position: BlockPosition,
+    /// The highest generation of a segment when it was made: later ones may lack records that it would need.
+    pub(crate) log_generation: u64,
     pub(crate) model: ModelNumber,
     /// SHA-256 of the payload of the op that registered the model.
     pub(crate) model_sha256: [u8; 32],
@@ -236,6 +238,7 @@ impl BlockHeader {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
         bytes.extend_from_slice(&self.shape.file_len().to_le_bytes());
+        bytes.extend_from_slice(&self.log_generation.to_le_bytes());
         bytes.resize(TABLE_OFFSET, 0);
         for section in &self.sections {
             bytes.extend_from_slice(&(section.kind as u16).to_le_bytes());
@@ -324,6 +327,7 @@ impl BlockHeader {
                 last_offset: u64_at(64),
                 last_checksum: u32_at(72),
             },
+            log_generation: u64_at(160),
             model: ModelNumber(u32_at(76)),
             model_sha256: *head[80..].first_chunk().expect("within the header"),
             memories: u32_at(124),
@@ -350,6 +354,7 @@ mod tests {
             store_id: [3; 16],
             generation: 4,
             position,
+            log_generation: 6,
             model: ModelNumber(2),
             model_sha256: [5; 32],
             memories: 900,

@@ -52,6 +52,8 @@ pub(crate) struct VectorIndex {
     /// Rows of the block that count no more.
     gone: RoaringBitmap,
     live: LiveRows,
+    /// Whether the log since the block does not say all that has changed.
+    is_outdated: bool,
 }
 
 /// The memories nearest to a query.
@@ -74,7 +76,13 @@ impl VectorIndex {
         if dimensions == 0 || dimensions as usize > DIMENSIONS_MAX {
             return Err(invalid(format!("a vector has 1 to {DIMENSIONS_MAX} dimensions, not {dimensions}")));
         }
-        Ok(Self { dimensions, block, gone: RoaringBitmap::new(), live: LiveRows::new(dimensions) })
+        Ok(Self {
+            dimensions,
+            block,
+            gone: RoaringBitmap::new(),
+            live: LiveRows::new(dimensions),
+            is_outdated: false,
+        })
     }
 
     /// Dimensions of each vector.
@@ -104,6 +112,7 @@ impl VectorIndex {
         let lacks_graph =
             rows > EXACT_ROWS_MAX && self.block.as_ref().is_some_and(|block| block.graph().is_none());
         lacks_graph
+            || self.is_outdated
             || self.live.row_count() >= LIVE_MAX.min(LIVE_MIN.max(rows as usize / LIVE_SHARE))
             || (self.gone.len() >= LIVE_MIN as u64 && self.gone.len() * GONE_SHARE > u64::from(rows))
     }
@@ -129,6 +138,20 @@ impl VectorIndex {
     pub(crate) fn remove(&mut self, key: MemoryKey) {
         self.leave(key);
         self.live.remove(key);
+    }
+
+    /// Keeps of the block only memories that are among these, whose keys ascend. The log since the block does not say
+    /// which are gone, so that a new one is due.
+    pub(crate) fn retain(&mut self, keys: impl Iterator<Item = MemoryKey>) {
+        let Some(block) = &self.block else { return };
+        let mut keys = keys.peekable();
+        for (row, key) in (0..).zip(block.keys()) {
+            while keys.next_if(|next| next.0 < *key).is_some() {}
+            if keys.peek().is_none_or(|next| next.0 != *key) {
+                self.gone.insert(row);
+            }
+        }
+        self.is_outdated = true;
     }
 
     /// The block's rows of this memory count no more.
@@ -409,6 +432,7 @@ mod tests {
             store_id: [1; 16],
             generation: 1,
             position: BlockPosition::default(),
+            log_generation: 0,
             model: ModelNumber(1),
             model_sha256: [2; 32],
             dimensions: DIMENSIONS as u32,

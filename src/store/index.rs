@@ -287,6 +287,18 @@ impl Inner {
         let view = catalog.view();
         let segments = self.log.segments();
         let changed = changed_since(&self.place, &segments.all(), from, view.position().tail.last_seq)?;
+        if vectors
+            .index
+            .block()
+            .is_some_and(|(block, _)| block.header().log_generation < segments.newest_generation())
+        {
+            let mut keys = Vec::new();
+            view.for_each_vector(*number, MemoryKey(0), |key, _| {
+                keys.push(key);
+                ControlFlow::Continue(())
+            })?;
+            vectors.index.retain(keys.into_iter());
+        }
         let mut reader = VectorReader { segments, place: &self.place, open: None };
         for key in changed {
             vectors.index.remove(key);
@@ -426,6 +438,7 @@ impl Inner {
             return Ok(());
         };
         let position = block_position(view.position());
+        let log_generation = self.log.segments().newest_generation();
         drop((view, standing));
         let rows = writer.finish()?;
 
@@ -461,6 +474,7 @@ impl Inner {
             store_id: self.store_id,
             generation: newest + 1,
             position,
+            log_generation,
             model: *number,
             model_sha256: model_sha256(&op),
             dimensions: identity.dimensions,

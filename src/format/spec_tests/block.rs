@@ -23,6 +23,7 @@ fn header() -> BlockHeader {
             last_offset: 0x4142_4344_4546_4748,
             last_checksum: 0x5152_5354,
         },
+        log_generation: 0x7172_7374_7576_7778,
         model: ModelNumber(0x6162_6364),
         model_sha256: std::array::from_fn(|i| 0xC0 + i as u8),
         memories: 0x0101,
@@ -80,7 +81,8 @@ fn a_block_header_is_laid_out_as_in_its_tables() {
         ("unread", "4", header.unread.to_le_bytes().to_vec()),
         ("reserved", "4", vec![0; 4]),
         ("file_len", "8", shape.file_len().to_le_bytes().to_vec()),
-        ("reserved", "96", vec![0; 96]),
+        ("log_generation", "8", header.log_generation.to_le_bytes().to_vec()),
+        ("reserved", "88", vec![0; 88]),
         ("section_table", "3836", section_table),
         ("checksum", "4", crc32fast::hash(&bytes[..4092]).to_le_bytes().to_vec()),
     ];

@@ -122,6 +122,7 @@ fn expand(first: u8, input: &mut Input<'_>) -> Vec<u8> {
         store_id: [9; 16],
         generation: 1,
         position: BlockPosition { last_seq: 1, ..BlockPosition::default() },
+        log_generation: 0,
         model: ModelNumber(1),
         model_sha256: [7; 32],
         memories: rows,
