@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::error::{Durability, ErrorKind};
 use crate::fs::faulty::{Call, FaultyDisk};
-use crate::memory::Remember;
+use crate::memory::{Degraded, Recall, Remember};
 
 fn options(home: &Path, disk: FaultyDisk) -> Options {
     Options::at(home).model(ModelSpec::None).background_embedding(false).disk(Arc::new(disk))
@@ -107,4 +107,55 @@ fn reads_and_writes_go_on_while_a_checkpoint_waits_for_the_disk() {
         checkpoint
     });
     checkpoint.join().expect("no panic").expect("a checkpoint");
+}
+
+/// Thirty memories with vectors, all of them in an index block that is searched.
+fn indexed(options: Options) -> Store {
+    let store = Store::open(options).expect("open");
+    let group = (0..30).map(|n| Remember::new(format!("memory {n}")).vector([1.0, n as f32, -3.0]));
+    store.remember_many(group.collect()).expect("remember");
+    store.build_index(false, &mut |_| {}).expect("build");
+    store
+}
+
+#[test]
+fn vectors_that_rot_in_a_block_are_noticed_behind_the_calls() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let store = indexed(Options::at(home.path()).model(ModelSpec::None).alone());
+    let mut verified = 0;
+    store.inner.verify_block(&mut verified);
+    assert_eq!(verified, 1);
+    let block = home.path().join("store/index/0000000001.mvec");
+    let file = std::fs::OpenOptions::new().write(true).open(&block).expect("open");
+    // In the codes, which are not read when a block is opened.
+    std::os::unix::fs::FileExt::write_all_at(&file, &[77], 4100).expect("write");
+    let ask = || store.recall(Recall::by_vector([1.0, 5.0, -3.0]).topk(1)).expect("recall");
+    assert!(ask().degraded.is_empty());
+    store.inner.verify_block(&mut 0);
+    assert!(!block.exists());
+    let answer = ask();
+    assert_eq!(answer.results[0].text, "memory 5", "from the log");
+    assert_eq!(answer.degraded, [Degraded::IndexDamaged]);
+    store.build_index(false, &mut |_| {}).expect("build");
+    assert!(ask().degraded.is_empty());
+}
+
+#[test]
+fn a_disk_without_room_for_a_block_costs_no_answer_and_is_told() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (disk, plan) = FaultyDisk::new(Call::Rename, io::ErrorKind::StorageFull);
+    let store = Store::open(options(home.path(), disk)).expect("open");
+    let group = (0..30).map(|n| Remember::new(format!("memory {n}")).vector([1.0, n as f32, -3.0]));
+    store.remember_many(group.collect()).expect("remember");
+    plan.arm(1, 1);
+    let error = store.build_index(false, &mut |_| {}).expect_err("full");
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(store.stats().expect("stats").index.problem.is_some());
+    let answer = store.recall(Recall::by_vector([1.0, 5.0, -3.0]).topk(1)).expect("recall");
+    assert_eq!(answer.results[0].text, "memory 5");
+    let left: Vec<_> = std::fs::read_dir(home.path().join("store/index")).expect("folder").collect();
+    assert!(left.is_empty(), "{left:?}");
+    store.build_index(false, &mut |_| {}).expect("there is room");
+    let stats = store.stats().expect("stats").index;
+    assert_eq!((stats.rows, stats.problem), (30, None));
 }
