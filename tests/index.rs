@@ -333,6 +333,32 @@ fn a_purged_vector_is_in_no_block() {
 }
 
 #[test]
+fn a_lost_block_of_a_large_store_is_made_anew_before_the_first_answer() {
+    let home = folder();
+    let mut twin = Twin::new(home.path(), 12);
+    twin.remember(10_500);
+    let Twin { store, vectors, rng, next } = twin;
+    store.close().expect("close");
+    for block in blocks(home.path()) {
+        fs::remove_file(block).expect("remove");
+    }
+    let mut twin = Twin { store: open(home.path()), vectors, rng, next };
+    assert!(twin.recall_at_10(Effort::Normal) > 0.99);
+    let stats = twin.store.stats().expect("stats").index;
+    assert_eq!((stats.rows, stats.live), (10_500, 0), "not all in memory: {stats:?}");
+    // One that is only read makes no files, and finds everything all the same.
+    let Twin { store, vectors, rng, next } = twin;
+    store.close().expect("close");
+    for block in blocks(home.path()) {
+        fs::remove_file(block).expect("remove");
+    }
+    let store = Store::open(Options::at(home.path()).model(ModelSpec::None).read_only(true)).expect("open");
+    let mut twin = Twin { store, vectors, rng, next };
+    assert!(twin.recall_at_10(Effort::Normal) > 0.99);
+    assert_eq!(blocks(home.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn what_was_forgotten_and_compacted_away_takes_no_answers_place() {
     let home = folder();
     let mut twin = Twin::new(home.path(), 11);

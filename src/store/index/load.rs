@@ -11,7 +11,7 @@ use super::{Found, ModelVectors};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::block::BlockPosition;
-use crate::format::op::{MemoryKey, Op, OpKind, Vectors};
+use crate::format::op::{MemoryKey, ModelNumber, Op, OpKind, Vectors};
 use crate::format::record::Location;
 use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::fs::DiskFile;
@@ -56,7 +56,8 @@ impl Inner {
                     Err(error) => return Err(error),
                 }
             }
-            if catalog.view().count_with_vectors(*number)? > LIVE_MAX as u64 && self.can_make_blocks() {
+            if catalog.view().count_with_vectors(*number)? > LIVE_MAX as u64 && self.can_make_blocks(*number)
+            {
                 return Ok(Found::Block);
             }
             let index = VectorIndex::new(identity.dimensions, None)?;
@@ -67,10 +68,12 @@ impl Inner {
         Ok(Found::Loaded)
     }
 
-    /// Whether a thread makes blocks here, and has no trouble with it.
-    pub(super) fn can_make_blocks(&self) -> bool {
+    /// Whether a thread makes blocks of this model here, and has no trouble with it.
+    fn can_make_blocks(&self, number: ModelNumber) -> bool {
         let has_failed = lock(&self.indexing.state).failed.is_some();
-        self.follow && !self.read_only && !has_failed
+        // Whoever asks under a model that was given up meanwhile would wait for ever.
+        let is_active = self.models.active().is_some_and(|(active, _)| active == number);
+        self.follow && !self.read_only && is_active && !has_failed
     }
 
     /// Waits until the indexing thread has tried to make the block that is to be loaded.
