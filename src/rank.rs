@@ -1,7 +1,7 @@
 //! Fusion: from what the words and the vectors say, to one order of memories.
 //!
 //! Pure: scores in, ranks out. In hybrid mode the score is the weighted sum of both kinds of evidence, each
-//! scaled to 0..1 over the memories in scope, and scaled itself so that the best memory has 1:
+//! scaled to 0..1 over the memories given, and scaled itself so that the best memory has 1:
 //!
 //! - Words: BM25 divided by the best BM25. A memory that shares no word with the query has 0; it need not be
 //!   given.
@@ -38,8 +38,9 @@ pub(crate) struct Ranked {
 /// The best `topk` memories by the evidence that the mode asks for: best first, of equally good ones the
 /// newest.
 ///
-/// `texts` has the BM25 of every memory in scope that shares a word with the query, `cosines` the cosine of
-/// every memory in scope that has a vector; both in any order, each memory once.
+/// `texts` has the BM25 of every memory in scope that shares a word with the query; `cosines` the cosines of the
+/// nearest memories in scope, of those in `texts`, and of enough others to say how far the farthest are. Both in
+/// any order, each memory once.
 pub(crate) fn rank(
     mode: Mode,
     texts: Vec<(MemoryKey, f32)>,

@@ -36,7 +36,7 @@ const LIVE_SHARE: usize = 10;
 /// ... but not for fewer than this.
 const LIVE_MIN: usize = 1000;
 /// A graph is not extended but made anew when more than this part of its rows is gone.
-const GONE_SHARE: u64 = 4;
+pub(crate) const GONE_SHARE: u64 = 4;
 /// A walk through a graph takes about as long as scoring so many rows one after the other.
 const WALK_ROWS: f64 = 6250.0;
 /// Rows whose cosines stand for those of all.
@@ -315,6 +315,10 @@ impl VectorIndex {
 
     /// The rows in memory of these memories, in ascending order.
     fn live_rows(&self, keys: &[MemoryKey]) -> Vec<u32> {
+        // Most of the time everything is in the block, and each key would be looked up for nothing.
+        if self.live.len() == 0 {
+            return Vec::new();
+        }
         let mut rows: Vec<u32> = keys.iter().flat_map(|key| self.live.rows_of(*key)).collect();
         rows.sort_unstable();
         rows

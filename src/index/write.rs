@@ -7,12 +7,16 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{block_path, remove_if_there};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::block::{
-    BLOCK_HEADER_LEN, BLOCK_ROWS_MAX, BlockHeader, BlockPosition, BlockShape, SECTION_ALIGN, Section,
-    SectionKind,
+    BLOCK_ROWS_MAX, BlockHeader, BlockPosition, BlockShape, LEVELS_MAX, ROW_ALIGN, Section, SectionKind,
+    stride,
 };
 use crate::format::op::{MemoryKey, ModelNumber};
 use crate::fs::{Access, Disk, DiskFile, Mapped};
-use crate::vector::{Graph, Rows, halve, quantize};
+use crate::vector::kernels::CODE_LANE;
+use crate::vector::{Graph, Rows, halve, link, quantize};
+
+// What the file says of rows and graphs is what searches and builders take for granted.
+const _: () = assert!(ROW_ALIGN == CODE_LANE && LEVELS_MAX == link::LEVELS_MAX);
 
 /// Bytes that are written at once.
 const WRITE_LEN: usize = 1 << 20;
@@ -84,7 +88,7 @@ impl<'a> RowWriter<'a> {
             codes: Appender::new(disk.open(&scratch.paths[0], Access::CreateNew)?),
             halves: Appender::new(disk.open(&scratch.paths[1], Access::CreateNew)?),
             scratch,
-            stride: crate::format::block::stride(dimensions),
+            stride: stride(dimensions),
             keys: Vec::new(),
             scales: Vec::new(),
             memories: 0,
@@ -98,7 +102,7 @@ impl<'a> RowWriter<'a> {
     /// What the disk says; [`ErrorKind::TooLarge`] for more rows than a block may have.
     pub(crate) fn push(&mut self, key: MemoryKey, vectors: &[f32], dimensions: usize) -> Result<()> {
         let (mut codes, mut halves) = (Vec::new(), Vec::new());
-        self.begin(key)?;
+        self.begin(key);
         for vector in vectors.chunks_exact(dimensions) {
             codes.clear();
             halves.clear();
@@ -109,12 +113,12 @@ impl<'a> RowWriter<'a> {
         Ok(())
     }
 
-    /// Adds rows of a memory as another block, or the live rows, have them.
+    /// Adds rows of a memory as another block has them.
     ///
     /// # Errors
     /// As [`Self::push`].
     pub(crate) fn copy(&mut self, key: MemoryKey, from: Rows<'_>, rows: std::ops::Range<u32>) -> Result<()> {
-        self.begin(key)?;
+        self.begin(key);
         for row in rows {
             let values = row as usize * self.stride..(row as usize + 1) * self.stride;
             self.push_row(key, &from.codes[values.clone()], from.scales[row as usize], &from.halves[values])?;
@@ -132,10 +136,9 @@ impl<'a> RowWriter<'a> {
         self.unread += 1;
     }
 
-    fn begin(&mut self, key: MemoryKey) -> Result<()> {
+    fn begin(&mut self, key: MemoryKey) {
         assert!(self.keys.last().is_none_or(|last| *last < key.0), "keys ascend");
         self.memories += 1;
-        Ok(())
     }
 
     fn push_row(&mut self, key: MemoryKey, codes: &[i8], scale: f32, halves: &[u16]) -> Result<()> {
@@ -250,10 +253,7 @@ impl WrittenRows<'_> {
             shape,
             sections,
         };
-        let header = header.encode();
-        debug_assert_eq!(header.len(), BLOCK_HEADER_LEN);
-        debug_assert!((BLOCK_HEADER_LEN as u64).is_multiple_of(SECTION_ALIGN));
-        file.write_at(&header, 0)
+        file.write_at(&header.encode(), 0)
     }
 }
 

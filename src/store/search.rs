@@ -9,7 +9,7 @@ use super::apply::is_healed_by_rebuild;
 use super::index::{Found, ModelVectors};
 use crate::catalog::Catalog;
 use crate::error::Result;
-use crate::format::op::{MemoryKey, Op, Vectors};
+use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
 use crate::log::Committed;
 use crate::memory::Memory;
 use crate::scope::Deadline;
@@ -53,6 +53,13 @@ impl<T> Loading<T> {
     fn at(&mut self, key: MemoryKey) -> Option<&mut T> {
         let next = self.next;
         self.index.as_mut().filter(|_| next.is_none_or(|next| key < next))
+    }
+}
+
+impl Loading<ModelVectors> {
+    /// The vectors of this model, when all are loaded.
+    pub(super) fn of(&self, model: ModelNumber) -> Option<&ModelVectors> {
+        self.index.as_ref().filter(|vectors| self.next.is_none() && vectors.model == model)
     }
 }
 
@@ -134,10 +141,7 @@ impl Inner {
     ) -> Result<RwLockReadGuard<'_, Search>> {
         let is_loaded = |search: &Search| {
             (!text || search.text.is_complete())
-                && model.is_none_or(|(model, _)| {
-                    search.vectors.is_complete()
-                        && search.vectors.index.as_ref().is_some_and(|vectors| vectors.model == *model)
-                })
+                && model.is_none_or(|(model, _)| search.vectors.of(*model).is_some())
         };
         self.catch_up()?;
         let mut healed = false;

@@ -102,9 +102,9 @@ impl Inner {
         let mut applying = self.applying();
         let catalog = self.apply_committed(&mut applying)?;
         let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-        let is_loaded = search.vectors.is_complete()
-            && search.vectors.index.as_ref().is_some_and(|vectors| vectors.model == model.0);
-        if !is_loaded && let Some(block) = self.find_block(model, &catalog)? {
+        if search.vectors.of(model.0).is_none()
+            && let Some(block) = self.find_block(model, &catalog)?
+        {
             search.vectors = Loading::complete(self.with_block(block, model, &catalog)?);
         }
         Ok(())
@@ -176,7 +176,7 @@ impl Inner {
             })?;
             vectors.index.retain(keys.into_iter());
         }
-        let mut reader = VectorReader { segments, place: &self.place, open: None };
+        let mut reader = VectorReader::new(segments, &self.place, *number, identity.dimensions);
         for key in changed {
             vectors.index.remove(key);
             if let Some(location) = view.vector_location(key, *number)? {
@@ -191,15 +191,7 @@ impl ModelVectors {
     /// Takes what was read of a memory's vectors.
     fn take(&mut self, key: MemoryKey, read: Result<Vectors>) -> Result<()> {
         match read {
-            Ok(vectors)
-                if vectors.model == self.model && vectors.dimensions as usize == self.index.dimensions() =>
-            {
-                self.index.insert(key, &vectors.values)
-            }
-            Ok(_) => {
-                self.unread += 1;
-                Ok(())
-            }
+            Ok(vectors) => self.index.insert(key, &vectors.values),
             Err(error) => {
                 tracing::error!(%error, key = key.0, "a vector cannot be read");
                 self.unread += 1;
@@ -221,7 +213,8 @@ impl Loading<ModelVectors> {
         let vectors = self.index.as_mut().expect("the caller has made it");
         let view = catalog.view();
         let total = view.count_with_vectors(vectors.model)?;
-        let mut reader = VectorReader { segments, place, open: None };
+        let dimensions = u32::try_from(vectors.index.dimensions()).expect("dimensions are limited");
+        let mut reader = VectorReader::new(segments, place, vectors.model, dimensions);
         let mut from = self.next.unwrap_or(MemoryKey(0));
         loop {
             self.next = Some(from);
@@ -291,14 +284,27 @@ fn changed_since(
     Ok(changed)
 }
 
-/// Reads vectors from records of the log, one open file at a time.
+/// Reads vectors of one model from records of the log, one open file at a time.
 pub(super) struct VectorReader<'a> {
-    pub(super) segments: &'a SegmentMap,
-    pub(super) place: &'a log::Place,
-    pub(super) open: Option<(u64, u64, Box<dyn DiskFile>)>,
+    segments: &'a SegmentMap,
+    place: &'a Place,
+    model: ModelNumber,
+    dimensions: u32,
+    open: Option<(u64, u64, Box<dyn DiskFile>)>,
 }
 
-impl VectorReader<'_> {
+impl<'a> VectorReader<'a> {
+    pub(super) fn new(
+        segments: &'a SegmentMap,
+        place: &'a Place,
+        model: ModelNumber,
+        dimensions: u32,
+    ) -> Self {
+        Self { segments, place, model, dimensions, open: None }
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when no whole record with vectors of the model is there, and what the disk says.
     pub(super) fn read(&mut self, location: Location) -> Result<Vectors> {
         if self.open.as_ref().is_none_or(|(number, ..)| *number != location.segment) {
             let segment = self.segments.find(location.segment).ok_or_else(|| {
@@ -310,7 +316,9 @@ impl VectorReader<'_> {
         }
         let (_, epoch, file) = self.open.as_ref().expect("just opened");
         let (_, op) = log::read_record(&**file, *epoch, location)?;
-        let vectors = op.vectors().cloned();
-        vectors.ok_or_else(|| Error::corrupt(file.path(), location.offset, "the record has no vectors"))
+        let fits = |vectors: &&Vectors| vectors.model == self.model && vectors.dimensions == self.dimensions;
+        let vectors = op.vectors().filter(fits).cloned();
+        let what = "the record has no vectors of the model";
+        vectors.ok_or_else(|| Error::corrupt(file.path(), location.offset, what))
     }
 }

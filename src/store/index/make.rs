@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::block::BlockPosition;
 use crate::format::manifest::TailV1;
 use crate::format::op::{MemoryKey, ModelNumber, Op};
-use crate::index::{Block, EXACT_ROWS_MAX, Origin, RowWriter, list_blocks, remove_if_there};
+use crate::index::{Block, EXACT_ROWS_MAX, GONE_SHARE, Origin, RowWriter, list_blocks, remove_if_there};
 use crate::store::models::Numbered;
 use crate::store::search::{LOAD_ROWS, Loading};
 use crate::store::{Inner, Layout, Progress, lock};
@@ -85,8 +85,7 @@ impl Inner {
         for _ in 0..2 {
             let is_due = {
                 let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
-                let loaded = search.vectors.index.as_ref();
-                match loaded.filter(|loaded| search.vectors.is_complete() && loaded.model == model.0) {
+                match search.vectors.of(model.0) {
                     Some(loaded) => {
                         loaded.index.is_due() || (due == Due::Asked && !loaded.index.is_all_in_block())
                     }
@@ -146,8 +145,8 @@ impl Inner {
         // What was never searched before is first put where it can be scanned.
         let wants_graph = count > EXACT_ROWS_MAX && former.is_some();
         let graph = if wants_graph {
-            let gone = kept.iter().filter(|row| **row == NONE).count();
-            let is_worth_extending = !remake && gone * 4 <= kept.len();
+            let gone = kept.iter().filter(|row| **row == NONE).count() as u64;
+            let is_worth_extending = !remake && gone * GONE_SHARE <= kept.len() as u64;
             let block = former.as_ref().map(|(block, _)| block);
             let extended = block
                 .filter(|_| is_worth_extending)
@@ -196,9 +195,8 @@ impl Inner {
     /// The block that is searched now, with its rows that count no more.
     pub(super) fn present_block(&self, number: ModelNumber) -> Option<(Arc<Block>, roaring::RoaringBitmap)> {
         let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
-        let vectors = search.vectors.index.as_ref().filter(|vectors| vectors.model == number)?;
-        let (block, gone) = vectors.index.block()?;
-        search.vectors.is_complete().then(|| (Arc::clone(block), gone.clone()))
+        let (block, gone) = search.vectors.of(number)?.index.block()?;
+        Some((Arc::clone(block), gone.clone()))
     }
 
     /// Writes the vectors that the view names, in order of keys, and says which row each row of the former block has
@@ -214,7 +212,7 @@ impl Inner {
     ) -> Result<Option<Vec<u32>>> {
         let total = view.count_with_vectors(*number)?;
         let mut kept = vec![NONE; former.map_or(0, |(block, _)| block.row_count() as usize)];
-        let mut reader = VectorReader { segments: self.log.segments(), place: &self.place, open: None };
+        let mut reader = VectorReader::new(self.log.segments(), &self.place, *number, identity.dimensions);
         let (mut done, mut result) = (0, Ok(true));
         view.for_each_vector(*number, MemoryKey(0), |key, location| {
             if done % LOAD_ROWS as u64 == 0 {
@@ -236,13 +234,7 @@ impl Inner {
                     }
                 }
                 match reader.read(location) {
-                    Ok(vectors) if vectors.model == *number && vectors.dimensions == identity.dimensions => {
-                        writer.push(key, &vectors.values, vectors.dimensions as usize)
-                    }
-                    Ok(_) => {
-                        writer.skip();
-                        Ok(())
-                    }
+                    Ok(vectors) => writer.push(key, &vectors.values, vectors.dimensions as usize),
                     Err(error) if error.kind() == ErrorKind::Corrupt => {
                         tracing::error!(%error, key = key.0, "a vector cannot be read");
                         writer.skip();
@@ -272,7 +264,7 @@ impl Inner {
         drop((search, applying));
         let mut state = lock(&self.indexing.state);
         state.damaged = false;
-        state.remake = false;
+        state.is_remade |= std::mem::take(&mut state.remake);
         state.watch = Watch::default();
         state.attempts += 1;
         drop(state);
@@ -287,11 +279,10 @@ impl Inner {
             return Ok(());
         };
         let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
-        let is_quick = search.vectors.is_complete()
-            && search.vectors.index.as_ref().is_some_and(|vectors| {
-                let rows = vectors.index.block().map_or(0, |(block, _)| block.row_count());
-                rows as usize + vectors.index.live_count() <= EXACT_ROWS_MAX as usize
-            });
+        let is_quick = search.vectors.of(model.0).is_some_and(|vectors| {
+            let rows = vectors.index.block().map_or(0, |(block, _)| block.row_count());
+            rows as usize + vectors.index.live_count() <= EXACT_ROWS_MAX as usize
+        });
         drop(search);
         if is_quick { self.make_blocks(&model, Due::Perhaps, &|| false, &|_, _| {}) } else { Ok(()) }
     }

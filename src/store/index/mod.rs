@@ -82,6 +82,8 @@ struct State {
     damaged: bool,
     /// Whether the present graph is to be made anew.
     remake: bool,
+    /// It was: vectors that no builder's graph serves well must not keep a core busy for ever.
+    is_remade: bool,
     watch: Watch,
 }
 
@@ -143,6 +145,7 @@ impl Store {
         inner.make_blocks(&model, due, &|| false, &tell)
     }
 }
+
 impl Inner {
     /// Whether a block was damaged and there is no other one yet.
     pub(super) fn index_is_damaged(&self) -> bool {

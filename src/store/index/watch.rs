@@ -138,9 +138,14 @@ impl Inner {
             watch.expected += exact.memories.len() as u64;
             watch.found += found.min(exact.memories.len()) as u64;
             if watch.compared >= WATCH_MIN && watch.recall().is_some_and(|recall| recall < RECALL_MIN) {
-                tracing::warn!(recall = watch.recall(), "the graph finds too little and is made anew");
-                state.remake = true;
+                tracing::warn!(recall = watch.recall(), "the graph finds too little");
                 state.watch = Watch::default();
+                if !state.is_remade {
+                    state.remake = true;
+                    drop(state);
+                    // This thread itself looks once more what is due.
+                    self.wake_indexer();
+                }
             }
         }
     }

@@ -2,7 +2,8 @@
 //! written nor read, as a damaged one makes it panic, abort or end the process.
 //!
 //! It holds numbers of rows where its users hold vectors, and asks us for their distance, so that it works on our
-//! codes and copies no vectors. What else it takes is some kilobytes a row.
+//! codes, of which it has a copy: it is freed on a thread that outlives the rows. What else it takes is some kilobytes
+//! a row.
 
 use anndists::dist::Distance;
 use hnsw_rs::anndists;

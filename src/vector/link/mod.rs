@@ -18,7 +18,7 @@ pub(crate) use hnsw::{HnswRs, taken_out};
 pub(crate) use linker::Linker;
 
 /// Levels that a graph has at most; so many would be for more rows than can be numbered.
-const LEVELS_MAX: usize = 16;
+pub(crate) const LEVELS_MAX: usize = 16;
 
 /// A graph in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
