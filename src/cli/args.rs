@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
-    check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs, export::ExportArgs, forget::ForgetArgs,
-    get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs,
-    reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
+    check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs, eval::EvalArgs, export::ExportArgs,
+    forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs,
+    recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs, stats::StatsArgs,
+    update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -117,6 +118,9 @@ brought back.")]
     Demo(DemoArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
+    /// Measure recall over a data set
+    #[command(hide = true)]
+    Eval(EvalArgs),
 }
 
 /// How an answer is printed.
@@ -156,7 +160,7 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     before: Option<String>,
     /// At least this important, 0 to 1
-    #[arg(long, short = 's', alias = "min-score", value_name = "0..1", allow_negative_numbers = true)]
+    #[arg(long, short = 's', value_name = "0..1", allow_negative_numbers = true)]
     min_importance: Option<f64>,
 }
 
@@ -272,7 +276,7 @@ mod tests {
     #[test]
     fn a_filter_is_made_of_its_options() {
         let Command::List(list) = command(
-            "list -t a,b, --tags x --tags-all c -c col --source so --session se --since @5 --before 1d --min-score 0.5",
+            "list -t a,b, --tags x --tags-all c -c col --source so --session se --since @5 --before 1d --min-importance 0.5",
         ) else {
             panic!("a list");
         };

@@ -7,6 +7,7 @@
 mod apply;
 mod compact;
 mod embedding;
+mod evidence;
 mod heal;
 mod index;
 mod models;
@@ -38,12 +39,12 @@ use crate::error::Result;
 use crate::fs::{DiskFile, RealDisk};
 use crate::home::{Home, HomeInputs, locate};
 use crate::log::{Log, Place, SEGMENT_LEN_MAX, Segment};
-use crate::memory::{List, Memory};
+use crate::memory::{Language, List, Memory};
 
 pub use compact::Compacted;
 pub use embedding::Embedded;
 pub use heal::Healed;
-pub use index::{IndexBuilder, IndexStats};
+pub use index::{IndexBuilder, IndexStats, TextStats};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
 pub use stats::{CacheStats, Stats};
@@ -57,6 +58,9 @@ pub(crate) use open::Layout;
 use recall::AnswerCache;
 use search::Search;
 use staged::Pending;
+
+/// After which time half of what a memory has for being new is gone.
+const RECENCY_HALF_LIFE_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -80,6 +84,9 @@ pub struct Options {
     damaged: BTreeSet<PathBuf>,
     read_only: bool,
     index_builder: IndexBuilder,
+    recency_half_life: Option<Duration>,
+    language: Language,
+    aliases: Vec<(String, String)>,
     segment_len_max: u64,
 }
 
@@ -103,6 +110,9 @@ impl Options {
             damaged: BTreeSet::new(),
             read_only: false,
             index_builder: IndexBuilder::default(),
+            recency_half_life: Some(RECENCY_HALF_LIFE_DEFAULT),
+            language: Language::default(),
+            aliases: Vec::new(),
             segment_len_max: SEGMENT_LEN_MAX,
         }
     }
@@ -112,7 +122,14 @@ impl Options {
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) when the configuration names no model.
     pub fn of(home: &Home) -> Result<Self> {
-        Ok(Self::at(&home.path).model(home.model()?).models_dir(home.models_dir()))
+        let search = &home.config.search;
+        let half_life = Duration::from_secs(86_400 * u64::from(search.recency_half_life_days));
+        let options = Self::at(&home.path)
+            .model(home.model()?)
+            .models_dir(home.models_dir())
+            .language(search.language)
+            .recency_half_life((!half_life.is_zero()).then_some(half_life));
+        Ok(search.aliases.iter().fold(options, |options, (alias, name)| options.alias(alias, name)))
     }
 
     /// Whether a store is made when there is none. Otherwise that is an error of kind
@@ -193,6 +210,26 @@ impl Options {
         self
     }
 
+    /// After which time half of what a memory has for being new is gone, 30 days by default; `None` when age does not
+    /// count. It decides only between memories that answer about as well.
+    pub fn recency_half_life(mut self, half_life: Option<Duration>) -> Self {
+        self.recency_half_life = half_life;
+        self
+    }
+
+    /// The language of texts in Latin letters, English by default. With another one than before the text index is made
+    /// anew.
+    pub fn language(mut self, language: Language) -> Self {
+        self.language = language;
+        self
+    }
+
+    /// Another name of a speaker: a question that says `alias` means what `name` has said. Letters' case does not matter.
+    pub fn alias(mut self, alias: impl Into<String>, name: impl Into<String>) -> Self {
+        self.aliases.push((alias.into(), name.into()));
+        self
+    }
+
     /// Another disk, for tests and their doors.
     pub(crate) fn disk(mut self, disk: Arc<dyn crate::fs::Disk>) -> Self {
         self.disk = disk;
@@ -267,6 +304,11 @@ struct Inner {
     /// Index blocks that are made, and what is known of the present one.
     indexing: Indexing,
     index_builder: IndexBuilder,
+    /// In seconds.
+    recency_half_life: Option<f32>,
+    language: Language,
+    /// For each alias, as names are compared, the name.
+    aliases: HashMap<String, String>,
     /// Whether threads behind the calls follow the log.
     follow: bool,
     /// Whether nothing is written: what recovery had to change is in memory only.
@@ -291,8 +333,10 @@ struct BackgroundState {
     embed: bool,
     /// The indexing thread is to look what is due.
     index: bool,
-    /// Somebody waits for a block.
+    /// Somebody waits for an index block.
     index_asked: bool,
+    /// Somebody waits for a text block.
+    text_asked: bool,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
