@@ -9,7 +9,7 @@ use crate::memory::{DIMENSIONS_MAX, METADATA_LEN_MAX};
 use crate::time;
 
 /// Most tags that are read of one memory, repeats and blanks included; far fewer may stay.
-const TAGS_READ_MAX: usize = 4096;
+pub(super) const TAGS_READ_MAX: usize = 4096;
 /// Longest unknown key that is kept for the report, in characters.
 const UNKNOWN_CHARS_MAX: usize = 64;
 /// Most unknown keys of one memory that are kept for the report.

@@ -5,19 +5,16 @@ use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::{ImportItem, read_json};
+use super::{ImportItem, ids, read_json};
 use crate::error::{Error, Result};
-use crate::memory::{MemoryId, Remember};
+use crate::memory::Remember;
 use crate::store::{OnConflict, Outcome, Progress, Store};
 
 /// Memories that are stored as one atomic group.
 const GROUP_MEMORIES: usize = 4096;
 /// Bytes of text that are stored as one atomic group.
 const GROUP_TEXT_LEN: usize = 8 << 20;
-/// Bytes of the hash that names a memory without an id.
-const MADE_ID_LEN: usize = 8;
 
 /// What became of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -114,14 +111,7 @@ fn named(item: ImportItem) -> (Remember, Vec<String>) {
     let notes = item.notes.iter().map(ToString::to_string).collect();
     let mut remember = item.remember;
     if remember.id.is_none() {
-        let mut hash = Sha256::new();
-        for part in [&remember.collection, &remember.session_id, &remember.source, &remember.text] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        hash.update(remember.timestamp.unwrap_or_default().to_le_bytes());
-        let id: String = hash.finalize()[..MADE_ID_LEN].iter().map(|byte| format!("{byte:02x}")).collect();
-        remember.id = Some(MemoryId::new(id).expect("hex digits are an id"));
+        remember.id = Some(ids::made(&remember));
     }
     (remember, notes)
 }

@@ -10,11 +10,14 @@
 
 mod export;
 mod fields;
+mod ids;
 mod import;
 mod input;
 mod json;
 mod jsonl;
+mod repair;
 mod shape;
+pub(crate) mod sqlite;
 
 use std::collections::BTreeMap;
 use std::fmt;
