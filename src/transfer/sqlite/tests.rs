@@ -317,7 +317,8 @@ fn a_journal_cannot_make_sqlite_delete_a_file() {
     let name = victim.to_str().expect("UTF-8").as_bytes();
     // A header for no pages, then the record that names a super-journal.
     let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
-    for field in [0_u32, 1, 2, 512, 4096] {
+    let pages = u32::try_from(fs::metadata(&path).expect("a file").len() / 4096).expect("few");
+    for field in [0_u32, 1, pages, 512, 4096] {
         journal.extend(field.to_be_bytes());
     }
     journal.resize(512, 0);
