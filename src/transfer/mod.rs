@@ -8,6 +8,7 @@
 //! input cannot be read twice; the caller first spools it into an unnamed temporary file, which costs disk instead
 //! of memory and leaves nothing behind after a crash.
 
+mod claude_mem;
 mod export;
 mod fields;
 mod ids;
@@ -15,9 +16,18 @@ mod import;
 mod input;
 mod json;
 mod jsonl;
+mod lines;
+mod markdown;
+mod mcp;
+mod mem0;
+mod objects;
+mod recognise;
 mod repair;
 mod shape;
+mod sink;
 pub(crate) mod sqlite;
+mod values;
+mod vectors;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,9 +35,12 @@ use std::fmt;
 use serde::Serialize;
 
 pub use export::{ExportHead, write_json, write_jsonl};
-pub use import::Imported;
+pub use import::{ImportOptions, ImportStage, Imported};
 pub use json::{ImportItem, JsonImport, import_json, read_json};
-pub use jsonl::{JsonlMemory, JsonlReader, LINE_LEN_MAX, check_jsonl};
+pub use jsonl::{JsonlMemory, JsonlReader, check_jsonl};
+pub use lines::LINE_LEN_MAX;
+pub use recognise::ImportFormat;
+pub use vectors::MemoryVectors;
 
 use crate::error::Error;
 

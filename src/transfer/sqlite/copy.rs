@@ -31,6 +31,7 @@ const SIDE_SUFFIXES: [&str; 2] = ["-wal", "-journal"];
 
 /// What becomes of a path that is a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the other one is for a memory.db that stands where ours should be")]
 pub(crate) enum Links {
     /// It is followed: the user named it.
     Follow,
@@ -40,6 +41,7 @@ pub(crate) enum Links {
 
 /// What becomes of a write-ahead log or a journal beside the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the other one is for a memory.db that stands where ours should be")]
 pub(crate) enum SideFiles {
     /// It belongs to the database and holds its newest changes.
     Read,

@@ -8,7 +8,6 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use serde::Serialize;
 
 use super::guard::sqlite_error;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,9 +32,8 @@ pub(crate) enum DatabaseKind {
 }
 
 /// How old a store of the original is, as far as its tables tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Generation {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Generation {
     /// Versions 0.1 and 0.2.0: the table of the memories, and the words only where they were searched for.
     G0,
     /// Before 0.2.1: with a table of the schema's version.
@@ -97,6 +95,18 @@ pub(super) fn of(connection: &Connection, name: &Path) -> Result<DatabaseKind> {
         return Ok(DatabaseKind::ClaudeMem);
     }
     Ok(DatabaseKind::Other)
+}
+
+/// Refuses what is no plain table under this name.
+pub(super) fn expect_plain(connection: &Connection, name: &Path, table: &'static str) -> Result<()> {
+    match Schema::read(connection, name)?.entries.get(table) {
+        Some(entry) if entry.is_plain() => Ok(()),
+        Some(entry) => {
+            Err(Error::new(ErrorKind::Refused, format!("`{table}` is {}, not a plain table", entry.shape()))
+                .at(name))
+        }
+        None => Err(Error::new(ErrorKind::Invalid, format!("there is no table `{table}`")).at(name)),
+    }
 }
 
 /// Columns of a table, by name in lower case.

@@ -19,7 +19,7 @@ use crate::memory::{MemoryId, Remember};
 use crate::time;
 
 /// Numbers of one embedding of the original.
-pub(crate) const EMBEDDING_DIMENSIONS: usize = 384;
+pub(super) const EMBEDDING_DIMENSIONS: usize = 384;
 /// Bytes of one embedding of the original: little-endian float32.
 const EMBEDDING_LEN: usize = 4 * EMBEDDING_DIMENSIONS;
 /// How far the square of an embedding's length may be from 1. The original's are within 2e-7.
@@ -35,6 +35,7 @@ pub(crate) struct DatabaseItem {
     /// Its number in the database, counted from 1, left out ones included.
     pub(crate) index: u64,
     /// The row it stands in.
+    #[allow(dead_code, reason = "for a memory.db that was edited by hand")]
     pub(crate) rowid: i64,
     /// The memory. It always has an id, and no vector.
     pub(crate) remember: Remember,

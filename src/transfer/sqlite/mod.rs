@@ -4,21 +4,21 @@
 //! its journal still holds, through a [connection that nothing in it can use](guard), and its rows stream out as
 //! memories. Nothing of the sqlite-vec extension is needed: the vectors of its tables stand in the memories, too.
 
-mod copy;
+pub(crate) mod copy;
 mod guard;
 mod kind;
 mod memories;
+mod rows;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-pub(crate) use copy::{CopyOptions, DATABASE_LEN_MAX, Links, SideFiles};
+pub(crate) use copy::CopyOptions;
 pub(crate) use guard::MAGIC;
 pub(crate) use kind::DatabaseKind;
-pub use kind::Generation;
-pub(crate) use memories::{DatabaseItem, DatabaseRead, EMBEDDING_DIMENSIONS};
+pub(crate) use memories::{DatabaseItem, DatabaseRead};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,6 +31,7 @@ pub(crate) struct Database {
     name: PathBuf,
     // Closed before the folder of the copy goes.
     connection: Connection,
+    #[allow(dead_code, reason = "it holds the folder of the copy, which goes with it")]
     copy: PrivateCopy,
     kind: DatabaseKind,
     /// Whether the table of the memories was checked. Nobody changes the copy.
@@ -58,13 +59,9 @@ impl Database {
     }
 
     /// The open copy, for tables that only the caller knows. It can be read and not written.
+    #[allow(dead_code, reason = "for a memory.db of ours that somebody put back")]
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
-    }
-
-    /// Bytes of the database and of its side files.
-    pub(crate) fn len(&self) -> u64 {
-        self.copy.len()
     }
 
     /// Rows of the table of memories.
@@ -90,6 +87,18 @@ impl Database {
             self.is_checked.set(true);
         }
         memories::read(&self.connection, &self.name, each)
+    }
+
+    /// Gives the rows of a table of another program to `each`, as objects, in the order in which they were stored.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when it is no plain table, [`ErrorKind::Corrupt`]; an error of `each` ends the reading.
+    pub(crate) fn rows(
+        &self,
+        table: &'static str,
+        each: &mut dyn FnMut(serde_json::Map<String, serde_json::Value>) -> Result<()>,
+    ) -> Result<()> {
+        rows::read(&self.connection, &self.name, table, each)
     }
 
     fn expect_memories(&self) -> Result<()> {

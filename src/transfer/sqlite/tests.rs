@@ -9,6 +9,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::tests::{FIXTURE, SECRET, said};
+use super::copy::{Links, SideFiles};
+use super::kind::Generation;
+use super::memories::EMBEDDING_DIMENSIONS;
 use super::*;
 use crate::memory::{Duplicates, MemoryId, Remember};
 
