@@ -44,6 +44,7 @@ use crate::memory::{List, Memory};
 pub use compact::Compacted;
 pub use embedding::Embedded;
 pub use heal::Healed;
+pub use import::MemoryVectors;
 pub(crate) use import::{Given, Incoming};
 pub use index::{IndexBuilder, IndexStats};
 pub use prove::{Proof, ProofState};

@@ -4,9 +4,9 @@ use serde::de::{MapAccess, SeqAccess};
 use serde_json::{Map, Value};
 
 use super::shape::{Any, Context, Field, Problems, Scalar, Shape};
-use super::vectors::MemoryVectors;
 use crate::error::{Error, ErrorKind};
 use crate::memory::{DIMENSIONS_MAX, METADATA_LEN_MAX};
+use crate::store::MemoryVectors;
 use crate::time;
 
 /// Most tags that are read of one memory, repeats and blanks included; far fewer may stay.

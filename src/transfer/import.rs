@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::markdown::Files;
 use super::sink::{Each, Item, Report, Sink, Times};
 use super::sqlite::{CopyOptions, Database, DatabaseKind};
-use super::{ImportFormat, JsonlReader, UnknownKeys, claude_mem, mcp, mem0, read_json};
+use super::{ImportFormat, ImportItem, JsonlReader, UnknownKeys, claude_mem, mcp, mem0, read_json};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::store::{Given, Incoming, OnConflict, Outcome, Progress, Store};
 
@@ -27,6 +27,9 @@ const GROUP_MEMORIES_MAX: usize = 65_536;
 const MEMORY_OVERHEAD_LEN: usize = 160;
 /// Bytes of a vector in the log besides its numbers.
 const VECTORS_OVERHEAD_LEN: usize = 32;
+/// Memories of one time that are put into the order in which they were stored, and bytes of their texts.
+const RUN_MEMORIES_MAX: usize = 65_536;
+const RUN_TEXT_LEN_MAX: usize = 16 << 20;
 /// How many memories pass between two reports of progress.
 const REPORT_INTERVAL: u64 = 256;
 /// Most notes that are kept; the others are only counted.
@@ -255,12 +258,44 @@ fn read_database(database: &Database, each: &mut Each<'_>) -> Result<Report> {
 
 fn read_original(file: &File, each: &mut Each<'_>) -> Result<Report> {
     let mut sink = Sink::new(Times::Expected, each);
-    let summary = read_json(file, &mut |item| sink.push_repaired(item))?;
+    let mut run = Run::default();
+    let summary = read_json(file, &mut |item| {
+        if !run.goes_on_with(&item) {
+            run.give(&mut sink)?;
+        }
+        run.len += item.remember.text.len();
+        run.items.push(item);
+        Ok(())
+    })?;
+    run.give(&mut sink)?;
     for note in summary.notes {
         sink.note(note.what);
     }
     note_unknown(&mut sink, &summary.unknown_keys, "memory");
     Ok(sink.finish())
+}
+
+/// Memories of one time that follow each other. The original writes the newest first, and of one time the one that was
+/// stored last: they are given in the order in which they were stored, so that an export shows them as this one does.
+#[derive(Default)]
+struct Run {
+    items: Vec<ImportItem>,
+    len: usize,
+}
+
+impl Run {
+    fn goes_on_with(&self, item: &ImportItem) -> bool {
+        let last = self.items.last().and_then(|last| last.remember.timestamp);
+        last.is_some()
+            && last == item.remember.timestamp
+            && self.items.len() < RUN_MEMORIES_MAX
+            && self.len < RUN_TEXT_LEN_MAX
+    }
+
+    fn give(&mut self, sink: &mut Sink<'_, '_>) -> Result<()> {
+        self.len = 0;
+        self.items.drain(..).rev().try_for_each(|item| sink.push_repaired(item))
+    }
 }
 
 fn read_lines(file: &File, each: &mut Each<'_>) -> Result<Report> {
@@ -269,7 +304,7 @@ fn read_lines(file: &File, each: &mut Each<'_>) -> Result<Report> {
     while let Some(mut fields) = reader.next_fields()? {
         let line = reader.line();
         let given = match fields.vectors.take() {
-            Some(vectors) => Some(vectors.given()),
+            Some(vectors) => Some(Given::Exact(Box::new(vectors))),
             None => fields.vector.take().map(Given::Own),
         };
         sink.push(&|| format!("line {line}"), fields, given)?;
@@ -427,8 +462,8 @@ fn stored_len(incoming: &Incoming) -> usize {
     let vectors = match &incoming.given {
         None => 0,
         Some(Given::Original(vector) | Given::Own(vector)) => VECTORS_OVERHEAD_LEN + 4 * vector.len(),
-        Some(Given::Exact { windows, .. }) => {
-            VECTORS_OVERHEAD_LEN + windows.iter().map(|window| 4 * window.len()).sum::<usize>()
+        Some(Given::Exact(vectors)) => {
+            VECTORS_OVERHEAD_LEN + vectors.windows.iter().map(|window| 4 * window.len()).sum::<usize>()
         }
     };
     MEMORY_OVERHEAD_LEN

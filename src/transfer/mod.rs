@@ -27,20 +27,18 @@ mod shape;
 mod sink;
 pub(crate) mod sqlite;
 mod values;
-mod vectors;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-pub use export::{ExportHead, write_json, write_jsonl};
+pub use export::{ExportHead, write_json, write_jsonl, write_jsonl_with_vectors};
 pub use import::{ImportOptions, ImportStage, Imported};
 pub use json::{ImportItem, JsonImport, import_json, read_json};
 pub use jsonl::{JsonlMemory, JsonlReader, check_jsonl};
 pub use lines::LINE_LEN_MAX;
 pub use recognise::ImportFormat;
-pub use vectors::MemoryVectors;
 
 use crate::error::Error;
 

@@ -113,7 +113,7 @@ fn import(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) ->
     };
     let options =
         ImportOptions::default().format(format).on_conflict(args.on_conflict.into()).dry_run(args.dry_run);
-    let (_, store) = session::open(context)?;
+    let store = session::open_for_import(context)?;
     let imported = {
         let mut bars = Bars::default();
         let mut listener = |stage, done: crate::Progress| bars.show(context.out, stage, done);
