@@ -425,3 +425,56 @@ fn the_first_start_offers_what_the_original_left() {
     let output = user.output(["remember", "something else"]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains(offer), "there is a store now: {output:?}");
 }
+
+/// Starts an import and kills it after a while; what the store has then.
+fn killed_import(user: &User, file: &str, after: std::time::Duration) -> u64 {
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_memento-kv"))
+        .args(["import", file, "--no-embed"])
+        .env_clear()
+        .env("HOME", user.path(""))
+        .env("MEMENTO_HOME", user.home())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it can be run");
+    std::thread::sleep(after);
+    let _ = program.kill();
+    program.wait().expect("it ends");
+    user.count()
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_all_of_a_file_or_nothing() {
+    let source = User::new();
+    let file = source.write("m.jsonl", lines(20_000));
+    for step in 0..12 {
+        let user = User::new();
+        let count =
+            killed_import(&user, file.to_str().expect("UTF-8"), std::time::Duration::from_millis(60 * step));
+        assert!(count == 0 || count == 20_000, "after {step} steps there are {count}");
+    }
+}
+
+#[test]
+fn an_import_of_several_groups_that_is_killed_is_finished_by_repeating_it() {
+    /// Texts of 1 MiB that fit one group beside their ids and labels.
+    const GROUP: u64 = 23;
+    const ALL: u64 = 50;
+    let source = User::new();
+    let line = |i: u64| {
+        format!(
+            "{{\"id\":\"m{i}\",\"timestamp\":{i},\"text\":\"{}\"}}\n",
+            format!("word{i:04} ").repeat(116_508)
+        )
+    };
+    let file = source.write("m.jsonl", (0..ALL).map(line).collect::<String>());
+    let file = file.to_str().expect("UTF-8");
+    for step in [4, 8, 12, 16] {
+        let user = User::new();
+        let count = killed_import(&user, file, std::time::Duration::from_millis(100 * step));
+        assert!(count == ALL || count.is_multiple_of(GROUP), "after {step} steps there are {count}");
+        let again = user.json(["import", file, "--no-embed", "--json"]);
+        assert_eq!((again["groups"].as_u64(), again["unchanged"].as_u64()), (Some(3), Some(count)));
+        assert_eq!(user.count(), ALL);
+    }
+}
