@@ -1,5 +1,7 @@
 //! From the global options to an open store.
 
+use std::path::Path;
+
 use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
@@ -66,10 +68,14 @@ pub(crate) fn open(context: &Context<'_>) -> Result<(Home, Store)> {
     Ok((home, store))
 }
 
-/// As [`open`], for whoever imports already.
-pub(crate) fn open_for_import(context: &Context<'_>) -> Result<Store> {
+/// As [`open`], for whoever imports already. With a folder, no store is made: an empty one in that folder is opened
+/// when there is none.
+pub(crate) fn open_for_import(context: &Context<'_>, nowhere: Option<&Path>) -> Result<Store> {
     let home = home(context)?;
-    opened(context, options(context, &home)?)
+    match nowhere {
+        Some(folder) if !home.has_store() => Store::open(Options::at(folder).background_embedding(false)),
+        _ => opened(context, options(context, &home)?),
+    }
 }
 
 /// Before a store is made: tells where the original left memories, and how they come in. Nothing comes in by itself.
@@ -96,9 +102,9 @@ fn import_offer(home: &Home) -> Option<String> {
 }
 
 /// A path as a person may type it: with `~`, unless that needs quotes.
-fn shown(path: &std::path::Path) -> String {
+fn shown(path: &Path) -> String {
     let short = std::env::home_dir().filter(|home| home.parent().is_some());
-    match short.and_then(|home| path.strip_prefix(home).ok().map(std::path::Path::to_owned)) {
+    match short.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
         Some(rest) => format!("~/{}", rest.display()),
         None => path.display().to_string(),
     }

@@ -15,7 +15,9 @@ use serde::Serialize;
 use super::markdown::Files;
 use super::sink::{Each, Item, Report, Sink, Times};
 use super::sqlite::{CopyOptions, Database, DatabaseKind};
-use super::{ImportFormat, ImportItem, JsonlReader, UnknownKeys, claude_mem, mcp, mem0, read_json};
+use super::{
+    ImportFormat, ImportItem, JsonlReader, NOTES_MAX, UnknownKeys, claude_mem, mcp, mem0, read_json,
+};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::store::{Given, Incoming, OnConflict, Outcome, Progress, Store};
 
@@ -32,8 +34,6 @@ const RUN_MEMORIES_MAX: usize = 65_536;
 const RUN_TEXT_LEN_MAX: usize = 16 << 20;
 /// How many memories pass between two reports of progress.
 const REPORT_INTERVAL: u64 = 256;
-/// Most notes that are kept; the others are only counted.
-const NOTES_MAX: usize = 10_000;
 
 /// How a file is imported.
 #[derive(Clone, Debug, Default)]

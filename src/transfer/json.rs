@@ -494,7 +494,7 @@ mod tests {
         let text = format!(r#"[{{"text":"a","tags":{tags:?}}}]"#);
         let (items, _) = read(text.as_bytes()).expect("repaired");
         assert_eq!(items[0].remember.tags, tags[..TAGS_MAX]);
-        assert_eq!(items[0].remember.metadata["more_tags"], serde_json::json!([long, "64"]));
+        assert_eq!(items[0].remember.metadata["more_tags"], serde_json::json!(["64", long]));
         assert_eq!(items[0].notes[1].what, "2 of its tags do not fit and are in its metadata as `more_tags`");
     }
 

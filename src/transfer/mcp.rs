@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::lines::{Lines, next_object};
 use super::sink::{Each, Report, Sink, Times};
-use super::values::{take_text, take_texts};
+use super::values::take_text;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn read<R: BufRead>(input: R, each: &mut Each<'_>) -> Result<Report> {
@@ -38,10 +38,7 @@ fn push(sink: &mut Sink<'_, '_>, place: &dyn Fn() -> String, mut object: Map<Str
             let kind = take_text(&mut object, "entityType");
             let observations = match object.remove("observations") {
                 None | Some(Value::Null) => Vec::new(),
-                Some(list @ Value::Array(_)) => {
-                    let mut holder = Map::from_iter([("observations".to_owned(), list)]);
-                    take_texts(&mut holder, "observations").unwrap_or_default()
-                }
+                Some(Value::Array(observations)) => observations,
                 Some(_) => return Err(bad("`observations` is no list")),
             };
             let head = match &kind {
@@ -53,6 +50,9 @@ fn push(sink: &mut Sink<'_, '_>, place: &dyn Fn() -> String, mut object: Map<Str
                 return sink.push(place, fields(head, kind.as_slice(), metadata), None);
             }
             for observation in observations {
+                let Value::String(observation) = observation else {
+                    return Err(bad("an observation is no text"));
+                };
                 let text = format!("{head}: {observation}");
                 sink.push(place, fields(text, kind.as_slice(), metadata.clone()), None)?;
             }
@@ -125,6 +125,10 @@ mod tests {
             (
                 "{\"type\":\"entity\",\"name\":\"hunter2\",\"observations\":\"hunter2\"}",
                 "line 2: `observations` is no list",
+            ),
+            (
+                "{\"type\":\"entity\",\"name\":\"hunter2\",\"observations\":[{\"x\":\"hunter2\"}]}",
+                "line 2: an observation is no text",
             ),
             ("[\"hunter2\"]", "line 2: this is no object"),
             ("{\"hunter2", "line 2: column 9: EOF"),

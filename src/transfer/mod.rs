@@ -44,6 +44,8 @@ use crate::error::Error;
 
 /// Most different unknown keys that are remembered by name.
 const UNKNOWN_NAMES_MAX: usize = 32;
+/// Most notes about one file that are kept.
+const NOTES_MAX: usize = 10_000;
 
 /// What an import changed in a memory, or noticed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -189,6 +191,21 @@ mod tests {
             memory.metadata = metadata;
             memory
         })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_of_another_form_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            start in prop::sample::select(vec![
+                "", "[{\"memory\":\"a\"},", "{\"results\":[", "{\"observations\":[{\"facts\":", "{\"type\":\"entity\",\"name\":",
+            ]),
+        ) {
+            let bytes = [start.as_bytes(), &bytes].concat();
+            let _ = mem0::read(bytes.as_slice(), &mut |_| Ok(()));
+            let _ = claude_mem::read(bytes.as_slice(), &mut |_| Ok(()));
+            let _ = mcp::read(bytes.as_slice(), &mut |_| Ok(()));
+        }
     }
 
     #[test]

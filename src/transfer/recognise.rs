@@ -63,6 +63,12 @@ impl ImportFormat {
         if metadata.is_dir() {
             return Ok(Self::Markdown);
         }
+        // Looking into a pipe would take away what it holds.
+        if !metadata.is_file() {
+            return Err(Error::new(ErrorKind::Invalid, "this is no plain file")
+                .at(path)
+                .hint("a pipe can be given as standard input, with `-`"));
+        }
         let mut start = Vec::new();
         File::open(path)
             .and_then(|file| file.take(LOOK_LEN).read_to_end(&mut start))

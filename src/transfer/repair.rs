@@ -4,6 +4,8 @@
 //! tags that do not fit are taken off, and both are kept whole in the metadata. Every change is a note. What cannot be
 //! repaired (no text, too long a text, an unusable id or time) is an error.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
@@ -60,19 +62,17 @@ fn fitting_tags(
     extra: &mut Map<String, Value>,
     note: &mut dyn FnMut(String),
 ) -> Result<Vec<String>> {
-    let mut short = Vec::with_capacity(tags.len());
+    let mut clean: Vec<String> = Vec::with_capacity(tags.len().min(TAGS_MAX));
     let mut more = Vec::new();
+    let mut known = BTreeSet::new();
     for tag in tags {
         let tag = without_controls(tag);
-        if tag.trim().len() > TAG_LEN_MAX { more.push(tag) } else { short.push(tag) }
-    }
-    let mut clean: Vec<String> = Vec::with_capacity(short.len());
-    for tag in short.iter().map(|tag| tag.trim()).filter(|tag| !tag.is_empty()) {
-        match clean.iter().any(|have| have == tag) {
-            false if clean.len() < TAGS_MAX => clean.push(tag.to_owned()),
-            false if !more.iter().any(|have| have == tag) => more.push(tag.to_owned()),
-            _ => {}
+        let tag = tag.trim();
+        if tag.is_empty() || !known.insert(tag.to_owned()) {
+            continue;
         }
+        let fits = tag.len() <= TAG_LEN_MAX && clean.len() < TAGS_MAX;
+        if fits { clean.push(tag.to_owned()) } else { more.push(tag.to_owned()) }
     }
     if more.is_empty() && clean != tags {
         note(format!("tags were cleaned of blanks and repeats, {} became {}", tags.len(), clean.len()));

@@ -4,7 +4,7 @@ use super::fields::Fields;
 use super::ids::{self, Ids};
 use super::repair::repaired;
 use super::values::shrink;
-use super::{ImportItem, Note, placed};
+use super::{ImportItem, NOTES_MAX, Note, placed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::MemoryId;
 use crate::store::{Given, Incoming};
@@ -137,12 +137,16 @@ impl<'a, 'b> Sink<'a, 'b> {
     pub(super) fn leave_out(&mut self, what: String) {
         self.report.left_out += 1;
         let index = self.report.memories + self.report.left_out;
-        self.report.notes.push(Note { index, what });
+        if self.report.notes.len() < NOTES_MAX {
+            self.report.notes.push(Note { index, what });
+        }
     }
 
     /// Says something about the file as a whole.
     pub(super) fn note(&mut self, what: String) {
-        self.report.notes.push(Note { index: 0, what });
+        if self.report.notes.len() < NOTES_MAX {
+            self.report.notes.push(Note { index: 0, what });
+        }
     }
 
     pub(super) fn finish(self) -> Report {

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::TAGS_READ_MAX;
 use crate::memory::{METADATA_LEN_MAX, check_metadata};
 use crate::time;
 
@@ -30,7 +29,7 @@ pub(super) fn take_texts(object: &mut Map<String, Value>, key: &str) -> Option<V
         Value::Array(items) => of_list(items),
         Value::String(text) => match serde_json::from_str(&text) {
             Ok(Value::Array(items)) => of_list(items),
-            _ => text.split(',').take(TAGS_READ_MAX).map(str::to_owned).collect(),
+            _ => text.split(',').map(str::to_owned).collect(),
         },
         _ => return None,
     };
@@ -40,7 +39,6 @@ pub(super) fn take_texts(object: &mut Map<String, Value>, key: &str) -> Option<V
 fn of_list(items: Vec<Value>) -> Vec<String> {
     items
         .into_iter()
-        .take(TAGS_READ_MAX)
         .filter_map(|item| match item {
             Value::String(text) => Some(text),
             Value::Number(number) => Some(number.to_string()),

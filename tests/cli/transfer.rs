@@ -339,6 +339,20 @@ fn what_another_program_wrote_is_told_by_its_content() {
 }
 
 #[test]
+fn an_import_reads_a_pipe() {
+    let user = User::new();
+    let pipe = user.path("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).expect("a pipe");
+    let writer = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::write(pipe, "{\"text\":\"through a pipe\",\"timestamp\":5}\n"))
+    };
+    let imported = user.json(["import", pipe.to_str().expect("UTF-8"), "--json"]);
+    writer.join().expect("no panic").expect("written");
+    assert_eq!((imported["format"].as_str(), imported["imported"].as_u64()), (Some("jsonl"), Some(1)));
+}
+
+#[test]
 fn an_importance_out_of_range_is_clamped_and_the_same_text_is_reported() {
     let user = User::new();
     user.remember(["the sky is blue", "--id", "mine"]);

@@ -1,6 +1,7 @@
 //! `import`: memories from the original, from this program and from others.
 
 use std::fmt::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -98,8 +99,14 @@ impl From<ConflictArg> for OnConflict {
 
 pub(crate) fn run(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
     if args.file == Path::new("-") {
-        let spooled = spooled_stdin(context.out)?;
+        let spooled = spooled(|file| input::spool_stdin(file, context.out))?;
         return import(spooled.path(), Path::new(STDIN_NAME), args, context);
+    }
+    let is_pipe = fs::metadata(&args.file).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+    if is_pipe {
+        let mut pipe = File::open(&args.file).map_err(|error| Error::io("open", &args.file, error))?;
+        let spooled = spooled(|file| input::spool(&mut pipe, &args.file, file))?;
+        return import(spooled.path(), &args.file, args, context);
     }
     import(&args.file, &args.file, args, context)
 }
@@ -113,7 +120,11 @@ fn import(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) ->
     };
     let options =
         ImportOptions::default().format(format).on_conflict(args.on_conflict.into()).dry_run(args.dry_run);
-    let store = session::open_for_import(context)?;
+    // What is only looked at makes no store: without one, an empty one somewhere else stands for it.
+    let nowhere = args.dry_run.then(tempfile::tempdir).transpose();
+    let nowhere =
+        nowhere.map_err(|error| Error::io("make a temporary folder", &std::env::temp_dir(), error))?;
+    let store = session::open_for_import(context, nowhere.as_ref().map(tempfile::TempDir::path))?;
     let imported = {
         let mut bars = Bars::default();
         let mut listener = |stage, done: crate::Progress| bars.show(context.out, stage, done);
@@ -147,11 +158,11 @@ impl Bars {
     }
 }
 
-/// Standard input in a file with a name, which the library reads more than once. It goes when it is dropped.
-fn spooled_stdin(out: &Output) -> Result<tempfile::NamedTempFile> {
+/// What cannot be read twice, in a file with a name. It goes when it is dropped.
+fn spooled(fill: impl FnOnce(&mut File) -> Result<()>) -> Result<tempfile::NamedTempFile> {
     let made = tempfile::NamedTempFile::new();
     let mut file = made.map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
-    input::spool_stdin(file.as_file_mut(), out)?;
+    fill(file.as_file_mut())?;
     Ok(file)
 }
 

@@ -203,7 +203,7 @@ impl Schema {
         let mut rows = indexes.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let statement = text(row.get_ref(0).map_err(failed)?);
-            let is_plain = statement.matches('(').count() <= 1 && !has_word(&statement, "where");
+            let is_plain = bare(&statement).matches('(').count() <= 1 && !has_word(&statement, "where");
             if !is_plain {
                 return refused("an index of `memories` is made of expressions".to_owned());
             }
@@ -238,14 +238,70 @@ fn has_all(columns: &[String], wanted: &[&str]) -> bool {
     wanted.iter().all(|wanted| columns.iter().any(|column| column == wanted))
 }
 
-/// Whether a statement has this word, wherever it stands. A name or a comment counts as well, which only refuses more.
+/// Whether a statement has this word outside of comments, names in quotes and literals.
 fn has_word(statement: &str, wanted: &str) -> bool {
-    statement.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word.eq_ignore_ascii_case(wanted))
+    bare(statement)
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|word| word.eq_ignore_ascii_case(wanted))
+}
+
+/// A statement with blanks in the place of comments and of all that stands in quotes.
+fn bare(statement: &str) -> String {
+    let mut bare = String::with_capacity(statement.len());
+    let mut rest = statement;
+    while let Some(at) = rest.find(['-', '/', '\'', '"', '`', '[']) {
+        bare.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (open, close) = if rest.starts_with("--") {
+            (2, "\n")
+        } else if rest.starts_with("/*") {
+            (2, "*/")
+        } else {
+            match rest.as_bytes()[0] {
+                b'\'' => (1, "'"),
+                b'"' => (1, "\""),
+                b'`' => (1, "`"),
+                b'[' => (1, "]"),
+                _ => {
+                    bare.push_str(&rest[..1]);
+                    rest = &rest[1..];
+                    continue;
+                }
+            }
+        };
+        // A doubled quote ends one text and begins the next, which comes to the same.
+        let len = rest[open..].find(close).map_or(rest.len(), |end| open + end + close.len());
+        bare.push(' ');
+        rest = &rest[len..];
+    }
+    bare + rest
 }
 
 fn text(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_in_comments_and_quotes_do_not_count() {
+        for (statement, expected) in [
+            ("CREATE TABLE t (a, CHECK (a > 1))", true),
+            (
+                "CREATE TABLE t (a /* check */, -- check\n \"check\", [check], `check` DEFAULT 'it''s check')",
+                false,
+            ),
+            ("CREATE TABLE t (a DEFAULT 'x' --'\n CHECK(1))", true),
+            ("CREATE TABLE t (a - 1 / 2 check)", true),
+            ("CREATE TABLE t (checked)", false),
+            ("CREATE TABLE t (a 'check", false),
+        ] {
+            assert_eq!(has_word(statement, "check"), expected, "{statement}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row};
 use super::super::fields::{Fields, TAGS_READ_MAX};
 use super::super::ids::{self, Ids};
 use super::super::repair::repaired;
-use super::super::{Note, placed};
+use super::super::{NOTES_MAX, Note, placed};
 use super::guard::sqlite_error;
 use super::kind;
 use crate::error::{Error, ErrorKind, Result};
@@ -115,7 +115,9 @@ pub(super) fn read(
             }
             Err(why) => {
                 found.left_out += 1;
-                found.notes.push(Note { index, what: format!("row {rowid} was left out: {why}") });
+                if found.notes.len() < NOTES_MAX {
+                    found.notes.push(Note { index, what: format!("row {rowid} was left out: {why}") });
+                }
             }
         }
     }
@@ -160,6 +162,7 @@ fn item(row: &Row<'_>, index: u64, rowid: i64) -> Result<Result<DatabaseItem, St
         return Ok(Err("it has no text".to_owned()));
     };
     let id = self::text("id", column("id")?, &mut note).filter(|id| MemoryId::check(id).is_ok());
+    let tags = self::text("tags", column("tags")?, &mut note);
     let fields = Fields {
         id: id.clone(),
         text: Some(text),
@@ -167,10 +170,7 @@ fn item(row: &Row<'_>, index: u64, rowid: i64) -> Result<Result<DatabaseItem, St
         source: self::text("source", column("source")?, &mut note),
         session_id: self::text("session_id", column("session_id")?, &mut note),
         importance: importance(column("importance")?, &mut note),
-        tags: match self::text("tags", column("tags")?, &mut note) {
-            Some(tags) => Some(split(&tags, &mut note)),
-            None => None,
-        },
+        tags: tags.map(|tags| split(&tags, &mut note)),
         collection: self::text("collection", column("collection")?, &mut note),
         ..Fields::default()
     };
