@@ -492,3 +492,64 @@ fn an_import_of_several_groups_that_is_killed_is_finished_by_repeating_it() {
         assert_eq!(user.count(), ALL);
     }
 }
+
+#[test]
+fn a_database_of_claude_mem_comes_in_although_it_has_triggers() {
+    let user = User::new();
+    let file = user.path("claude-mem.db");
+    rusqlite::Connection::open(&file)
+        .and_then(|connection| {
+            connection.execute_batch(
+                "PRAGMA journal_mode = WAL;
+                 CREATE TABLE observations (id INTEGER PRIMARY KEY AUTOINCREMENT, memory_session_id TEXT NOT NULL,
+                   project TEXT NOT NULL, text TEXT, type TEXT NOT NULL, title TEXT, subtitle TEXT, facts TEXT, narrative TEXT,
+                   concepts TEXT, created_at TEXT NOT NULL, created_at_epoch INTEGER NOT NULL);
+                 CREATE TABLE session_summaries (id INTEGER PRIMARY KEY, memory_session_id TEXT NOT NULL, project TEXT NOT NULL,
+                   request TEXT, learned TEXT, created_at_epoch INTEGER NOT NULL);
+                 CREATE VIRTUAL TABLE observations_fts USING fts5(title, content='observations', content_rowid='id');
+                 CREATE TRIGGER observations_ai AFTER INSERT ON observations BEGIN
+                   INSERT INTO observations_fts(rowid, title) VALUES (new.id, new.title); END;
+                 INSERT INTO observations (memory_session_id, project, type, title, facts, concepts, created_at, created_at_epoch)
+                   VALUES ('s1', 'p', 'decision', 'Postgres for billing', '[\"invoices need transactions\"]', '[\"trade-off\"]',
+                   '2026-02-17T12:00:00.000Z', 1771329600000);
+                 INSERT INTO session_summaries VALUES (1, 's1', 'p', 'Choose a database', NULL, 1771329700000);",
+            )
+        })
+        .expect("a database");
+    let imported = user.json(["import", file.to_str().expect("UTF-8"), "--json"]);
+    assert_eq!((&imported["origin"], &imported["imported"]), (&json!("a database of claude-mem"), &json!(2)));
+    let list = user.json(["list", "--oldest"]);
+    assert_eq!(
+        texts(&list),
+        ["Postgres for billing\n- invoices need transactions", "Request: Choose a database"]
+    );
+    assert_eq!(
+        (&list[0]["tags"], &list[0]["timestamp"]),
+        (&json!(["trade-off", "decision"]), &json!(1_771_329_600))
+    );
+}
+
+#[test]
+fn an_import_on_a_full_disk_stores_nothing_and_succeeds_later() {
+    let user = User::new();
+    user.remember(["something", "--id", "first"]);
+    let line =
+        |i: u32| format!("{{\"id\":\"m{i}\",\"timestamp\":{i},\"text\":\"{}\"}}\n", "word ".repeat(200_000));
+    let file = user.write("m.jsonl", (0..20).map(line).collect::<String>());
+    let file = file.to_str().expect("UTF-8");
+    // In blocks of 512 or 1024 bytes: too little for the group, enough for all that is there.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 10000; exec {} import {file} --no-embed",
+        env!("CARGO_BIN_EXE_memento-kv")
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .env_clear()
+        .env("HOME", user.path(""))
+        .env("MEMENTO_HOME", user.home())
+        .output()
+        .expect("it can be run");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert_eq!(user.count(), 1, "all or nothing");
+    assert_eq!(user.json(["import", file, "--no-embed", "--json"])["imported"], 20);
+}
