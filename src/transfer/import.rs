@@ -456,8 +456,7 @@ fn stored_len(incoming: &Incoming) -> usize {
     let metadata = if remember.metadata.is_empty() {
         0
     } else {
-        // Lists and numbers take more room in the log than as JSON.
-        3 * serde_json::to_vec(&remember.metadata).map_or(0, |json| json.len())
+        serde_json::to_vec(&remember.metadata).map_or(0, |json| json.len())
     };
     let vectors = match &incoming.given {
         None => 0,
