@@ -104,7 +104,7 @@ Examples:
 Happens by itself when more than a third of the log is dead. What is compacted away cannot be
 brought back.")]
     Compact,
-    /// Bring in the JSON export of the original Memento, or memories as JSONL
+    /// Bring in memories of the original Memento, of this program, or of others
     Import(ImportArgs),
     /// Write all memories as JSON or JSONL
     Export(ExportArgs),

@@ -191,7 +191,7 @@ fn memory() -> impl Strategy<Value = Memory> {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Insert(u64, Memory),
+    Insert(u64, Box<Memory>),
     Remove(u64),
     /// Everything goes into columns.
     Store,
@@ -200,7 +200,7 @@ enum Change {
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![
-        6 => (0..20u64, memory()).prop_map(|(key, memory)| Change::Insert(key, memory)),
+        6 => (0..20u64, memory()).prop_map(|(key, memory)| Change::Insert(key, Box::new(memory))),
         3 => (0..20u64).prop_map(Change::Remove),
         1 => Just(Change::Store),
         1 => Just(Change::Sweep),
@@ -217,7 +217,7 @@ proptest! {
             match change {
                 Change::Insert(key, memory) => {
                     index.insert(MemoryKey(key), &memory);
-                    memories.insert(key, memory);
+                    memories.insert(key, *memory);
                 }
                 Change::Remove(key) => {
                     prop_assert_eq!(index.remove(MemoryKey(key)), memories.remove(&key).is_some());

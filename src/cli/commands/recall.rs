@@ -152,9 +152,7 @@ impl RecallArgs {
 
 /// The answer of a store that is not there.
 fn nothing_yet() -> Answer {
-    let mut answer = Answer::default();
-    answer.reason = Some(Reason::EmptyStore);
-    answer
+    Answer { reason: Some(Reason::EmptyStore), ..Answer::default() }
 }
 
 /// An answer with what was packed of it.
