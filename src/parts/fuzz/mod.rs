@@ -20,6 +20,7 @@ pub mod record;
 pub mod row;
 pub mod segment;
 mod stored;
+pub mod text_block;
 
 /// Inputs that a target starts from, by name.
 pub type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -36,7 +37,7 @@ pub struct Target {
 }
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "folder", run: folder::run, seeds: folder::seeds },
@@ -49,4 +50,5 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "record", run: record::run, seeds: record::seeds },
     Target { name: "row", run: row::run, seeds: row::seeds },
     Target { name: "segment", run: segment::run, seeds: segment::seeds },
+    Target { name: "text_block", run: text_block::run, seeds: text_block::seeds },
 ];
