@@ -179,11 +179,14 @@ struct Counted {
 impl MergeSink for Counted {
     type Error = Error;
 
-    fn term(&mut self, _: TermEntry, text: &[u8], postings: &[&[u8]]) -> Result<()> {
-        // The last call only says where the last term ends.
-        self.terms += u32::from(!text.is_empty());
+    fn term(&mut self, _: TermEntry, text: &[u8], postings: [&[u8]; 2]) -> Result<()> {
+        self.terms += 1;
         self.term_len += text.len() as u64;
         self.postings_len += postings.iter().map(|part| part.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    fn end(&mut self, _: TermEntry) -> Result<()> {
         Ok(())
     }
 }
@@ -198,9 +201,13 @@ struct Dictionary<'a> {
 impl MergeSink for Dictionary<'_> {
     type Error = Error;
 
-    fn term(&mut self, entry: TermEntry, text: &[u8], postings: &[&[u8]]) -> Result<()> {
+    fn term(&mut self, entry: TermEntry, text: &[u8], postings: [&[u8]; 2]) -> Result<()> {
         self.entries.append(entry.as_bytes())?;
         self.terms.append(text)?;
         postings.iter().try_for_each(|part| self.postings.append(part))
+    }
+
+    fn end(&mut self, entry: TermEntry) -> Result<()> {
+        self.entries.append(entry.as_bytes())
     }
 }

@@ -1,5 +1,7 @@
 //! A text index in columns again: what a file has and what came since, as one.
 
+use roaring::RoaringBitmap;
+
 use super::document::{LEN_MASK, Order};
 use super::live::Live;
 use super::stored::{Columns, TermEntry, push_posting};
@@ -32,7 +34,13 @@ pub(crate) trait MergeSink {
 
     /// # Errors
     /// What the sink says.
-    fn term(&mut self, entry: TermEntry, text: &[u8], postings: &[&[u8]]) -> Result<(), Self::Error>;
+    fn term(&mut self, entry: TermEntry, text: &[u8], postings: [&[u8]; 2]) -> Result<(), Self::Error>;
+
+    /// Says where the last term and its postings end.
+    ///
+    /// # Errors
+    /// What the sink says.
+    fn end(&mut self, entry: TermEntry) -> Result<(), Self::Error>;
 }
 
 impl Merge {
@@ -93,6 +101,7 @@ impl Merge {
             .collect();
         live.sort_unstable_by_key(|(session, _)| *session);
         let mut live = live.into_iter().peekable();
+        let mut placed = RoaringBitmap::new();
         for at in 0..columns.sessions.len() {
             let session = columns.sessions[at];
             while let Some((other, turns)) = live.next_if(|(other, _)| *other < session) {
@@ -102,6 +111,8 @@ impl Merge {
                 .turns_at(at)
                 .iter()
                 .filter_map(|doc| self.stored.get(*doc as usize).copied().filter(|doc| *doc != NONE))
+                // In a file that nobody wrote a turn may stand twice.
+                .filter(|doc| placed.insert(*doc))
                 .collect();
             let newer = live.next_if(|(other, _)| *other == session).map_or(Vec::new(), |(_, turns)| turns);
             self.push_session(session, &turns, &newer);
@@ -202,12 +213,12 @@ impl Merge {
             sink.term(
                 TermEntry { holders: former.holders, last: former.last, ..place },
                 next,
-                &[kept, &postings],
+                [kept, &postings],
             )?;
             place.text += next.len() as u32;
             place.postings += (kept.len() + postings.len()) as u64;
         }
-        sink.term(place, &[], &[])
+        sink.end(place)
     }
 
     /// Encodes the postings of one term that cannot be copied as they are.

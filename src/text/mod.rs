@@ -88,13 +88,13 @@ pub(crate) struct Sums {
 
 impl Sums {
     fn add(&mut self, document: &Document) {
-        self.texts += 1;
-        self.terms += u64::from(document.len);
-        self.turn_terms += document.session.map_or(0, |_| document.len.into());
+        // What a damaged file says may be anything.
+        self.texts = self.texts.saturating_add(1);
+        self.terms = self.terms.saturating_add(document.len.into());
+        self.turn_terms = self.turn_terms.saturating_add(document.session.map_or(0, |_| document.len.into()));
     }
 
     fn remove(&mut self, len: u32, is_turn: bool) {
-        // What a damaged file says may be anything.
         self.texts = self.texts.saturating_sub(1);
         self.terms = self.terms.saturating_sub(len.into());
         self.turn_terms = self.turn_terms.saturating_sub(if is_turn { len.into() } else { 0 });

@@ -16,7 +16,7 @@ const TERM_SATURATION: f32 = 1.2;
 const LENGTH_NORMALIZATION: f32 = 0.4;
 /// What a memory's own words and speaker weigh against those of the turns before and after it, which weigh 1. Fields
 /// are weighed before repeats saturate, as in BM25F (ibid., section 3.6).
-const OWN_WEIGHT: u32 = 3;
+const OWN_WEIGHT: f32 = 3.0;
 /// Postings that are read between two looks at the clock: about a millisecond. The first of them are read even when
 /// time is over, so that there is an answer.
 const DEADLINE_POSTINGS: usize = 1 << 16;
@@ -127,7 +127,7 @@ impl TextIndex {
                 } else {
                     self.links.get(&doc).copied().unwrap_or_else(|| columns.links_of(doc))
                 };
-                bump(doc, (OWN_WEIGHT * count) as f32);
+                bump(doc, OWN_WEIGHT * count as f32);
                 bump(links[0], count as f32);
                 bump(links[1], count as f32);
             }
@@ -138,7 +138,7 @@ impl TextIndex {
             }
             let text = &self.live.slots[*slot as usize];
             if text.is_live {
-                bump(base + slot, (OWN_WEIGHT * count) as f32);
+                bump(base + slot, OWN_WEIGHT * *count as f32);
                 bump(text.links[0], *count as f32);
                 bump(text.links[1], *count as f32);
             }
@@ -149,18 +149,18 @@ impl TextIndex {
     /// Weighted terms of an average text, as if every turn had one before and one after it.
     fn average_len(&self) -> f32 {
         let sums = self.sums;
-        (u64::from(OWN_WEIGHT) * sums.terms + 2 * sums.turn_terms) as f32 / sums.texts.max(1) as f32
+        (OWN_WEIGHT * sums.terms as f32 + 2.0 * sums.turn_terms as f32) / sums.texts.max(1) as f32
     }
 
     /// Weighted terms of a text with those around it.
-    fn field_len(&self, doc: u32) -> u32 {
+    fn field_len(&self, doc: u32) -> f32 {
         let len = |doc: u32| match self.slot(doc) {
             _ if doc == NONE => 0,
             Some(slot) => slot.document.len,
             None => self.columns().terms_of(doc),
         };
         let [before, after] = self.links_of(doc);
-        OWN_WEIGHT.saturating_mul(len(doc)).saturating_add(len(before)).saturating_add(len(after))
+        OWN_WEIGHT * len(doc) as f32 + len(before) as f32 + len(after) as f32
     }
 }
 
@@ -173,13 +173,18 @@ impl Scores<'_> {
         let Scratch { weights, scores } = &mut self.scratch;
         for doc in touched.drain(..) {
             let weight = std::mem::take(&mut weights[doc as usize]);
-            let relative_len = self.index.field_len(doc) as f32 / average_len;
+            let relative_len = self.index.field_len(doc) / average_len;
             let fullness = 1.0 - LENGTH_NORMALIZATION + LENGTH_NORMALIZATION * relative_len;
+            let adds = rarity * weight * (TERM_SATURATION + 1.0) / (weight + TERM_SATURATION * fullness);
+            // With lengths of a damaged file it may be nothing, or no number.
+            if !(adds > 0.0 && adds.is_finite()) {
+                continue;
+            }
             let score = &mut scores[doc as usize];
             if *score == 0.0 {
                 self.hits.push(doc);
             }
-            *score += rarity * weight * (TERM_SATURATION + 1.0) / (weight + TERM_SATURATION * fullness);
+            *score += adds;
         }
     }
 

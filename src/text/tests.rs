@@ -45,14 +45,17 @@ struct Sink {
 impl MergeSink for Sink {
     type Error = Infallible;
 
-    fn term(&mut self, entry: TermEntry, text: &[u8], postings: &[&[u8]]) -> Result<(), Infallible> {
-        assert_eq!(
-            (entry.text as usize, entry.postings as usize),
-            (self.term_bytes.len(), self.postings.len())
-        );
-        self.entries.push(entry);
+    fn term(&mut self, entry: TermEntry, text: &[u8], postings: [&[u8]; 2]) -> Result<(), Infallible> {
+        self.end(entry)?;
         self.term_bytes.extend_from_slice(text);
         postings.iter().for_each(|part| self.postings.extend_from_slice(part));
+        Ok(())
+    }
+
+    fn end(&mut self, entry: TermEntry) -> Result<(), Infallible> {
+        let place = (entry.text as usize, entry.postings as usize);
+        assert_eq!(place, (self.term_bytes.len(), self.postings.len()));
+        self.entries.push(entry);
         Ok(())
     }
 }
