@@ -58,7 +58,7 @@ use apply::Applying;
 use index::Indexing;
 use models::Models;
 pub(crate) use open::Layout;
-use recall::AnswerCache;
+use recall::{AnswerCache, ScopeCache};
 use search::Search;
 use staged::Pending;
 
@@ -298,6 +298,7 @@ struct Inner {
     models: Models,
     query_cache: QueryCache,
     answers: Mutex<AnswerCache>,
+    scopes: Mutex<ScopeCache>,
     /// Bytes of an unfinished write that were dropped at the open.
     torn_bytes: u64,
     /// What was healed since the open began.

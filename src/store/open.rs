@@ -109,6 +109,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         models,
         query_cache: QueryCache::open(cache_path, QUERY_CACHE_CAPACITY),
         answers: Mutex::new(AnswerCache::default()),
+        scopes: Mutex::default(),
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),

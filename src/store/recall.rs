@@ -23,6 +23,10 @@ pub(super) type QueryVector = (Numbered, Arc<[f32]>);
 pub(super) const SPARE: usize = 8;
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Filters whose memories are kept, ...
+const SCOPES_MAX: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+/// ... of at most so many memories each, so that all together stay below 13 MiB.
+const SCOPE_LEN_MAX: usize = 100_000;
 /// An answer with more bytes of texts and metadata is not kept, so that all together stay below 16 MiB.
 const ANSWER_LEN_MAX: usize = 64 << 10;
 /// Answers that are true as long as the store stands at the sequence they were made at.
@@ -56,17 +60,11 @@ struct Question {
     score_bits: [u64; 2],
     /// How new a memory is counts, so an answer is true for a while only.
     hour: i64,
-    tags_any: Vec<String>,
-    tags_all: Vec<String>,
-    labels: [Option<String>; 3],
-    times: [Option<i64>; 2],
-    min_importance_bits: Option<u64>,
+    filter: FilterKey,
 }
 
 impl Question {
     fn of(recall: &Recall, now: i64) -> Self {
-        let Filter { tags_any, tags_all, collection, source, session, since, before, min_importance } =
-            recall.filter.clone();
         Self {
             query: recall.query.clone(),
             topk: recall.topk,
@@ -76,12 +74,41 @@ impl Question {
             context: recall.context,
             score_bits: [recall.min_score.unwrap_or(f64::NAN), recall.meaning_share].map(f64::to_bits),
             hour: now.div_euclid(3600),
+            filter: FilterKey::of(&recall.filter),
+        }
+    }
+}
+
+/// A filter as it is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct FilterKey {
+    tags_any: Vec<String>,
+    tags_all: Vec<String>,
+    labels: [Option<String>; 3],
+    times: [Option<i64>; 2],
+    min_importance_bits: Option<u64>,
+}
+
+impl FilterKey {
+    fn of(filter: &Filter) -> Self {
+        let Filter { tags_any, tags_all, collection, source, session, since, before, min_importance } =
+            filter.clone();
+        Self {
             tags_any,
             tags_all,
             labels: [collection, source, session],
             times: [since, before],
             min_importance_bits: min_importance.map(f64::to_bits),
         }
+    }
+}
+
+/// What filters let through, true as long as the store stands at the sequence it was read at.
+pub(super) struct ScopeCache(LruCache<FilterKey, (u64, Scope)>);
+
+impl Default for ScopeCache {
+    fn default() -> Self {
+        Self(LruCache::new(SCOPES_MAX))
     }
 }
 
@@ -235,8 +262,23 @@ impl Inner {
     }
 
     fn scope(&self, filter: &Filter, deadline: Deadline) -> Result<Scope> {
+        if filter.is_empty() {
+            return Ok(Scope::All);
+        }
+        // What is read below may be newer than this, and is then never found again.
+        let seq = self.log.durable_seq();
+        let key = FilterKey::of(filter);
+        if let Some((at_seq, scope)) = lock(&self.scopes).0.get(&key)
+            && *at_seq == seq
+        {
+            return Ok(scope.clone());
+        }
         let keys = self.read(|catalog| catalog.view().scope(filter, deadline.instant()))?;
-        Ok(keys.map_or(Scope::All, Scope::of))
+        let scope = keys.map_or(Scope::All, Scope::of);
+        if !matches!(&scope, Scope::Keys(keys) if keys.len() > SCOPE_LEN_MAX) {
+            lock(&self.scopes).0.put(key, (seq, scope.clone()));
+        }
+        Ok(scope)
     }
 
     /// The vector of this text, or the one that the question comes with, under the store's model; `None` when words alone

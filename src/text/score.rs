@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::stored::Columns;
 use super::terms::each_term;
 use super::{NONE, TextIndex};
 use crate::memory::Language;
@@ -84,6 +85,7 @@ impl TextIndex {
             scratch.scores.resize(docs, 0.0);
         }
         let mut scores = Scores { index: self, scratch, hits: Vec::new(), ceiling: 0.0, truncated: false };
+        let lens = FieldLens { columns: self.columns(), index: self };
         let average_len = self.average_len();
         let mut touched = Vec::new();
         let mut clock = Clock { read: 0, deadline };
@@ -91,7 +93,7 @@ impl TextIndex {
             scores.truncated = !self.weigh(term, &mut scores.scratch.weights, &mut touched, &mut clock);
             let rarity = rarity(self.len() as f32, touched.len() as f32);
             scores.ceiling += rarity * (TERM_SATURATION + 1.0);
-            scores.add(&mut touched, rarity, average_len);
+            scores.add(&mut touched, rarity, average_len, &lens);
             if scores.truncated {
                 break;
             }
@@ -151,16 +153,37 @@ impl TextIndex {
         let sums = self.sums;
         (OWN_WEIGHT * sums.terms as f32 + 2.0 * sums.turn_terms as f32) / sums.texts.max(1) as f32
     }
+}
 
+/// How long texts are, without asking for the columns each time.
+struct FieldLens<'a> {
+    columns: Columns<'a>,
+    index: &'a TextIndex,
+}
+
+impl FieldLens<'_> {
     /// Weighted terms of a text with those around it.
-    fn field_len(&self, doc: u32) -> f32 {
-        let len = |doc: u32| match self.slot(doc) {
-            _ if doc == NONE => 0,
-            Some(slot) => slot.document.len,
-            None => self.columns().terms_of(doc),
+    fn of(&self, doc: u32) -> f32 {
+        let stored = self.columns.len() as u32;
+        let links = if doc >= stored {
+            self.index.live.slots.get((doc - stored) as usize).map_or([NONE; 2], |slot| slot.links)
+        } else if self.index.links.is_empty() {
+            self.columns.links_of(doc)
+        } else {
+            self.index.links.get(&doc).copied().unwrap_or_else(|| self.columns.links_of(doc))
         };
-        let [before, after] = self.links_of(doc);
-        OWN_WEIGHT * len(doc) as f32 + len(before) as f32 + len(after) as f32
+        let around: f32 = links.into_iter().filter(|link| *link != NONE).map(|link| self.own(link)).sum();
+        OWN_WEIGHT * self.own(doc) + around
+    }
+
+    fn own(&self, doc: u32) -> f32 {
+        let stored = self.columns.len() as u32;
+        let len = if doc >= stored {
+            self.index.live.slots.get((doc - stored) as usize).map_or(0, |slot| slot.document.len)
+        } else {
+            self.columns.terms_of(doc)
+        };
+        len as f32
     }
 }
 
@@ -169,11 +192,11 @@ impl Scores<'_> {
     ///
     /// The formula is BM25 as in Robertson and Zaragoza (2009), equation 3.15, with 1 added inside the
     /// logarithm so that a word that most texts hold still counts a little instead of against them.
-    fn add(&mut self, touched: &mut Vec<u32>, rarity: f32, average_len: f32) {
+    fn add(&mut self, touched: &mut Vec<u32>, rarity: f32, average_len: f32, lens: &FieldLens<'_>) {
         let Scratch { weights, scores } = &mut self.scratch;
         for doc in touched.drain(..) {
             let weight = std::mem::take(&mut weights[doc as usize]);
-            let relative_len = self.index.field_len(doc) / average_len;
+            let relative_len = lens.of(doc) / average_len;
             let fullness = 1.0 - LENGTH_NORMALIZATION + LENGTH_NORMALIZATION * relative_len;
             let adds = rarity * weight * (TERM_SATURATION + 1.0) / (weight + TERM_SATURATION * fullness);
             // With lengths of a damaged file it may be nothing, or no number.
@@ -203,30 +226,53 @@ impl Scores<'_> {
         self.truncated
     }
 
-    /// The `count` best texts in scope, in no order.
+    /// The `count` best texts in scope, in no order; of equally good ones those that were stored last.
     pub(crate) fn best(&self, count: usize, scope: &Scope) -> Vec<u32> {
-        let mut best: Vec<u32> = match scope {
-            Scope::All => self.hits.clone(),
-            Scope::Keys(keys) if keys.len() < self.hits.len() => keys
-                .iter()
-                .filter_map(|key| self.index.doc_of(*key))
-                .filter(|doc| self.of(*doc) > 0.0)
-                .collect(),
-            Scope::Keys(keys) => {
-                let in_scope = |doc: &u32| keys.binary_search(&self.index.key_of(*doc)).is_ok();
-                self.hits.iter().copied().filter(in_scope).collect()
+        let mut best = Best { count, kept: Vec::new(), least: f32::NEG_INFINITY };
+        match scope {
+            Scope::All => self.hits.iter().for_each(|doc| best.take(*doc, self.of(*doc))),
+            Scope::Keys(keys) if keys.len() < self.hits.len() => {
+                let docs = keys.iter().filter_map(|key| self.index.doc_of(*key));
+                docs.filter(|doc| self.of(*doc) > 0.0).for_each(|doc| best.take(doc, self.of(doc)));
             }
-        };
-        if count < best.len() {
-            // Of equally good ones the newest.
-            let rank = |doc: &u32| (self.of(*doc), self.index.key_of(*doc));
-            best.select_nth_unstable_by(count, |a, b| {
-                let ((a_score, a_key), (b_score, b_key)) = (rank(a), rank(b));
-                b_score.total_cmp(&a_score).then(b_key.cmp(&a_key))
-            });
-            best.truncate(count);
+            Scope::Keys(_) => {
+                let in_scope = self.hits.iter().filter(|doc| scope.contains(self.index.key_of(**doc)));
+                in_scope.for_each(|doc| best.take(*doc, self.of(*doc)));
+            }
         }
-        best
+        best.cut();
+        best.kept.into_iter().map(|(_, doc)| doc).collect()
+    }
+}
+
+/// The best of many, of which most are turned away by one comparison.
+struct Best {
+    count: usize,
+    /// At most twice as many as are wanted.
+    kept: Vec<(f32, u32)>,
+    /// What scores no better than this is not among the best.
+    least: f32,
+}
+
+impl Best {
+    fn take(&mut self, doc: u32, score: f32) {
+        if score < self.least {
+            return;
+        }
+        self.kept.push((score, doc));
+        if self.kept.len() >= self.count.saturating_mul(2).max(64) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.kept.len() <= self.count {
+            return;
+        }
+        let better = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1));
+        self.kept.select_nth_unstable_by(self.count, better);
+        self.least = self.kept[self.count].0;
+        self.kept.truncate(self.count);
     }
 }
 
