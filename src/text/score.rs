@@ -89,7 +89,16 @@ impl TextIndex {
         let average_len = self.average_len();
         let mut touched = Vec::new();
         let mut clock = Clock { read: 0, deadline };
+        // Without conversations no text has anything of its neighbours', and one pass is enough.
+        let has_turns = self.sums.turn_terms > 0;
         for term in &terms {
+            if !has_turns {
+                scores.truncated = !scores.add_plain(term, average_len, &mut clock);
+                if scores.truncated {
+                    break;
+                }
+                continue;
+            }
             scores.truncated = !self.weigh(term, &mut scores.scratch.weights, &mut touched, &mut clock);
             let rarity = rarity(self.len() as f32, touched.len() as f32);
             scores.ceiling += rarity * (TERM_SATURATION + 1.0);
@@ -209,6 +218,61 @@ impl Scores<'_> {
             }
             *score += adds;
         }
+    }
+
+    /// Adds what one term says where no text is a turn of a conversation; says whether time was enough.
+    fn add_plain(&mut self, term: &str, average_len: f32, clock: &mut Clock) -> bool {
+        let index = self.index;
+        let columns = index.columns();
+        let base = columns.len() as u32;
+        let at = columns.find(term);
+        let live = index.live.postings_of(term);
+        let is_live = |slot: &u32| index.live.slots[*slot as usize].is_live;
+        let stored_holders = match at {
+            None => 0,
+            Some(at) if index.gone.is_empty() => columns.entries[at].holders as usize,
+            Some(at) => columns.each_posting(at).filter(|(doc, _)| !index.gone.contains(*doc)).count(),
+        };
+        let holders = stored_holders + live.iter().filter(|(slot, _)| is_live(slot)).count();
+        let rarity = rarity(index.len() as f32, holders as f32);
+        self.ceiling += rarity * (TERM_SATURATION + 1.0);
+        let most = rarity * (TERM_SATURATION + 1.0);
+        // The formula of `add`, with what does not depend on the text taken out.
+        let fixed = TERM_SATURATION * (1.0 - LENGTH_NORMALIZATION);
+        let for_each_term = TERM_SATURATION * LENGTH_NORMALIZATION * OWN_WEIGHT / average_len;
+        let (scores, hits) = (&mut self.scratch.scores, &mut self.hits);
+        let mut add = |doc: u32, count: u32, len: u32| {
+            let weight = OWN_WEIGHT * count as f32;
+            let adds = most * weight / (weight + fixed + for_each_term * len as f32);
+            if adds > 0.0
+                && adds.is_finite()
+                && let Some(score) = scores.get_mut(doc as usize)
+            {
+                if *score == 0.0 {
+                    hits.push(doc);
+                }
+                *score += adds;
+            }
+        };
+        let has_gone = !index.gone.is_empty();
+        for (doc, count) in at.into_iter().flat_map(|at| columns.each_posting(at)) {
+            if clock.is_over() {
+                return false;
+            }
+            if !has_gone || !index.gone.contains(doc) {
+                add(doc, count, columns.terms_of(doc));
+            }
+        }
+        for (slot, count) in live {
+            if clock.is_over() {
+                return false;
+            }
+            let text = &index.live.slots[*slot as usize];
+            if text.is_live {
+                add(base + slot, *count, text.document.len);
+            }
+        }
+        true
     }
 
     /// BM25 of a text, 0 when it shares no word with the question.
