@@ -43,6 +43,7 @@ mod memory;
 pub mod parts;
 mod rank;
 mod scope;
+mod snapshot;
 mod store;
 mod text;
 pub mod time;
@@ -56,4 +57,5 @@ struct ReadmeExamples;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
+pub use snapshot::*;
 pub use store::*;

@@ -283,6 +283,9 @@ impl Inner {
                 if let Err(error) = self.compact_if_due(&|| self.is_stopping()) {
                     tracing::warn!(%error, "the log is not compacted");
                 }
+                if let Some(beside) = self.beside.as_ref().filter(|_| nothing_to_do && !self.read_only) {
+                    beside.idle(self);
+                }
             }
         }
     }

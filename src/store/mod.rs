@@ -19,6 +19,7 @@ mod replay;
 mod reserve;
 mod search;
 mod staged;
+mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ pub(crate) use open::Layout;
 use recall::AnswerCache;
 use search::Search;
 use staged::Pending;
+pub(crate) use state::{Beside, State, Whole};
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -81,12 +83,14 @@ pub struct Options {
     read_only: bool,
     index_builder: IndexBuilder,
     segment_len_max: u64,
+    db_path: Option<PathBuf>,
+    /// What follows the store beside it.
+    beside: Option<Arc<dyn Beside>>,
 }
 
 impl Options {
-    /// The store in this home folder. It is made when it is not there; a new store uses the built-in model; another
-    /// process that holds the store is waited for up to 5 seconds.
-    pub fn at(home: impl Into<PathBuf>) -> Self {
+    /// The store in this home folder and nothing beside it.
+    pub(crate) fn bare(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
             create: true,
@@ -104,7 +108,21 @@ impl Options {
             read_only: false,
             index_builder: IndexBuilder::default(),
             segment_len_max: SEGMENT_LEN_MAX,
+            db_path: None,
+            beside: None,
         }
+    }
+
+    /// What follows the store beside it.
+    pub(crate) fn beside(mut self, beside: Option<Arc<dyn Beside>>) -> Self {
+        self.beside = beside;
+        self
+    }
+
+    /// Where `memory.db` is published; by default in the home folder.
+    pub fn db_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.db_path = Some(path.into());
+        self
     }
 
     /// The store of a home that was found, with the model that its configuration names for a new store.
@@ -112,7 +130,7 @@ impl Options {
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) when the configuration names no model.
     pub fn of(home: &Home) -> Result<Self> {
-        Ok(Self::at(&home.path).model(home.model()?).models_dir(home.models_dir()))
+        Ok(Self::at(&home.path).model(home.model()?).models_dir(home.models_dir()).db_path(&home.db_path))
     }
 
     /// Whether a store is made when there is none. Otherwise that is an error of kind
@@ -243,8 +261,11 @@ pub struct Store {
 
 struct Alive(Weak<Inner>);
 
-struct Inner {
+/// A store without its handles.
+pub(crate) struct Inner {
     home: PathBuf,
+    db_path: Option<PathBuf>,
+    beside: Option<Arc<dyn Beside>>,
     folder: PathBuf,
     place: Place,
     store_id: [u8; 16],
@@ -264,6 +285,8 @@ struct Inner {
     healed: Mutex<Vec<Healed>>,
     /// Held while segments are rewritten, and by whoever reads them all.
     rewriting: Mutex<()>,
+    /// Held while `memory.db` is written.
+    publishing: Mutex<()>,
     /// Index blocks that are made, and what is known of the present one.
     indexing: Indexing,
     index_builder: IndexBuilder,
@@ -306,7 +329,11 @@ impl Store {
     pub fn open(options: Options) -> Result<Self> {
         let inner = open::open(options)?;
         let alive = Arc::new(Alive(Arc::downgrade(&inner)));
-        Ok(Self { inner, _alive: alive })
+        let store = Self { inner, _alive: alive };
+        if let Some(beside) = store.inner.beside.as_ref().filter(|_| !store.inner.read_only) {
+            beside.opened(&store.inner);
+        }
+        Ok(store)
     }
 
     /// The home folder.
@@ -442,6 +469,9 @@ impl Inner {
         }
         if let (Ok(()), Err(error)) = (&caught_up, self.index_at_close()) {
             tracing::warn!(%error, "the vector index stays as it is");
+        }
+        if let (Ok(()), false, Some(beside)) = (&caught_up, self.read_only, self.beside.clone()) {
+            beside.closing(self);
         }
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // The log first: a view that is ahead of the log's mark would look like a missing segment.

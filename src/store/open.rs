@@ -96,6 +96,8 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
     let models = Models::new(&options, &pending.models);
     let inner = Arc::new(Inner {
         home: options.home,
+        db_path: options.db_path,
+        beside: options.beside,
         folder: layout.folder.clone(),
         store_id: catalog.store_id(),
         place,
@@ -111,6 +113,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
+        publishing: Mutex::default(),
         indexing: Indexing::default(),
         index_builder: options.index_builder,
         follow: options.follow,

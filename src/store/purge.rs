@@ -79,6 +79,16 @@ struct Traces {
 
 impl Inner {
     fn purge(&self, ids: &BTreeSet<MemoryId>, progress: &mut dyn FnMut(Progress)) -> Result<Purged> {
+        let (mut done, traces) = self.purge_log(ids, progress)?;
+        self.look_at_copies(&mut done, &traces)?;
+        Ok(done)
+    }
+
+    fn purge_log(
+        &self,
+        ids: &BTreeSet<MemoryId>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Purged, Traces)> {
         let _no_index = self.no_index_is_made();
         let _alone = lock(&self.rewriting);
         self.with_reserve(|| self.log.roll())?;
@@ -110,6 +120,16 @@ impl Inner {
                 done.overwritten.push(layout.relative(&path));
             }
         }
+        Ok((done, traces))
+    }
+
+    /// Says which files still hold what was purged, once `memory.db` was written anew.
+    fn look_at_copies(&self, done: &mut Purged, traces: &Traces) -> Result<()> {
+        if let Some(beside) = &self.beside {
+            beside.purged(self)?;
+        }
+        let layout = Layout::of(&self.home);
+        let disk = &*self.place.disk;
         for path in copies(disk, &self.home)? {
             let mut holds = false;
             for text in &traces.texts {
@@ -120,7 +140,7 @@ impl Inner {
             }
         }
         self.keep_reserve();
-        Ok(done)
+        Ok(())
     }
 
     /// Reads the whole log for what there is of these memories.

@@ -283,7 +283,7 @@ impl Inner {
     }
 
     /// Refuses what would change a store that is open for reading only.
-    pub(super) fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only")
                 .at(&self.home)

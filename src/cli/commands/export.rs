@@ -13,7 +13,7 @@ use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
 use crate::home::Home;
 use crate::transfer::{ExportHead, write_json, write_jsonl};
-use crate::{Error, Filter, List, Memory, Order, Result, Store};
+use crate::{Error, ErrorKind, Filter, List, Memory, Order, Result, Store};
 
 /// Memories that are read at once.
 const PAGE_COUNT: usize = 5000;
@@ -25,9 +25,10 @@ const STDOUT_NAME: &str = "standard output";
 Examples:
   memento-kv export > memories.json
   memento-kv export --format jsonl -o memories.jsonl
+  memento-kv export --format sqlite -o memories.db
 
 json has the form of the original's export, the newest first; jsonl is one memory a line, the oldest first.
-Vectors are not exported.")]
+Vectors are exported to sqlite only, which is what memory.db is.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]
@@ -41,6 +42,7 @@ pub(crate) struct ExportArgs {
 enum ExportFormat {
     Json,
     Jsonl,
+    Sqlite,
 }
 
 /// What `--json` prints when the memories themselves go to a file.
@@ -59,18 +61,21 @@ pub(crate) fn run(args: &ExportArgs, context: &Context<'_>) -> Result<(), Failur
 
 fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
+    if args.format == ExportFormat::Sqlite {
+        return export_sqlite(args, store, context);
+    }
     let total = store.stats()?.memories;
     let bar = Bar::new(out, "exporting", Unit::Count);
     let order = match args.format {
         ExportFormat::Json => Order::Newest,
         // So that reading it back stores memories of one second in their order.
-        ExportFormat::Jsonl => Order::Oldest,
+        ExportFormat::Jsonl | ExportFormat::Sqlite => Order::Oldest,
     };
     let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| bar.set(done, total));
     let head = ExportHead { exported_at_ms: context.now_ms, total_memories: total, db_path: &home.db_path };
     let mut write = |to: &mut dyn Write, target: &Path| match args.format {
         ExportFormat::Json => write_json(to, target, &head, &mut pages),
-        ExportFormat::Jsonl => write_jsonl(to, target, &mut pages).map(drop),
+        ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
     };
     let Some(target) = &args.output else {
         let mut stdout = BufWriter::new(io::stdout().lock());
@@ -88,6 +93,28 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
         return out.print_json(&Exported { memories: total, file: &target.to_string_lossy() });
     }
     out.note(&format!("{} exported to {}", text::count(total, "memory", "memories"), target.display()));
+    Ok(())
+}
+
+/// A database is no stream, so it needs a file.
+fn export_sqlite(args: &ExportArgs, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
+    let out = context.out;
+    let Some(target) = &args.output else {
+        return Err(Error::new(ErrorKind::Invalid, "a SQLite file cannot be written to standard output")
+            .hint("name a file with -o")
+            .into());
+    };
+    let bar = Bar::new(out, "exporting", Unit::Count);
+    let done = store.export_sqlite(target, &mut bar.listener())?;
+    drop(bar);
+    if out.json {
+        return out.print_json(&Exported { memories: done.memories, file: &target.to_string_lossy() });
+    }
+    out.note(&format!(
+        "{} exported to {}",
+        text::count(done.memories, "memory", "memories"),
+        target.display()
+    ));
     Ok(())
 }
 
@@ -208,7 +235,7 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>, C: FnMut(u64)> Iterator for Pages<F,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, MemoryId};
+    use crate::MemoryId;
 
     /// Memories with so many of one time each, in this order.
     fn memories(order: Order, same_time: i64) -> Vec<Memory> {

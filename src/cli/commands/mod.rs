@@ -1,5 +1,7 @@
 //! The commands, one file each: its arguments, and what it does.
 
+pub(crate) mod backup;
+pub(crate) mod backups;
 pub(crate) mod check;
 pub(crate) mod compact;
 pub(crate) mod completions;
@@ -17,5 +19,6 @@ pub(crate) mod recall;
 pub(crate) mod reembed;
 pub(crate) mod reindex;
 pub(crate) mod remember;
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod update;
