@@ -6,9 +6,11 @@
 //! back and compared, made durable, renamed.
 
 mod backup;
+mod copy;
 mod layout;
 mod publish;
 mod read;
+mod restore;
 mod retention;
 mod write;
 
@@ -18,6 +20,7 @@ use rusqlite::ErrorCode;
 
 pub use backup::{Backup, BackupVerdict};
 pub use publish::{PublishKind, Published};
+pub use restore::{RestoreFrom, RestoreOptions, Restored};
 
 use crate::error::{Error, ErrorKind};
 

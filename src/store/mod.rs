@@ -8,21 +8,25 @@ mod apply;
 mod compact;
 mod embedding;
 mod heal;
+mod history;
 mod index;
 mod models;
 mod open;
+mod past;
 mod prove;
 mod purge;
 mod quarantine;
 mod recall;
 mod replay;
 mod reserve;
+mod restore;
 mod search;
 mod staged;
 mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod times;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
@@ -47,15 +51,19 @@ pub use heal::Healed;
 pub use index::{IndexBuilder, IndexStats};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
+pub use restore::{Changed, RestoreKind};
 pub use stats::{CacheStats, Stats};
 pub use write::OnConflict;
 pub(crate) use write::Outcome;
 
 use apply::Applying;
+use history::Window;
 use index::Indexing;
 use models::Models;
 pub(crate) use open::Layout;
+pub(crate) use past::Past;
 use recall::AnswerCache;
+pub(crate) use restore::Changes;
 use search::Search;
 use staged::Pending;
 pub(crate) use state::{Beside, State, Whole};
@@ -83,6 +91,7 @@ pub struct Options {
     read_only: bool,
     index_builder: IndexBuilder,
     segment_len_max: u64,
+    window: Window,
     db_path: Option<PathBuf>,
     /// What follows the store beside it.
     beside: Option<Arc<dyn Beside>>,
@@ -108,6 +117,7 @@ impl Options {
             read_only: false,
             index_builder: IndexBuilder::default(),
             segment_len_max: SEGMENT_LEN_MAX,
+            window: Window::default(),
             db_path: None,
             beside: None,
         }
@@ -116,6 +126,13 @@ impl Options {
     /// What follows the store beside it.
     pub(crate) fn beside(mut self, beside: Option<Arc<dyn Beside>>) -> Self {
         self.beside = beside;
+        self
+    }
+
+    /// For how many days, and in how many bytes at most, what compaction leaves out is kept, so that the store can be read
+    /// and restored as it was; by default 7 days and 1 GiB. What the undo of a restore needs is kept for 30 days.
+    pub fn history(mut self, days: u32, bytes_max: u64) -> Self {
+        self.window = Window { days, len_max: bytes_max };
         self
     }
 
@@ -130,7 +147,12 @@ impl Options {
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) when the configuration names no model.
     pub fn of(home: &Home) -> Result<Self> {
-        Ok(Self::at(&home.path).model(home.model()?).models_dir(home.models_dir()).db_path(&home.db_path))
+        let storage = &home.config.storage;
+        Ok(Self::at(&home.path)
+            .model(home.model()?)
+            .models_dir(home.models_dir())
+            .db_path(&home.db_path)
+            .history(storage.history_days, u64::from(storage.history_max_mb) << 20))
     }
 
     /// Whether a store is made when there is none. Otherwise that is an error of kind
@@ -265,6 +287,7 @@ struct Alive(Weak<Inner>);
 pub(crate) struct Inner {
     home: PathBuf,
     db_path: Option<PathBuf>,
+    window: Window,
     beside: Option<Arc<dyn Beside>>,
     folder: PathBuf,
     place: Place,
@@ -285,6 +308,10 @@ pub(crate) struct Inner {
     healed: Mutex<Vec<Healed>>,
     /// Held while segments are rewritten, and by whoever reads them all.
     rewriting: Mutex<()>,
+    /// The last entry in the file of times.
+    times: Mutex<times::Times>,
+    /// Whether a compaction has met a full disk.
+    is_full: AtomicBool,
     /// Held while `memory.db` is written.
     publishing: Mutex<()>,
     /// Index blocks that are made, and what is known of the present one.
@@ -454,6 +481,12 @@ impl Inner {
         Ok(Arc::clone(catalog.as_ref().expect("the view is there until the store is shut")))
     }
 
+    /// Lets go of the past that is older than the window.
+    fn clear_history(&self) -> Result<()> {
+        let _alone = lock(&self.rewriting);
+        history::History::read(self)?.prune(self, self.window, self.clock.now_ms())
+    }
+
     /// Leaves files so that the next open need not recover. Does nothing the second time.
     fn shut(&mut self) -> Result<()> {
         let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else {
@@ -462,10 +495,14 @@ impl Inner {
         self.stop_threads();
         let caught_up = self.catch_up();
         if !self.read_only {
+            self.settle_times();
             self.keep_reserve();
         }
         if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
             tracing::warn!(%error, "the log is not compacted");
+        }
+        if let (Ok(()), false, Err(error)) = (&caught_up, self.read_only, self.clear_history()) {
+            tracing::warn!(%error, "the trash is not cleared");
         }
         if let (Ok(()), Err(error)) = (&caught_up, self.index_at_close()) {
             tracing::warn!(%error, "the vector index stays as it is");

@@ -1,6 +1,7 @@
 //! Opening: lock, folders, recovery of the log, what is healed, and the view brought up to date.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
     let inner = Arc::new(Inner {
         home: options.home,
         db_path: options.db_path,
+        window: options.window,
         beside: options.beside,
         folder: layout.folder.clone(),
         store_id: catalog.store_id(),
@@ -113,6 +115,8 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
+        times: Mutex::default(),
+        is_full: AtomicBool::new(false),
         publishing: Mutex::default(),
         indexing: Indexing::default(),
         index_builder: options.index_builder,
@@ -149,6 +153,7 @@ struct Opening {
 fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening> {
     let disk = &*place.disk;
     let now_ms = options.clock.now_ms();
+    log::settle_parts(place)?;
     let mut listing = log::list(place)?;
     put_superseded_away(layout, place, &listing.superseded, now_ms)?;
     if listing.segments.is_empty() {
@@ -294,13 +299,19 @@ fn open_view(
 /// in the new one, too, unless it was to go; what is not whole may hold what nobody else has.
 fn put_superseded_away(layout: &Layout, place: &Place, superseded: &[Superseded], now_ms: i64) -> Result<()> {
     let disk = &*place.disk;
+    if superseded.is_empty() {
+        return Ok(());
+    }
+    let history = super::history::History::read_in(disk, &layout.folder)?;
     for file in superseded {
         let is_whole = match &file.segment {
             Some(segment) => log::verify(place, segment, u64::MAX, |_, _| ())?.flaws.is_empty(),
             None => false,
         };
         if is_whole {
-            disk.remove(&file.path)?;
+            if !super::history::trash(disk, &layout.folder, &history, &file.path)? {
+                disk.remove(&file.path)?;
+            }
         } else {
             quarantine(disk, layout, &file.path, now_ms, "damaged; a rewritten segment stands in its place")?;
         }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::compact::Keep;
+use super::history::History;
 use super::replay::FormerView;
 use super::{Inner, Layout, Progress, Store, lock};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, encode_beginning};
 use crate::fs::{self, Access, Disk, Kind};
+use crate::log;
 use crate::memory::MemoryId;
 
 /// Files are searched in parts of this length.
@@ -107,6 +109,8 @@ impl Inner {
                 done.segments += 1;
             }
         }
+        // The past, too: files that hold them are gone, and with them the states that only they could tell.
+        History::read(self)?.remove_those(self, |path| self.holds(path, ids, &traces))?;
         // Also for an id that the log does not know any more: free pages of the view may hold what a compaction left out.
         self.drop_derived()?;
         let layout = Layout::of(&self.home);
@@ -182,6 +186,21 @@ impl Inner {
         }
         progress(Progress::new(total, total));
         Ok(traces)
+    }
+
+    /// Whether a segment of the past has a record of these memories.
+    fn holds(&self, path: &Path, ids: &BTreeSet<MemoryId>, traces: &Traces) -> Result<bool> {
+        let segment = log::segment_at(&self.place, path)?;
+        let mut found = false;
+        self.for_each_record(&segment, |record, _, _, op| {
+            found |= match &op {
+                Op::Remember { memory, .. } | Op::Update { memory, .. } => ids.contains(&memory.id),
+                Op::Forget { .. } => false,
+                op => op.memory_key(record.seq).is_some_and(|key| traces.keys.contains(&key)),
+            };
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Makes everything anew that is derived from the log, without a trace of what it was.

@@ -11,10 +11,11 @@ use crate::catalog::{Catalog, View};
 use crate::error::{Error, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op, OpKind};
 use crate::format::record::Location;
+use crate::format::row::Row;
 use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::fs::Disk;
-use crate::log::{self, ScanEnd, Scanner, SegmentMap};
-use crate::memory::{Memory, ModelIdentity};
+use crate::log::{self, ScanEnd, Scanner, Segment, SegmentMap};
+use crate::memory::{Memory, MemoryId, ModelIdentity};
 
 /// Places of vectors that are looked up at once.
 const LOCATIONS_AT_ONCE: usize = 1024;
@@ -49,6 +50,7 @@ pub(crate) struct State<'a> {
     store: &'a Inner,
     /// The model whose vectors come along.
     model: Option<(ModelNumber, Arc<ModelIdentity>)>,
+    segments: SegmentMap,
     _standing: Option<MutexGuard<'a, ()>>,
 }
 
@@ -101,10 +103,19 @@ impl Inner {
 
     /// The state that this view of the store has now.
     pub(crate) fn state_of<'a>(&'a self, catalog: &'a Catalog) -> Result<State<'a>> {
-        let _standing = Some(lock(&self.rewriting));
+        self.state_with(catalog, Some(lock(&self.rewriting)))
+    }
+
+    /// The same for a caller who keeps the segments standing.
+    pub(super) fn state_with<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        _standing: Option<MutexGuard<'a, ()>>,
+    ) -> Result<State<'a>> {
         // Before the view: a model that is switched to in between would have no vectors in it.
         let model = self.models.active();
-        Ok(State { view: catalog.view(), store: self, model, _standing })
+        let segments = self.log.segments().clone();
+        Ok(State { view: catalog.view(), store: self, model, segments, _standing })
     }
 
     /// The right to write `memory.db`.
@@ -124,26 +135,51 @@ impl Inner {
         let segments = self.log.segments().all();
         let first = segments.iter().rposition(|segment| segment.header.base_seq <= first_seq).unwrap_or(0);
         for segment in segments[first..].iter().take_while(|segment| segment.header.base_seq <= last_seq) {
-            let file = log::open_segment(&self.place, segment)?;
-            let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
-            loop {
-                let offset = scanner.offset();
-                match scanner.next()? {
-                    Ok((record, ..)) if record.kind == OpKind::Seal || record.seq > last_seq => break,
-                    Ok((record, ..)) if record.seq < first_seq => {}
-                    Ok((record, payload, _)) => {
-                        let op = Op::decode_payload(record.kind, record.has_vectors, payload)
-                            .map_err(|damage| Error::corrupt(&segment.path, offset, damage))?;
-                        visit(record.seq, op)?;
-                    }
-                    Err(ScanEnd::Damaged(damage)) => {
-                        return Err(Error::corrupt(&segment.path, offset, damage));
-                    }
-                    Err(ScanEnd::File | ScanEnd::Empty) => break,
-                }
-            }
+            self.for_each_op_of(segment, first_seq, last_seq, &mut visit)?;
         }
         Ok(())
+    }
+
+    /// Calls with every record of these sequences that a segment has.
+    pub(super) fn for_each_op_of(
+        &self,
+        segment: &Segment,
+        first_seq: u64,
+        last_seq: u64,
+        mut visit: impl FnMut(u64, Op) -> Result<()>,
+    ) -> Result<()> {
+        let file = log::open_segment(&self.place, segment)?;
+        let mut scanner = Scanner::new(&*file, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
+        loop {
+            let offset = scanner.offset();
+            match scanner.next()? {
+                Ok((record, ..)) if record.kind == OpKind::Seal || record.seq > last_seq => return Ok(()),
+                Ok((record, ..)) if record.seq < first_seq => {}
+                Ok((record, payload, _)) => {
+                    let op = Op::decode_payload(record.kind, record.has_vectors, payload)
+                        .map_err(|damage| Error::corrupt(&segment.path, offset, damage))?;
+                    visit(record.seq, op)?;
+                }
+                Err(ScanEnd::Damaged(damage)) => return Err(Error::corrupt(&segment.path, offset, damage)),
+                Err(ScanEnd::File | ScanEnd::Empty) => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Ids of memories that were forgotten after this sequence, as far as the log knows.
+    pub(crate) fn forgotten_since(&self, seq: u64) -> Result<BTreeSet<String>> {
+        let _standing = lock(&self.rewriting);
+        let last_seq = self.up_to_date()?.applied_seq();
+        let mut ids = BTreeSet::new();
+        self.for_each_op(seq + 1, last_seq, |_, op| {
+            if let Op::Forget { id, .. } = op {
+                ids.insert(id.to_string());
+            }
+            Ok(())
+        })?;
+        Ok(ids)
     }
 }
 
@@ -154,7 +190,37 @@ impl Store {
     }
 }
 
+impl<'a> State<'a> {
+    /// A state that is not the present one. Whoever has it keeps its segments standing.
+    pub(super) fn of_past(
+        view: View<'a>,
+        store: &'a Inner,
+        model: Option<(ModelNumber, Arc<ModelIdentity>)>,
+        segments: SegmentMap,
+    ) -> Self {
+        Self { view, store, model, segments, _standing: None }
+    }
+}
+
 impl State<'_> {
+    /// The model whose vectors come along, with its number in this store.
+    pub(super) fn numbered_model(&self) -> Option<(ModelNumber, &ModelIdentity)> {
+        self.model.as_ref().map(|(number, identity)| (*number, &**identity))
+    }
+
+    /// The row of the memory with this id.
+    pub(crate) fn row(&self, id: &str) -> Result<Option<Row>> {
+        self.view.get(id)
+    }
+
+    /// Calls with the id of every memory.
+    pub(crate) fn for_each_id(&self, mut visit: impl FnMut(MemoryKey, MemoryId)) -> Result<()> {
+        self.view.for_each_row(MemoryKey(0), |row| {
+            visit(row.key, row.memory.id);
+            ControlFlow::Continue(())
+        })
+    }
+
     /// Up to which sequence records are in it.
     pub(crate) fn seq(&self) -> u64 {
         self.view.position().tail.last_seq
@@ -198,8 +264,7 @@ impl State<'_> {
 
     fn reader(&self) -> Option<(ModelNumber, VectorReader<'_>)> {
         let (number, identity) = self.model.as_ref()?;
-        let segments: &SegmentMap = self.store.log.segments();
-        Some((*number, VectorReader::new(segments, &self.store.place, *number, identity.dimensions)))
+        Some((*number, VectorReader::new(&self.segments, &self.store.place, *number, identity.dimensions)))
     }
 
     /// The memory of this id.

@@ -88,7 +88,7 @@ impl Folded {
             Op::Model { number, identity } => _ = self.models.insert(number, identity.name),
             Op::UseModel { number } => self.active = Some(number),
             Op::Lost(lost) => self.flaws.push(format!("{lost:?}")),
-            Op::Seal(_) => {}
+            Op::RestorePoint(_) | Op::Restore(_) | Op::Seal(_) => {}
         }
     }
 

@@ -171,7 +171,13 @@ fn states(disk: &SimulatedDisk) -> Result<Vec<Content>> {
                 }
                 Op::Update { key, memory, .. } => _ = now.insert(ids[&key].clone(), memory),
                 Op::Forget { key, .. } => _ = now.remove(&ids[&key]),
-                Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Lost(_) | Op::Seal(_) => {}
+                Op::RestorePoint(_)
+                | Op::Restore(_)
+                | Op::Vector { .. }
+                | Op::Model { .. }
+                | Op::UseModel { .. }
+                | Op::Lost(_)
+                | Op::Seal(_) => {}
             }
             if header.group_end {
                 states.push(now.clone());
