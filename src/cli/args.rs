@@ -9,7 +9,7 @@ use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs,
     export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs,
     model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs,
-    remember::RememberArgs, stats::StatsArgs, update::UpdateArgs,
+    remember::RememberArgs, restore::RestoreArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -116,6 +116,8 @@ Happens by itself when a command ends and little has changed, and before a backu
     Backup(BackupArgs),
     /// List backups with age, size and verdict
     Backups(BackupsArgs),
+    /// Bring back a backup, a moment, or the state before the last restore
+    Restore(RestoreArgs),
     /// Bring in the JSON export of the original Memento, or memories as JSONL
     Import(ImportArgs),
     /// Write all memories as JSON, JSONL or SQLite

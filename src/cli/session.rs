@@ -4,7 +4,7 @@ use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
-use crate::{Error, ErrorKind, Healed, Options, Result, Store};
+use crate::{Error, ErrorKind, Healed, Options, Result, Store, TakenOver, TakenOverKind};
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
@@ -43,10 +43,38 @@ fn opened(context: &Context<'_>, options: Options) -> Result<Store> {
     for healed in store.healed() {
         tell_healed(context, &healed);
     }
+    for taken in store.taken_over() {
+        tell_taken_over(context, &taken);
+    }
     if store.is_read_only() && !context.global.read_only {
         context.out.warn("the medium cannot be written: the store is open for reading only");
     }
     Ok(store)
+}
+
+/// Tells what became of a `memory.db` that somebody has put there.
+fn tell_taken_over(context: &Context<'_>, taken: &TakenOver) {
+    let what = match taken.kind {
+        TakenOverKind::Snapshot => {
+            "an earlier snapshot was put in place of memory.db: the store went back to it"
+        }
+        TakenOverKind::Edited => "memory.db was changed by hand: the changes were taken over",
+        TakenOverKind::OtherStore => "memory.db of another store was put here: its memories were added",
+        TakenOverKind::Foreign => "another database was put in place of memory.db: its memories were added",
+        _ => "memory.db cannot be used and was put away",
+    };
+    let TakenOver { added, changed, forgotten, .. } = taken;
+    let mut message = format!("{what} ({added} added, {changed} changed, {forgotten} forgotten)");
+    if !taken.detail.is_empty() {
+        message.push_str(&format!("; {}", taken.detail));
+    }
+    if let Some(kept) = &taken.kept_as {
+        message.push_str(&format!("; the file is kept as {kept}"));
+    }
+    if added + changed + forgotten > 0 {
+        message.push_str("; `memento-kv restore --undo` takes it back");
+    }
+    context.out.warn(&message);
 }
 
 /// Tells what was healed, and where the damaged file is now.

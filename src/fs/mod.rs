@@ -57,6 +57,15 @@ pub(crate) struct Fingerprint {
     changed_ns: i128,
 }
 
+impl Fingerprint {
+    /// Whether the file was changed less than so many milliseconds ago, by the system's clock, or in the future.
+    pub(crate) fn is_younger_than(&self, ms: i64) -> bool {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ns = now.map_or(0, |now| i128::try_from(now.as_nanos()).unwrap_or(i128::MAX));
+        self.inode != 0 && now_ns - self.changed_ns < i128::from(ms) * 1_000_000
+    }
+}
+
 /// Where the store's files live.
 pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// Opens a regular file, mode 0600 when it is made. Never follows a link and never waits for a pipe.

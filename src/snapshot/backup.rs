@@ -11,6 +11,7 @@ use super::layout::hex;
 use super::publish::{published_before, written};
 use super::read;
 use super::retention::{Made, expired};
+use super::write::new_id;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Access, Disk, Kind};
 use crate::store::{Inner, Progress, Store};
@@ -187,7 +188,7 @@ fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool)
 fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
     let disk = &**store.disk();
     let beside = with_suffix(path, ".tmp");
-    let stamp = written(store, &beside, path, progress)?;
+    let stamp = written(store, &beside, path, &new_id()?, progress)?;
     let Some(Kind::File(bytes)) = disk.kind(path)? else {
         return Err(Error::new(ErrorKind::Io, "the backup that was just made is gone").at(path));
     };

@@ -10,6 +10,7 @@ mod copy;
 mod layout;
 mod publish;
 mod read;
+mod recognise;
 mod restore;
 mod retention;
 mod write;

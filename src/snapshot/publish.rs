@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::Stamp;
-use super::write::{build, install, upkeep};
+use super::layout::{Stamp, hex};
+use super::recognise::{is_untouched, recognise};
+use super::write::{Names, build, install, new_id, upkeep};
 use crate::error::{ErrorKind, Result};
 use crate::fs::{self, Fingerprint};
 use crate::store::{Beside, Inner, Options, Progress, Store};
@@ -60,12 +61,13 @@ enum When {
 }
 
 /// What was published last, in `store/snap.state`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SnapState {
-    pub(super) stamp: Stamp,
-    pub(super) file: Fingerprint,
-    /// Whether changes were being written into the file: a crash may have left a journal beside it.
-    pub(super) is_changing: bool,
+    /// What it says of itself.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) file: Option<Fingerprint>,
+    /// The id of one that is being written in its place, or into it: after a crash it may be there.
+    pub(super) next: Option<String>,
 }
 
 /// The snapshot that stands beside a store.
@@ -90,7 +92,17 @@ impl Options {
 }
 
 impl Beside for MemoryDb {
-    fn opened(&self, _store: &Inner) {}
+    fn opened(&self, store: &Inner) {
+        let _alone = store.publishing();
+        let had = store.taken_over_count();
+        let recognised = recognise(store).and_then(|()| {
+            let is_new = store.taken_over_count() > had;
+            if is_new { write_whole(store, &mut |_| {}).map(drop) } else { Ok(()) }
+        });
+        if let Err(error) = recognised {
+            tracing::warn!(%error, "memory.db was not looked at");
+        }
+    }
 
     fn closing(&self, store: &Inner) {
         told(publish(store, When::Closing, &mut |_| {}));
@@ -143,7 +155,7 @@ impl Store {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         let beside = fs::folder_above(path).join(name);
-        let stamp = written(store, &beside, path, progress)?;
+        let stamp = written(store, &beside, path, &new_id()?, progress)?;
         Ok(published(path.to_owned(), &stamp, PublishKind::Whole))
     }
 }
@@ -151,6 +163,11 @@ impl Store {
 /// Brings `memory.db` up to date, unless it is too much work for this moment.
 fn publish(store: &Inner, when: When, progress: &mut dyn FnMut(Progress)) -> Result<Option<Published>> {
     let _alone = store.publishing();
+    if when == When::Closing && !is_untouched(store)? {
+        // The next open takes it over, and can tell.
+        return Ok(None);
+    }
+    recognise(store)?;
     let path = store.db_path();
     let former = known(store)?;
     let seq = store.up_to_date()?.applied_seq();
@@ -158,10 +175,10 @@ fn publish(store: &Inner, when: When, progress: &mut dyn FnMut(Progress)) -> Res
         return Ok(None);
     }
     if let Some(former) = &former {
-        let is_old = |max: u64| seq.saturating_sub(former.stamp.seq) > max;
-        let age_ms = store.now_ms().saturating_sub(former.stamp.created_ms);
+        let is_old = |max: u64| seq.saturating_sub(former.seq) > max;
+        let age_ms = store.now_ms().saturating_sub(former.created_ms);
         match when {
-            When::Closing if is_old(RECORDS_AT_CLOSE_MAX) && former.stamp.rows > ROWS_AT_CLOSE_MAX => {
+            When::Closing if is_old(RECORDS_AT_CLOSE_MAX) && former.rows > ROWS_AT_CLOSE_MAX => {
                 return Ok(None);
             }
             When::Idle if is_old(RECORDS_AT_REST_MAX) && age_ms < REST_MS => return Ok(None),
@@ -184,10 +201,9 @@ pub(super) fn published_before(store: &Inner) -> Result<()> {
 }
 
 /// Writes the changes into the file, if they are few; `None` when a whole one is to be written.
-fn changes_written(store: &Inner, path: &Path, former: &SnapState) -> Result<Option<Published>> {
+fn changes_written(store: &Inner, path: &Path, stamp: &Stamp) -> Result<Option<Published>> {
     let catalog = store.up_to_date()?;
     let state = store.state_of(&catalog)?;
-    let stamp = &former.stamp;
     if stamp.model.as_ref() != state.model() {
         return Ok(None);
     }
@@ -199,15 +215,15 @@ fn changes_written(store: &Inner, path: &Path, former: &SnapState) -> Result<Opt
     if ids.len() as u64 > RECORDS_AT_CLOSE_MAX.max(stamp.rows / CHANGED_SHARE) {
         return Ok(None);
     }
-    let mut note = SnapState { is_changing: true, ..former.clone() };
-    keep(store, &note)?;
-    match upkeep(real, stamp, &state, &ids, store.now_ms()) {
+    let snapshot_id = new_id()?;
+    let file = store.disk().fingerprint(path)?;
+    keep(store, &SnapState { stamp: Some(stamp.clone()), file, next: Some(snapshot_id.clone()) })?;
+    match upkeep(real, stamp, &state, &ids, &snapshot_id, store.now_ms()) {
         Ok(stamp) => {
             let file = store.disk().fingerprint(path)?;
-            let Some(file) = file else { return Ok(None) };
-            note = SnapState { stamp, file, is_changing: false };
-            keep(store, &note)?;
-            Ok(Some(published(path.to_owned(), &note.stamp, PublishKind::Changes)))
+            let done = published(path.to_owned(), &stamp, PublishKind::Changes);
+            keep(store, &SnapState { stamp: Some(stamp), file, next: None })?;
+            Ok(Some(done))
         }
         Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Busy) => Err(error),
         Err(error) => {
@@ -226,10 +242,13 @@ fn write_whole(store: &Inner, progress: &mut dyn FnMut(Progress)) -> Result<Publ
             store.put_away(&sibling, "it stood beside a memory.db that was written anew")?;
         }
     }
-    let stamp = written(store, &beside, &path, progress)?;
-    if let Some(file) = disk.fingerprint(&path)? {
-        keep(store, &SnapState { stamp: stamp.clone(), file, is_changing: false })?;
-    }
+    let snapshot_id = new_id()?;
+    // After a crash behind the rename it must not look like a file that somebody else has put there.
+    let last = last_published(store)?.unwrap_or_default();
+    keep(store, &SnapState { next: Some(snapshot_id.clone()), ..last })?;
+    let stamp = written(store, &beside, &path, &snapshot_id, progress)?;
+    let file = disk.fingerprint(&path)?;
+    keep(store, &SnapState { stamp: Some(stamp.clone()), file, next: None })?;
     Ok(published(path, &stamp, PublishKind::Whole))
 }
 
@@ -238,14 +257,15 @@ pub(super) fn written(
     store: &Inner,
     beside: &Path,
     path: &Path,
+    snapshot_id: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Stamp> {
     let disk = &**store.disk();
     let catalog = store.up_to_date()?;
     let state = store.state_of(&catalog)?;
-    let (store_id, now_ms) = (store.store_id(), store.now_ms());
+    let names = Names { snapshot_id, store_id: store.store_id(), created_ms: store.now_ms() };
     let mut tell = |done, total| progress(Progress::new(done, total));
-    let stamp = build(disk, beside, &state, store_id, now_ms, &mut tell)
+    let stamp = build(disk, beside, &state, names, &mut tell)
         .and_then(|stamp| install(disk, beside, path).map(|()| stamp));
     if stamp.is_err() && disk.kind(beside).is_ok_and(|kind| kind.is_some()) {
         // It takes space; what went wrong has been told.
@@ -255,19 +275,12 @@ pub(super) fn written(
 }
 
 /// What was published last, when the file is still that one.
-pub(super) fn known(store: &Inner) -> Result<Option<SnapState>> {
+fn known(store: &Inner) -> Result<Option<Stamp>> {
     let Some(last) = last_published(store)? else { return Ok(None) };
     let file = store.disk().fingerprint(&store.db_path())?;
-    let has_siblings = || -> Result<bool> {
-        for sibling in siblings(&store.db_path()) {
-            if store.disk().kind(&sibling)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    let is_same = file == Some(last.file) && !last.is_changing && last.stamp.store_id == hex_id(store);
-    Ok(if is_same && !has_siblings()? { Some(last) } else { None })
+    let is_same = file.is_some() && file == last.file && last.next.is_none();
+    let is_own = |stamp: &Stamp| stamp.store_id == hex(&store.store_id());
+    Ok(last.stamp.filter(|stamp| is_same && is_own(stamp)))
 }
 
 /// What was published last, whatever became of the file.
@@ -280,17 +293,13 @@ pub(super) fn last_published(store: &Inner) -> Result<Option<SnapState>> {
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-fn keep(store: &Inner, state: &SnapState) -> Result<()> {
+pub(super) fn keep(store: &Inner, state: &SnapState) -> Result<()> {
     let bytes = serde_json::to_vec(state).expect("a struct of numbers and texts");
     fs::replace(&**store.disk(), &state_path(store), &bytes)
 }
 
 fn state_path(store: &Inner) -> PathBuf {
     store.folder().join("snap.state")
-}
-
-fn hex_id(store: &Inner) -> String {
-    super::layout::hex(&store.store_id())
 }
 
 /// Files of SQLite that belong to a database, or did.

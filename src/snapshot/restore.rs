@@ -10,6 +10,7 @@ use super::backup::{Backup, BackupVerdict, backups_of};
 use super::copy::{Copied, Look, look_at};
 use super::layout::hex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::ModelIdentity;
 use crate::store::{Changed, Changes, Inner, RestoreKind, Store};
 
 /// What to restore.
@@ -202,13 +203,24 @@ pub(super) fn take_over(
     })
 }
 
+/// A restore of which nothing more is known.
+pub(super) fn plain(kind: RestoreKind, target: &str, changed: Changed, from_seq: u64) -> Restored {
+    let target = target.to_owned();
+    Restored { kind, target, dry_run: false, changed, kept: 0, to_seq: None, from_seq, problems: Vec::new() }
+}
+
+/// Whether vectors that the original, or who knows who, has written can be those of the store's model.
+pub(super) fn is_model_of(model: Option<&ModelIdentity>, vectors: Option<&[f32]>) -> bool {
+    model.is_some_and(is_model_of_the_original) && vectors.is_some_and(|values| are_unit(values, model))
+}
+
 /// Whether this is the model whose vectors the original stored.
-fn is_model_of_the_original(model: &crate::memory::ModelIdentity) -> bool {
+fn is_model_of_the_original(model: &ModelIdentity) -> bool {
     model.name.contains("MiniLM-L6-v2") || model.name.contains("minilm-l6")
 }
 
 /// Whether each window has length 1, as the store's vectors have.
-fn are_unit(values: &[f32], model: Option<&crate::memory::ModelIdentity>) -> bool {
+fn are_unit(values: &[f32], model: Option<&ModelIdentity>) -> bool {
     let dimensions = model.map_or(0, |model| model.dimensions as usize);
     dimensions > 0
         && values.len().is_multiple_of(dimensions)

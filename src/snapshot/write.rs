@@ -18,6 +18,14 @@ const CACHE_KIB: i64 = 32 << 10;
 /// Bytes that are written at once where the disk is not the system's.
 const COPY_LEN: usize = 1 << 20;
 
+/// Whose snapshot it is, and which.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    pub(super) snapshot_id: &'a str,
+    pub(super) store_id: [u8; 16],
+    pub(super) created_ms: i64,
+}
+
 /// Writes a state of the store as a new snapshot file and verifies it: read back, counted, checksums compared. The file
 /// is durable then; its name is the caller's matter, and so is what is left when this fails.
 ///
@@ -27,8 +35,7 @@ pub(super) fn build(
     disk: &dyn Disk,
     path: &Path,
     state: &State<'_>,
-    store_id: [u8; 16],
-    created_ms: i64,
+    names: Names<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Stamp> {
     if disk.kind(path)?.is_some() {
@@ -46,7 +53,7 @@ pub(super) fn build(
             None => Connection::open_in_memory(),
         };
         let mut connection = connection.map_err(|error| sql(path, error))?;
-        let stamp = fill(&mut connection, path, state, store_id, created_ms, progress)?;
+        let stamp = fill(&mut connection, path, state, names, progress)?;
         if real.is_none() {
             let bytes = connection.serialize("main").map_err(|error| sql(path, error))?;
             for (number, part) in bytes.chunks(COPY_LEN).enumerate() {
@@ -68,8 +75,7 @@ fn fill(
     connection: &mut Connection,
     path: &Path,
     state: &State<'_>,
-    store_id: [u8; 16],
-    created_ms: i64,
+    names: Names<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Stamp> {
     let failed = |error| sql(path, error);
@@ -99,12 +105,12 @@ fn fill(
     }
     transaction.execute_batch(INDEXES).map_err(failed)?;
     let stamp = Stamp {
-        snapshot_id: new_id()?,
-        store_id: hex(&store_id),
+        snapshot_id: names.snapshot_id.to_owned(),
+        store_id: hex(&names.store_id),
         seq: state.seq(),
         rows,
         content_crc,
-        created_ms,
+        created_ms: names.created_ms,
         model: state.model().cloned(),
     };
     put_stamp(&transaction, &stamp).map_err(failed)?;
@@ -123,6 +129,7 @@ pub(super) fn upkeep(
     former: &Stamp,
     state: &State<'_>,
     ids: &[String],
+    snapshot_id: &str,
     created_ms: i64,
 ) -> Result<Stamp> {
     let failed = |error| sql(path, error);
@@ -168,8 +175,14 @@ pub(super) fn upkeep(
         // A compaction may have left out what would tell that a memory was forgotten.
         return Err(Error::new(ErrorKind::Conflict, "the changes do not lead to the store's state").at(path));
     }
-    let stamp =
-        Stamp { snapshot_id: new_id()?, seq: state.seq(), rows, content_crc, created_ms, ..former.clone() };
+    let stamp = Stamp {
+        snapshot_id: snapshot_id.to_owned(),
+        seq: state.seq(),
+        rows,
+        content_crc,
+        created_ms,
+        ..former.clone()
+    };
     transaction.execute("DELETE FROM memento_snapshot", []).map_err(failed)?;
     put_stamp(&transaction, &stamp).map_err(failed)?;
     transaction.commit().map_err(failed)?;
@@ -191,7 +204,8 @@ pub(super) fn install(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn new_id() -> Result<String> {
+/// A name for a snapshot that nobody else has.
+pub(super) fn new_id() -> Result<String> {
     let mut id = [0; 16];
     getrandom::fill(&mut id)
         .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}")))?;

@@ -52,6 +52,7 @@ pub use index::{IndexBuilder, IndexStats};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
 pub use restore::{Changed, RestoreKind};
+pub use state::{TakenOver, TakenOverKind};
 pub use stats::{CacheStats, Stats};
 pub use write::OnConflict;
 pub(crate) use write::Outcome;
@@ -61,7 +62,6 @@ use history::Window;
 use index::Indexing;
 use models::Models;
 pub(crate) use open::Layout;
-pub(crate) use past::Past;
 use recall::AnswerCache;
 pub(crate) use restore::Changes;
 use search::Search;
@@ -308,6 +308,8 @@ pub(crate) struct Inner {
     healed: Mutex<Vec<Healed>>,
     /// Held while segments are rewritten, and by whoever reads them all.
     rewriting: Mutex<()>,
+    /// What was taken over since the open.
+    taken_over: Mutex<Vec<TakenOver>>,
     /// The last entry in the file of times.
     times: Mutex<times::Times>,
     /// Whether a compaction has met a full disk.

@@ -115,6 +115,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
+        taken_over: Mutex::default(),
         times: Mutex::default(),
         is_full: AtomicBool::new(false),
         publishing: Mutex::default(),

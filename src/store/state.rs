@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 
+use serde::Serialize;
+
 use super::index::VectorReader;
 use super::{Inner, Store, lock};
 use crate::catalog::{Catalog, View};
@@ -31,6 +33,42 @@ pub(crate) trait Beside: Send + Sync {
     fn idle(&self, store: &Inner);
     /// Memories were purged: nothing of them may be left in what stands beside the store.
     fn purged(&self, store: &Inner) -> Result<()>;
+}
+
+/// What a `memory.db` was that somebody had put in place of the published one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TakenOverKind {
+    /// An earlier snapshot of this store, such as a backup: the store went back to it.
+    Snapshot,
+    /// A snapshot of this store that was changed: the changes were taken over.
+    Edited,
+    /// A snapshot of another store: its memories were added.
+    OtherStore,
+    /// A database of the original, or of somebody else: its memories were added.
+    Foreign,
+    /// Nothing that could be used: it was only moved away.
+    Unusable,
+}
+
+/// A `memory.db` that somebody had put in place of the published one, or changed, and what came of it. `restore --undo`
+/// takes it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TakenOver {
+    /// What it was.
+    pub kind: TakenOverKind,
+    /// What could not be taken as it was, or why nothing could.
+    pub detail: String,
+    /// Memories that came back or were new.
+    pub added: u64,
+    /// Memories that got another version.
+    pub changed: u64,
+    /// Memories that went.
+    pub forgotten: u64,
+    /// Where the file is now, relative to the home folder, if it was kept.
+    pub kept_as: Option<String>,
 }
 
 /// A memory with the vectors of its present text under one model.
@@ -118,6 +156,16 @@ impl Inner {
         Ok(State { view: catalog.view(), store: self, model, segments, _standing })
     }
 
+    /// Tells that a `memory.db` was taken over.
+    pub(crate) fn note_taken_over(&self, taken: TakenOver) {
+        lock(&self.taken_over).push(taken);
+    }
+
+    /// How many were taken over since the open.
+    pub(crate) fn taken_over_count(&self) -> usize {
+        lock(&self.taken_over).len()
+    }
+
     /// The right to write `memory.db`.
     pub(crate) fn publishing(&self) -> MutexGuard<'_, ()> {
         lock(&self.publishing)
@@ -184,6 +232,13 @@ impl Inner {
 }
 
 impl Store {
+    /// Files that somebody had put in place of the published `memory.db`, or changed, and that were taken over since this
+    /// store was opened, the opening included.
+    #[must_use]
+    pub fn taken_over(&self) -> Vec<TakenOver> {
+        lock(&self.inner.taken_over).clone()
+    }
+
     /// The store's inside, for the rooms below.
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner

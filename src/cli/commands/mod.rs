@@ -19,6 +19,7 @@ pub(crate) mod recall;
 pub(crate) mod reembed;
 pub(crate) mod reindex;
 pub(crate) mod remember;
+pub(crate) mod restore;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod update;

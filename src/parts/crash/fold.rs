@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::session::TinyModel;
-use super::workload::{Content, Held};
+use super::workload::{Aside, Content, Held};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
@@ -105,6 +105,7 @@ impl Folded {
         Content {
             memories: self.rows.values().map(|row| (row.memory.id.to_string(), held(row))).collect(),
             model: if is_second { TinyModel::Second } else { TinyModel::First },
+            aside: Aside::default(),
         }
     }
 

@@ -132,6 +132,8 @@ pub(super) fn taken(disk: &SimulatedDisk) -> Files {
 /// Opens the store on a disk, with nothing that runs behind the calls.
 pub(super) fn open(disk: &SimulatedDisk) -> Result<Store> {
     let options = Options::at(HOME)
+        // A snapshot has a random name of its own, and samples are the same each time.
+        .publish(false)
         .embedder(Arc::new(Counting::new()))
         .background_embedding(false)
         .query_cache(false)
