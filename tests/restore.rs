@@ -8,8 +8,8 @@ use memento_kv::check::{CheckStatus, check_files};
 use memento_kv::clock::ManualClock;
 use memento_kv::embed::ModelSpec;
 use memento_kv::{
-    ErrorKind, List, Memory, MemoryId, Options, Remember, RestoreFrom, RestoreOptions, Restored, Store,
-    Update,
+    ErrorKind, List, Memory, MemoryId, Moment, Options, Recall, Remember, RestoreFrom, RestoreOptions,
+    Restored, Store, Update,
 };
 
 fn options(home: &Path) -> Options {
@@ -162,6 +162,74 @@ fn every_acknowledged_write_is_a_moment_that_can_be_gone_back_to() {
     }
     store.close().expect("closed");
     assert_whole(home);
+}
+
+#[test]
+fn the_past_answers_without_a_restore_and_two_moments_can_be_compared() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    remember(&store, "a");
+    let first = remember(&store, "b");
+    let then = all(&store);
+    store.forget(["a"]).expect("forgotten");
+    store.compact(&mut |_| {}).expect("compacted");
+    store.update("b", Update::new().text("another one")).expect("updated");
+    let second = remember(&store, "c");
+    store.compact(&mut |_| {}).expect("compacted");
+    remember(&store, "d");
+    let now = all(&store);
+    let past = store.as_of(Moment::Seq(first)).expect("the past");
+    assert_eq!(all(&past), then);
+    let answer = past.recall(Recall::new("text a")).expect("an answer");
+    assert!(answer.results.iter().any(|found| found.id == id("a")));
+    let error = past.remember(Remember::new("x")).expect_err("the past stays as it was");
+    assert_eq!(error.kind(), ErrorKind::ReadOnly);
+    drop(past);
+    let middle = store.as_of(Moment::Seq(second)).expect("the past");
+    assert_eq!(names(&middle), ["b", "c"], "where the log ends with a rewritten segment, too");
+    drop(middle);
+    assert_eq!(std::fs::read_dir(home.join("store/past")).map_or(0, Iterator::count), 0, "nothing is left");
+    assert_eq!(all(&store.as_of(Moment::Now).expect("the present")), now);
+    assert!(all(&store.as_of(Moment::Seq(0)).expect("the beginning")).is_empty());
+
+    let changed = store.diff(Moment::Seq(first), Moment::Now).expect("a difference");
+    assert_eq!((changed.added, changed.changed, changed.forgotten), (2, 1, 1));
+    assert_eq!((&changed.changed_ids[..], &changed.forgotten_ids[..]), (&[id("b")][..], &[id("a")][..]));
+    let back = store.diff(Moment::Now, Moment::Seq(first)).expect("a difference");
+    assert_eq!((back.added, back.changed, back.forgotten), (1, 1, 2));
+}
+
+#[test]
+fn the_past_ends_where_its_window_does_and_a_purge_takes_it_away() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    let store = Store::open(options(home).clock(clock.clone()).history(7, 1 << 30)).expect("open");
+    let first = remember(&store, "a");
+    store.update("a", Update::new().text("canary")).expect("updated");
+    store.update("a", Update::new().text("later")).expect("updated");
+    store.compact(&mut |_| {}).expect("compacted");
+    assert_eq!(names(&store.as_of(Moment::Seq(first)).expect("within the window")), ["a"]);
+    let holds = |what: &[u8]| {
+        std::fs::read_dir(home.join("store/trash")).expect("the trash").any(|file| {
+            std::fs::read(file.expect("a file").path()).expect("read").windows(6).any(|part| part == what)
+        })
+    };
+    assert!(holds(b"canary"));
+    store.purge(["a"], &mut |_| {}).expect("purged");
+    assert!(!holds(b"canary"));
+    assert_eq!(store.as_of(Moment::Seq(first)).expect_err("it is gone").kind(), ErrorKind::NotFound);
+
+    let second = remember(&store, "b");
+    store.forget(["b"]).expect("forgotten");
+    store.compact(&mut |_| {}).expect("compacted");
+    assert_eq!(names(&store.as_of(Moment::Seq(second)).expect("within the window")), ["b"]);
+    clock.set(1_700_000_000_000 + 8 * 86_400_000);
+    store.close().expect("closed");
+    let store = Store::open(options(home).clock(clock.clone())).expect("open");
+    assert_eq!(store.as_of(Moment::Seq(second)).expect_err("too long ago").kind(), ErrorKind::NotFound);
+    assert!(store.list(&List::new()).expect("a list").is_empty());
 }
 
 #[test]

@@ -223,6 +223,32 @@ fn what_cannot_be_used_is_put_away_and_the_store_goes_on() {
 }
 
 #[test]
+fn a_flipped_bit_is_no_edit_and_is_never_taken_over() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let (backup, before) = with_a_backup(home);
+    for source in [db(home), backup.clone()] {
+        let mut bytes = fs::read(&source).expect("a file");
+        let at = bytes.windows(13).rposition(|part| part == b"the text of a").expect("its text");
+        bytes[at + 4] ^= 1;
+        fs::write(db(home), &bytes).expect("written");
+        let store = open(home);
+        let taken = the_one(&store);
+        assert_eq!(taken.kind, TakenOverKind::Unusable, "{}", taken.detail);
+        assert_eq!(all(&store), before);
+        store.close().expect("closed");
+        assert_published(home, &["a", "c"]);
+        let damaged = home.join("damaged.db");
+        fs::write(&damaged, &bytes).expect("written");
+        let store = open(home);
+        let exact = RestoreOptions { exact: true, dry_run: false };
+        let error = store.restore(&RestoreFrom::File(damaged), exact).expect_err("damaged");
+        assert_eq!(error.kind(), memento_kv::ErrorKind::Corrupt);
+        assert_eq!(all(&store), before);
+    }
+}
+
+#[test]
 fn triggers_and_hostile_rows_do_no_harm() {
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path();

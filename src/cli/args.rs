@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs,
-    export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs,
+    diff::DiffArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs,
     model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs,
     remember::RememberArgs, restore::RestoreArgs, stats::StatsArgs, update::UpdateArgs,
 };
@@ -116,6 +116,8 @@ Happens by itself when a command ends and little has changed, and before a backu
     Backup(BackupArgs),
     /// List backups with age, size and verdict
     Backups(BackupsArgs),
+    /// Say what is different between two moments
+    Diff(DiffArgs),
     /// Bring back a backup, a moment, or the state before the last restore
     Restore(RestoreArgs),
     /// Bring in the JSON export of the original Memento, or memories as JSONL

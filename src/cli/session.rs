@@ -4,7 +4,8 @@ use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
-use crate::{Error, ErrorKind, Healed, Options, Result, Store, TakenOver, TakenOverKind};
+use crate::time::parse_time;
+use crate::{Error, ErrorKind, Healed, Moment, Options, Result, Store, TakenOver, TakenOverKind};
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
@@ -120,6 +121,12 @@ pub(crate) fn open_if_any(context: &Context<'_>) -> Result<(Home, Option<Store>)
         }
         Err(error) => Err(error),
     }
+}
+
+/// A moment of the store as people write it; the whole second counts.
+pub(crate) fn moment(context: &Context<'_>, time: &str) -> Result<Moment> {
+    let seconds = parse_time(time, context.now_ms)?;
+    Ok(Moment::At(seconds.saturating_mul(1000).saturating_add(999)))
 }
 
 /// Lets go of the store. What was acknowledged is durable already, so trouble here is only a warning.

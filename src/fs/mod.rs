@@ -111,6 +111,18 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
             changed_ns: 0,
         }))
     }
+    /// Removes a folder with all that is in it; never follows a link.
+    fn remove_tree(&self, folder: &Path) -> Result<()> {
+        for name in self.list(folder)? {
+            let path = folder.join(name);
+            match self.kind(&path)? {
+                Some(Kind::Folder) => self.remove_tree(&path)?,
+                Some(_) => self.remove(&path)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
     /// One call of [`Disk::rename`].
     fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// One call of [`Disk::remove`].

@@ -144,6 +144,13 @@ impl Disk for RealDisk {
         }))
     }
 
+    fn remove_tree(&self, folder: &Path) -> Result<()> {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder, error)),
+            _ => Ok(()),
+        }
+    }
+
     fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }

@@ -5,19 +5,21 @@
 //! below a segment that is there belong to the log, and whoever opens it gives them their names. Parts above every segment
 //! never counted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::commit::{Committed, Log, Staged};
-use super::scan::{SEAL_RESERVE_LEN, read_seal};
-use super::tail::{Entry, Tail, WriteError, advance, empty_state, memory_time, random_u64, seal_record};
+use super::scan::{SEAL_RESERVE_LEN, ScanEnd, Scanner, read_seal};
+use super::tail::{
+    Entry, Tail, WriteError, advance, create_segment, empty_state, memory_time, random_u64, seal_record,
+};
 use super::{Place, SEGMENT_SUFFIX, Segment, SegmentName, read_header};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::manifest::TailV1;
-use crate::format::op::Op;
+use crate::format::op::{Op, OpKind};
 use crate::format::record::{PAYLOAD_LEN_MAX, RecordHeader, frame, record_len};
-use crate::format::segment::SegmentHeader;
-use crate::fs::{Access, DiskFile};
+use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::fs::{self, Access, DiskFile};
 
 /// How the name of a part ends.
 const PART_SUFFIX: &str = ".part";
@@ -241,6 +243,51 @@ fn name_parts(place: &Place, parts: &[Segment]) -> Result<Vec<Segment>, WriteErr
     Ok(parts.iter().map(|part| Segment { path: named(part), ..part.clone() }).collect())
 }
 
+/// Copies a segment with its records up to this sequence, without a seal where others would follow.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when a record before that is damaged, and what the disk says.
+pub(crate) fn copy_up_to(place: &Place, segment: &Segment, seq: u64, to: &Path) -> Result<()> {
+    let source = place.disk.open(&segment.path, Access::Read)?;
+    let mut scanner = Scanner::new(&*source, segment.header.epoch, SEGMENT_HEADER_LEN as u64)?;
+    let end = loop {
+        let offset = scanner.offset();
+        match scanner.next()? {
+            Ok((record, ..)) if record.kind == OpKind::Seal => break scanner.offset(),
+            Ok((record, ..)) if record.seq > seq => break offset,
+            Ok(_) => {}
+            Err(ScanEnd::Damaged(damage)) => return Err(Error::corrupt(&segment.path, offset, damage)),
+            Err(ScanEnd::File | ScanEnd::Empty) => break offset,
+        }
+    };
+    let target = place.disk.open(to, Access::CreateNew)?;
+    let (mut offset, mut part) = (0, vec![0; WRITE_LEN]);
+    while offset < end {
+        let len = usize::try_from((end - offset).min(WRITE_LEN as u64)).expect("a part");
+        fs::read_exact_at(&*source, &mut part[..len], offset)?;
+        target.write_at(&part[..len], offset)?;
+        offset += len as u64;
+    }
+    Ok(())
+}
+
+/// Makes an empty segment behind a rewritten one.
+pub(crate) fn begin_behind(place: &Place, header: &SegmentHeader, now_ms: i64) -> Result<()> {
+    let rewrite = header.rewrite.expect("only behind a rewritten one");
+    let next = SegmentHeader {
+        number: header.number + 1,
+        epoch: random_u64()?,
+        base_seq: rewrite.last_seq + 1,
+        prev_number: header.number,
+        prev_last_seq: rewrite.last_seq,
+        prev_chain: rewrite.end_chain,
+        created_unix_ms: now_ms,
+        rewrite: None,
+        ..*header
+    };
+    create_segment(place, next).map(drop)
+}
+
 /// Gives parts their names that count but have none yet, and removes those that never counted. Before anything else is
 /// looked at.
 ///
@@ -280,8 +327,8 @@ pub(crate) fn settle_parts(place: &Place) -> Result<()> {
 }
 
 /// Whether a segment is the one that follows a part.
-fn follows_part(place: &Place, part: &std::path::Path, next: &str) -> Result<bool> {
-    let header = |path: &std::path::Path| match read_header(&*place.disk, path) {
+fn follows_part(place: &Place, part: &Path, next: &str) -> Result<bool> {
+    let header = |path: &Path| match read_header(&*place.disk, path) {
         Ok((header, len)) => Ok(Some((header, len))),
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error),
@@ -295,7 +342,7 @@ fn follows_part(place: &Place, part: &std::path::Path, next: &str) -> Result<boo
     Ok(end == Some((next.prev_last_seq, next.prev_chain)) && next.prev_number == own.number)
 }
 
-fn remove_if_there(place: &Place, path: &std::path::Path) {
+fn remove_if_there(place: &Place, path: &Path) {
     // What is left is removed by the next open.
     if place.disk.kind(path).is_ok_and(|kind| kind.is_some()) {
         let _ = place.disk.remove(path);

@@ -103,16 +103,16 @@ fn look(store: &Inner, path: &Path, with_siblings: bool) -> Result<Look> {
     } else {
         rollback_mode(&**disk, &copy)?;
     }
-    let file = if with_siblings { read::open_with_journal(&copy) } else { read::open(&**disk, &copy) };
+    let file =
+        if with_siblings { read::open_with_journal(&**disk, &copy) } else { read::open(&**disk, &copy) };
     let file = file.map_err(|error| at(error, path))?;
     let is_whole = match &file.stamp {
         Some(_) => match file.verify() {
             Ok(_) => true,
-            Err(error)
-                if error.kind() == ErrorKind::Corrupt
-                    && error.message().contains("rows with the checksum") =>
-            {
-                false
+            // Somebody has changed its rows, or chance has: SQLite counts who writes.
+            Err(error) if error.kind() == ErrorKind::Conflict && !file.is_unwritten() => false,
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                return Err(at(Error::new(ErrorKind::Corrupt, error.message().to_owned()), path));
             }
             Err(error) => return Err(at(error, path)),
         },

@@ -9,6 +9,10 @@ use crate::memory::{Memory, ModelIdentity};
 pub(crate) const APPLICATION_ID: i32 = 0x4d4d_544f;
 /// Version of the tables, in `user_version` and in `memento_snapshot`.
 pub(crate) const SNAPSHOT_FORMAT: i64 = 1;
+/// SQLite's change counter in a file that was written as a whole: two pragmas and one transaction.
+pub(crate) const CHANGES_AT_BUILD: u32 = 3;
+/// Where that counter stands, and where SQLite repeats it.
+pub(super) const CHANGE_COUNTERS: [usize; 2] = [24, 92];
 /// Bytes of a page.
 pub(crate) const PAGE_LEN: i64 = 4096;
 /// The dimensions that the original's column `embedding` has.
@@ -43,6 +47,7 @@ CREATE TABLE memento_snapshot (
     rows INTEGER NOT NULL,
     content_crc INTEGER NOT NULL,
     created_ms INTEGER NOT NULL,
+    changes INTEGER NOT NULL,
     format INTEGER NOT NULL,
     model TEXT,
     dimensions INTEGER,
@@ -89,6 +94,9 @@ pub(crate) struct Stamp {
     /// Checksum of all rows, whatever their order.
     pub(crate) content_crc: u64,
     pub(crate) created_ms: i64,
+    /// The change counter that SQLite has in the file's header with it. Where it is another one, somebody has written to
+    /// the file; where it is this one and the rows are others, the file is damaged.
+    pub(crate) changes: u32,
     /// The model whose vectors are in it.
     pub(crate) model: Option<ModelIdentity>,
 }
@@ -245,5 +253,82 @@ mod tests {
         let (first, all) = vector_columns(Some(&values[..8]), 8);
         assert_eq!((first, all.map(|bytes| bytes.len())), (None, Some(32)));
         assert_eq!(vector_columns(None, 8), (None, None));
+    }
+}
+
+#[cfg(test)]
+mod spec {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../format-spec/snapshot.md");
+
+    /// The rows of the first table below a heading, without its header.
+    fn rows(heading: &str) -> Vec<(String, String)> {
+        let section = PAGE.split(&format!("\n## {heading}\n")).nth(1).expect("the heading is there");
+        let lines = section
+            .lines()
+            .skip_while(|line| !line.starts_with('|'))
+            .take_while(|line| line.starts_with('|'));
+        let cells = |line: &str| {
+            let mut cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+            (cells.next().expect("a cell"), cells.next().expect("a cell"))
+        };
+        lines.skip(2).map(cells).collect()
+    }
+
+    /// The columns of a table as SQLite understands them, written as the page writes them.
+    fn columns(connection: &Connection, table: &str) -> Vec<(String, String)> {
+        let mut statement = connection.prepare(&format!("PRAGMA table_info({table})")).expect("a pragma");
+        let column = |row: &rusqlite::Row<'_>| {
+            let (name, mut kind): (String, String) = (row.get(1)?, row.get(2)?);
+            let (not_null, default, key): (bool, Option<String>, i64) =
+                (row.get(3)?, row.get(4)?, row.get(5)?);
+            if key > 0 {
+                kind.push_str(" PRIMARY KEY");
+            } else if not_null {
+                kind.push_str(" NOT NULL");
+            }
+            if let Some(default) = default {
+                kind.push_str(&format!(" DEFAULT {default}"));
+            }
+            Ok((name, kind))
+        };
+        statement.query_map([], column).expect("rows").collect::<rusqlite::Result<_>>().expect("rows")
+    }
+
+    #[test]
+    fn every_table_and_column_stands_on_its_page() {
+        let connection = Connection::open_in_memory().expect("a database");
+        for text in [ORIGINAL_TABLES, OWN_TABLES, INDEXES] {
+            connection.execute_batch(text).expect("tables");
+        }
+        let tables = ["memories", "schema_version", "memento_snapshot", "memento_rows"];
+        for table in tables {
+            assert_eq!(columns(&connection, table), rows(table), "{table}");
+        }
+        let mut made = connection
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'memories_fts%'")
+            .expect("a statement");
+        let made: Vec<String> = made
+            .query_map([], |row| row.get(0))
+            .expect("rows")
+            .collect::<rusqlite::Result<_>>()
+            .expect("rows");
+        assert_eq!(made, tables);
+    }
+
+    #[test]
+    fn numbers_of_the_file_are_those_of_its_page() {
+        for number in [
+            format!("| page size | {PAGE_LEN} |"),
+            format!("| application_id | {APPLICATION_ID:#010x} (`MMTO`) |"),
+            format!("| user_version | {SNAPSHOT_FORMAT} |"),
+            format!("| change counter of a file that was written as a whole | {CHANGES_AT_BUILD} |"),
+        ] {
+            assert!(PAGE.contains(&number), "{number}");
+        }
+        assert_eq!(APPLICATION_ID.to_be_bytes(), *b"MMTO");
     }
 }

@@ -10,7 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use serde_json::{Map, Value};
 
-use super::layout::{ORIGINAL_DIMENSIONS, Stamp, row_crc, share_of, tags_of};
+use super::layout::{CHANGE_COUNTERS, ORIGINAL_DIMENSIONS, Stamp, row_crc, share_of, tags_of};
 use super::sql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, DiskFile, Kind};
@@ -41,6 +41,8 @@ pub(crate) struct File {
     path: std::path::PathBuf,
     /// What a snapshot of ours says of itself.
     pub(crate) stamp: Option<Stamp>,
+    /// SQLite's change counter in its header.
+    changes: u32,
 }
 
 /// What came of reading all rows.
@@ -76,18 +78,27 @@ pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<File> {
             connection
         }
     };
-    opened(connection, path)
+    opened(connection, path, changes_of(disk, path)?)
 }
 
 /// The same for a file with a journal beside it, which is played back first: only for a private copy.
-pub(crate) fn open_with_journal(path: &Path) -> Result<File> {
+pub(crate) fn open_with_journal(disk: &dyn Disk, path: &Path) -> Result<File> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| sql(path, error))?;
-    opened(connection, path)
+    // Whatever is read is read with the journal played back.
+    let file = opened(connection, path, 0)?;
+    Ok(File { changes: changes_of(disk, path)?, ..file })
 }
 
-fn opened(connection: Connection, path: &Path) -> Result<File> {
+/// SQLite's change counter in the header of a file.
+fn changes_of(disk: &dyn Disk, path: &Path) -> Result<u32> {
+    let mut bytes = [0; 4];
+    disk.open(path, Access::Read)?.read_at(&mut bytes, CHANGE_COUNTERS[0] as u64)?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+fn opened(connection: Connection, path: &Path, changes: u32) -> Result<File> {
     let guarded = || -> rusqlite::Result<()> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -108,7 +119,7 @@ fn opened(connection: Connection, path: &Path) -> Result<File> {
     } else {
         None
     };
-    Ok(File { connection, path: path.to_owned(), stamp })
+    Ok(File { connection, path: path.to_owned(), stamp, changes })
 }
 
 /// Whether this is a table as the program makes them: no view and no virtual table, which would run code of others.
@@ -126,7 +137,7 @@ fn is_plain_table(connection: &Connection, name: &str) -> rusqlite::Result<bool>
 
 /// What a snapshot says of itself; `None` when it says nothing that can be understood.
 pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<Option<Stamp>> {
-    let text = "SELECT snapshot_id, store_id, seq, rows, content_crc, created_ms, model_identity \
+    let text = "SELECT snapshot_id, store_id, seq, rows, content_crc, created_ms, model_identity, changes \
         FROM memento_snapshot WHERE format = 1";
     let read = |row: &Row<'_>| {
         let identity: Option<String> = row.get(6)?;
@@ -138,6 +149,7 @@ pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<Option<Stamp>> 
             rows: unsigned(3)?,
             content_crc: unsigned(4)?,
             created_ms: row.get(5)?,
+            changes: row.get(7)?,
             model: identity.and_then(|identity| serde_json::from_str::<ModelIdentity>(&identity).ok()),
         })
     };
@@ -155,11 +167,14 @@ pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<Option<Stamp>> 
 /// [`ErrorKind::Corrupt`] when it is not, and as [`open`].
 pub(crate) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     let file = open(disk, path)?;
-    file.verify()
+    file.verify().map_err(|error| match error.kind() {
+        ErrorKind::Conflict => Error::corrupt(path, 0, error.message().to_owned()),
+        _ => error,
+    })
 }
 
 impl File {
-    /// As [`verify`].
+    /// As [`verify`], but rows that are not what they should be are an error of kind [`ErrorKind::Conflict`].
     pub(crate) fn verify(&self) -> Result<Stamp> {
         let Some(stamp) = &self.stamp else {
             return Err(Error::new(ErrorKind::Invalid, "it is no snapshot of this program").at(&self.path));
@@ -170,7 +185,7 @@ impl File {
                 "{} rows with the checksum {:016x}, expected {} with {:016x}",
                 summary.rows, summary.content_crc, stamp.rows, stamp.content_crc
             );
-            return Err(Error::corrupt(&self.path, 0, what));
+            return Err(Error::new(ErrorKind::Conflict, what).at(&self.path));
         }
         Ok(stamp.clone())
     }
@@ -216,6 +231,11 @@ impl File {
             }
         }
         Ok(summary)
+    }
+
+    /// Whether nobody has written to a snapshot of ours since it was made, as SQLite counts.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.stamp.as_ref().is_some_and(|stamp| stamp.changes == self.changes)
     }
 
     /// Ids of memories that a snapshot of ours had and somebody took away by hand.

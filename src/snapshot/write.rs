@@ -5,8 +5,9 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::layout::{
-    APPLICATION_ID, INDEXES, INSERT_MEMORY, INSERT_ROW, ORIGINAL_TABLES, OWN_TABLES, PAGE_LEN,
-    SNAPSHOT_FORMAT, Stamp, as_integer, hex, metadata_column, row_crc, share_of, tag_columns, vector_columns,
+    APPLICATION_ID, CHANGE_COUNTERS, CHANGES_AT_BUILD, INDEXES, INSERT_MEMORY, INSERT_ROW, ORIGINAL_TABLES,
+    OWN_TABLES, PAGE_LEN, SNAPSHOT_FORMAT, Stamp, as_integer, hex, metadata_column, row_crc, share_of,
+    tag_columns, vector_columns,
 };
 use super::{read, sql};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +57,11 @@ pub(super) fn build(
         let stamp = fill(&mut connection, path, state, names, progress)?;
         if real.is_none() {
             let bytes = connection.serialize("main").map_err(|error| sql(path, error))?;
+            let mut bytes = bytes.to_vec();
+            // A database in memory counts no changes.
+            for at in CHANGE_COUNTERS {
+                bytes[at..at + 4].copy_from_slice(&CHANGES_AT_BUILD.to_be_bytes());
+            }
             for (number, part) in bytes.chunks(COPY_LEN).enumerate() {
                 file.write_at(part, (number * COPY_LEN) as u64)?;
             }
@@ -111,6 +117,7 @@ fn fill(
         rows,
         content_crc,
         created_ms: names.created_ms,
+        changes: CHANGES_AT_BUILD,
         model: state.model().cloned(),
     };
     put_stamp(&transaction, &stamp).map_err(failed)?;
@@ -181,6 +188,7 @@ pub(super) fn upkeep(
         rows,
         content_crc,
         created_ms,
+        changes: former.changes.wrapping_add(1),
         ..former.clone()
     };
     transaction.execute("DELETE FROM memento_snapshot", []).map_err(failed)?;
@@ -215,8 +223,8 @@ pub(super) fn new_id() -> Result<String> {
 fn put_stamp(connection: &Connection, stamp: &Stamp) -> rusqlite::Result<()> {
     let identity = stamp.model.as_ref().map(|model| serde_json::to_string(model).expect("a struct of texts"));
     connection.execute(
-        "INSERT INTO memento_snapshot (snapshot_id, store_id, seq, rows, content_crc, created_ms, format, model, \
-         dimensions, model_identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO memento_snapshot (snapshot_id, store_id, seq, rows, content_crc, created_ms, changes, \
+         format, model, dimensions, model_identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             stamp.snapshot_id,
             stamp.store_id,
@@ -224,6 +232,7 @@ fn put_stamp(connection: &Connection, stamp: &Stamp) -> rusqlite::Result<()> {
             as_integer(stamp.rows),
             as_integer(stamp.content_crc),
             stamp.created_ms,
+            stamp.changes,
             SNAPSHOT_FORMAT,
             stamp.model.as_ref().map(|model| model.name.as_str()),
             stamp.model.as_ref().map(|model| model.dimensions),

@@ -49,6 +49,7 @@ pub use compact::Compacted;
 pub use embedding::Embedded;
 pub use heal::Healed;
 pub use index::{IndexBuilder, IndexStats};
+pub use past::{AsOf, Moment};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
 pub use restore::{Changed, RestoreKind};
@@ -92,6 +93,8 @@ pub struct Options {
     index_builder: IndexBuilder,
     segment_len_max: u64,
     window: Window,
+    /// Whether the store takes no writes, although its files may change.
+    frozen: bool,
     db_path: Option<PathBuf>,
     /// What follows the store beside it.
     beside: Option<Arc<dyn Beside>>,
@@ -118,6 +121,7 @@ impl Options {
             index_builder: IndexBuilder::default(),
             segment_len_max: SEGMENT_LEN_MAX,
             window: Window::default(),
+            frozen: false,
             db_path: None,
             beside: None,
         }
@@ -133,6 +137,12 @@ impl Options {
     /// and restored as it was; by default 7 days and 1 GiB. What the undo of a restore needs is kept for 30 days.
     pub fn history(mut self, days: u32, bytes_max: u64) -> Self {
         self.window = Window { days, len_max: bytes_max };
+        self
+    }
+
+    /// A copy that takes no writes once it is open.
+    pub(crate) fn frozen(mut self) -> Self {
+        self.frozen = true;
         self
     }
 

@@ -14,6 +14,7 @@ use super::recall::AnswerCache;
 use super::replay::{FormerView, build_view, replay};
 use super::search::Search;
 use super::staged::Pending;
+use super::times::Times;
 use super::{Background, Inner, Options};
 use crate::catalog::{CACHE_BYTES_DEFAULT, Catalog, Opened, Position};
 use crate::embed::cache::QueryCache;
@@ -92,6 +93,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
     let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
     recovered.tail.limit_segments(options.segment_len_max);
 
+    let last_seq = recovered.tail.state().last_seq;
     let cache_path = (options.query_cache && !options.read_only).then_some(layout.query_cache.as_path());
     let pending = Pending::new(Registry::read(&catalog)?);
     let models = Models::new(&options, &pending.models);
@@ -116,13 +118,13 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
         taken_over: Mutex::default(),
-        times: Mutex::default(),
+        times: Mutex::new(Times::after(last_seq)),
         is_full: AtomicBool::new(false),
         publishing: Mutex::default(),
         indexing: Indexing::default(),
         index_builder: options.index_builder,
         follow: options.follow,
-        read_only: options.read_only,
+        read_only: options.read_only || options.frozen,
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });
@@ -348,6 +350,11 @@ fn claimed(options: &Options, layout: &Layout) -> Result<Box<dyn DiskFile>> {
     disk.check_folder(&segments)?;
     remove_leftovers(disk, &layout.folder)?;
     remove_leftovers(disk, &segments)?;
+    let past = layout.folder.join("past");
+    if disk.kind(&past)? == Some(Kind::Folder) {
+        // Copies of the past that somebody looked at when the program ended.
+        disk.remove_tree(&past)?;
+    }
     if disk.kind(&layout.index)? == Some(Kind::Folder) {
         remove_leftovers(disk, &layout.index)?;
     }

@@ -303,7 +303,7 @@ impl Inner {
     }
 }
 
-fn planned(
+pub(super) fn planned(
     state: &State<'_>,
     sink: Option<&mut Bulk<'_>>,
     plan: &mut dyn FnMut(&mut Changes<'_, '_>) -> Result<()>,

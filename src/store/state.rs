@@ -268,6 +268,19 @@ impl State<'_> {
         self.view.get(id)
     }
 
+    /// Calls with every memory, without its vectors.
+    pub(super) fn for_each_memory(&self, mut visit: impl FnMut(Memory) -> Result<()>) -> Result<()> {
+        let mut failed = None;
+        self.view.for_each_row(MemoryKey(0), |row| match visit(row.memory) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
     /// Calls with the id of every memory.
     pub(crate) fn for_each_id(&self, mut visit: impl FnMut(MemoryKey, MemoryId)) -> Result<()> {
         self.view.for_each_row(MemoryKey(0), |row| {

@@ -28,6 +28,13 @@ pub(super) struct Times {
     waiting: Option<(u64, i64)>,
 }
 
+impl Times {
+    /// Nothing is to be noted up to this sequence.
+    pub(super) fn after(seq: u64) -> Self {
+        Self { seq, ..Self::default() }
+    }
+}
+
 impl Inner {
     /// Notes how far the log has come; not each of many commits that follow each other.
     pub(super) fn note_time(&self) {

@@ -428,7 +428,7 @@ impl Inner {
     }
 
     /// A new id: later ones sort behind earlier ones, also when the clock goes back.
-    fn new_id(&self) -> Result<MemoryId> {
+    pub(super) fn new_id(&self) -> Result<MemoryId> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| {
             Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}"))

@@ -37,6 +37,9 @@ pub(crate) struct RecallArgs {
     /// How thoroughly the nearest vectors are looked for in a large store
     #[arg(long, value_enum, default_value_t = EffortArg::Normal)]
     effort: EffortArg,
+    /// Ask the store as it was at this time: 2026-02-17T12:30, Unix seconds, or an age such as 2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    as_of: Option<String>,
     /// Say what each score is made of
     #[arg(long)]
     explain: bool,
@@ -87,10 +90,12 @@ impl From<ModeArg> for Mode {
 pub(crate) fn run(args: RecallArgs, context: &Context<'_>) -> Result<(), Failure> {
     let format = args.format;
     let (home, store) = session::open_if_any(context)?;
+    let as_of = args.as_of.clone();
     let recall = args.into_recall(context, &home.config.search)?;
-    let answer = match &store {
-        Some(store) => store.recall(recall)?,
-        None => Answer::default(),
+    let answer = match (&store, as_of) {
+        (Some(store), Some(time)) => store.as_of(session::moment(context, &time)?)?.recall(recall)?,
+        (Some(store), None) => store.recall(recall)?,
+        (None, _) => Answer::default(),
     };
     let told = tell(&answer, format, context);
     if let Some(store) = store {

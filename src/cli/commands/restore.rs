@@ -7,8 +7,7 @@ use clap::Args;
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::{session, text};
-use crate::time::parse_time;
-use crate::{RestoreFrom, RestoreOptions, Restored, Result};
+use crate::{Moment, RestoreFrom, RestoreOptions, Restored, Result};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -68,11 +67,10 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failu
 fn from(args: &RestoreArgs, context: &Context<'_>) -> Result<RestoreFrom> {
     Ok(match (&args.file, &args.at, args.seq) {
         (Some(file), ..) => RestoreFrom::File(file.clone()),
-        // The whole second counts.
-        (_, Some(at), _) => {
-            let seconds = parse_time(at, context.now_ms)?;
-            RestoreFrom::At(seconds.saturating_mul(1000).saturating_add(999))
-        }
+        (_, Some(at), _) => match session::moment(context, at)? {
+            Moment::At(ms) => RestoreFrom::At(ms),
+            _ => unreachable!("a time is a time"),
+        },
         (_, _, Some(seq)) => RestoreFrom::Seq(seq),
         _ if args.undo => RestoreFrom::Undo,
         _ => RestoreFrom::Latest,
