@@ -101,8 +101,8 @@ Examples:
   memento-kv compact
   memento-kv compact --json
 
-Happens by itself when more than a third of the log is dead. What is compacted away cannot be
-brought back.")]
+Happens by itself when more than a third of the log is dead. What is compacted away stays in the store's
+trash for storage.history_days, so that the past can be read.")]
     Compact,
     /// Bring memory.db up to date now: a SQLite file of all memories
     #[command(after_help = "\

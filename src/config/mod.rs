@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(config.health, HealthConfig { check_interval_hours: 24, auto_rollback: false });
         assert!(config.debug);
         assert_eq!(config.remarks(), []);
-        assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 12 });
+        assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 14 });
         assert_eq!(config.origin("search.nothing"), &Origin::Default);
     }
 

@@ -58,6 +58,8 @@ impl Store {
     /// Leaves out of the log what nothing needs any more: former versions, forgotten memories, replaced vectors. Also
     /// happens by itself, behind the calls and when a store is closed, when more than a third of the log is dead.
     ///
+    /// What it replaces stays in the trash as long as [`Options::history`](super::Options::history) says, unless the disk is full.
+    ///
     /// Works on a full disk, too, with the space that is kept in reserve: a quarter of the log, at least 1 and at most
     /// 32 MiB, in which what is left of a segment must have room. A crash in between loses nothing.
     ///

@@ -326,6 +326,12 @@ pub(super) fn out_of_reach(seq: u64, why: &str) -> Error {
         .hint("`memento-kv backups` lists the backups; `restore FILE --exact` goes back to one of them")
 }
 
+/// The same of a time.
+pub(super) fn out_of_reach_at(why: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("the state at this time cannot be had: {why}"))
+        .hint("`memento-kv backups` lists the backups; `restore FILE --exact` goes back to one of them")
+}
+
 impl State<'_> {
     /// Vectors of the store's model from their values, if they can be such.
     fn as_vectors(&self, values: Vec<f32>) -> Option<Vectors> {

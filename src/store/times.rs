@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::restore::out_of_reach;
+use super::restore::out_of_reach_at;
 use super::{Inner, lock};
 use crate::error::Result;
 use crate::fs::{Access, Disk, Kind};
@@ -76,11 +76,10 @@ impl Inner {
         }
         let entries = read(&*self.place.disk, &path_of(&self.folder))?;
         let known = entries.iter().filter(|(_, at)| *at <= ms).map(|(seq, _)| *seq).max();
-        let created_ms = self.log.segments().all().first().map(|segment| segment.header.created_unix_ms);
         match known {
             Some(seq) => Ok(seq.min(self.log.durable_seq())),
-            None if entries.first().is_none_or(|_| created_ms.is_some_and(|created| created <= ms)) => Ok(0),
-            None => Err(out_of_reach(0, "it is not known what was written by then")),
+            None if self.log.durable_seq() == 0 => Ok(0),
+            None => Err(out_of_reach_at("it is not known what was written by then")),
         }
     }
 }
