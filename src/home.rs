@@ -21,6 +21,9 @@ pub const CONFIG_NAME: &str = "config.yaml";
 /// Name of the published database in a home.
 pub const DB_NAME: &str = "memory.db";
 
+/// Name of the folder of the store in a home.
+const STORE_NAME: &str = "store";
+
 /// Where the original kept its databases, below the user's home folder.
 const LEGACY_DATABASES: [&str; 3] =
     [".memento/memory.db", ".openclaw/memory/memory.db", ".openclaw/memento/memory.db"];
@@ -95,6 +98,12 @@ impl Home {
             let config = Error::new(ErrorKind::Config, format!("embed.model, set by {origin}: {error}"));
             config.hint(error.hint_text().unwrap_or_default().to_owned())
         })
+    }
+
+    /// Whether a store was made here, by existence only.
+    #[must_use]
+    pub fn has_store(&self) -> bool {
+        self.path.join(STORE_NAME).is_dir()
     }
 
     /// The folder of models that were fetched.

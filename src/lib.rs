@@ -39,6 +39,7 @@ pub mod home;
 mod index;
 mod log;
 mod memory;
+mod pack;
 #[doc(hidden)]
 pub mod parts;
 mod rank;
@@ -57,5 +58,6 @@ struct ReadmeExamples;
 
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
+pub use pack::{Packed, estimate_tokens};
 pub use snapshot::*;
 pub use store::*;

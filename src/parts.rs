@@ -15,8 +15,7 @@ use crate::embed::{self, Embedder};
 use crate::error::Result;
 use crate::format::op::MemoryKey;
 use crate::index::VectorIndex;
-use crate::memory::{Effort, Mode};
-use crate::rank;
+use crate::memory::{Effort, Memory, MemoryId};
 use crate::scope::{Deadline, Scope};
 use crate::text::TextIndex;
 use crate::vector::{Kernel, Lane, Limits, lanes};
@@ -31,16 +30,21 @@ pub struct Words(TextIndex);
 impl Words {
     /// Adds a text.
     pub fn insert(&mut self, key: u64, text: &str) {
-        self.0.insert(MemoryKey(key), text);
+        self.0.insert(MemoryKey(key), &note(text));
     }
 
-    /// BM25 of every text that shares a word with the query.
-    ///
-    /// # Errors
-    /// None, as there is no deadline.
-    pub fn search(&self, query: &str) -> Result<Scores> {
-        Ok(numbered(self.0.search(query, &Scope::All, Deadline::NEVER)?))
+    /// BM25 of the `k` best texts that share a word with the query, in no order.
+    #[must_use]
+    pub fn search(&self, query: &str, k: usize) -> Scores {
+        let scores = self.0.score(query, Deadline::NEVER);
+        let best = scores.best(k, &Scope::All);
+        best.into_iter().map(|doc| (self.0.key_of(doc).0, scores.of(doc))).collect()
     }
+}
+
+/// A memory of which only the text matters.
+pub(crate) fn note(text: &str) -> Memory {
+    Memory::new(MemoryId::new("note").expect("an id"), text, 0)
 }
 
 /// Numbered vectors in memory, as a store has those that no index block has yet.
@@ -102,14 +106,6 @@ impl QueryVectors {
         self.cache.put(identity, query, &vector);
         Ok(vector)
     }
-}
-
-/// The best `topk` by words and vectors, with their fused scores.
-#[must_use]
-pub fn fuse(texts: &[(u64, f32)], cosines: &[(u64, f32)], topk: usize) -> Vec<(u64, f64)> {
-    let keyed = |scores: &[(u64, f32)]| scores.iter().map(|(key, score)| (MemoryKey(*key), *score)).collect();
-    let ranked = rank::rank(Mode::Hybrid, keyed(texts), keyed(cosines), topk);
-    ranked.into_iter().map(|one| (one.key.0, one.score)).collect()
 }
 
 /// The instruction sets that this processor has a kernel for, the fastest first.

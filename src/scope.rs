@@ -27,7 +27,6 @@ impl Scope {
     }
 
     /// Whether this memory may be returned.
-    #[cfg(test)]
     pub(crate) fn contains(&self, key: MemoryKey) -> bool {
         match self {
             Self::All => true,

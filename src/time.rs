@@ -81,6 +81,12 @@ pub(crate) fn checked(seconds: i64) -> Result<i64> {
     Ok(seconds)
 }
 
+/// A time of these Unix seconds as RFC 3339 has it, in UTC.
+pub(crate) fn format_time(seconds: i64) -> String {
+    // What is outside the years that have a name is a number.
+    Timestamp::from_second(seconds).map_or_else(|_| format!("@{seconds}"), |time| time.to_string())
+}
+
 /// The local date and time without a zone, as the original's export states it: `2026-02-17T12:30:00`, with six
 /// digits of a second where they are not zero.
 pub(crate) fn local_iso(now_ms: i64) -> String {

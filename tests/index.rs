@@ -98,8 +98,17 @@ impl Twin {
 }
 
 fn blocks(home: &Path) -> Vec<PathBuf> {
+    files(home, "mvec")
+}
+
+fn text_blocks(home: &Path) -> Vec<PathBuf> {
+    files(home, "mtxt")
+}
+
+fn files(home: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(home.join("store/index")) else { return Vec::new() };
-    entries.map(|entry| entry.expect("entry").path()).collect()
+    let paths = entries.map(|entry| entry.expect("entry").path());
+    paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 
 #[test]
@@ -323,9 +332,9 @@ fn a_purged_vector_is_in_no_block() {
     let mut twin = Twin::new(home.path(), 8);
     twin.remember(30);
     twin.store.build_index(false, &mut |_| {}).expect("build");
-    assert_eq!(blocks(home.path()).len(), 1);
+    assert_eq!((blocks(home.path()).len(), text_blocks(home.path()).len()), (1, 1));
     twin.store.purge(["m3"], &mut |_| {}).expect("purge");
-    assert_eq!(blocks(home.path()), Vec::<PathBuf>::new());
+    assert_eq!((blocks(home.path()).len(), text_blocks(home.path()).len()), (0, 0));
     twin.vectors.remove("m3");
     assert!(twin.recall_at_10(Effort::Normal) > 0.99);
     twin.store.build_index(false, &mut |_| {}).expect("build");

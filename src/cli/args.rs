@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs,
-    diff::DiffArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs,
-    model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs,
-    remember::RememberArgs, restore::RestoreArgs, stats::StatsArgs, update::UpdateArgs,
+    diff::DiffArgs, eval::EvalArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs,
+    list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs,
+    reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -120,7 +120,7 @@ Happens by itself when a command ends and little has changed, and before a backu
     Diff(DiffArgs),
     /// Bring back a backup, a moment, or the state before the last restore
     Restore(RestoreArgs),
-    /// Bring in the JSON export of the original Memento, or memories as JSONL
+    /// Bring in memories of the original Memento, of this program, or of others
     Import(ImportArgs),
     /// Write all memories as JSON, JSONL or SQLite
     Export(ExportArgs),
@@ -134,6 +134,9 @@ Happens by itself when a command ends and little has changed, and before a backu
     Demo(DemoArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
+    /// Measure recall over a data set
+    #[command(hide = true)]
+    Eval(EvalArgs),
 }
 
 /// How an answer is printed.
@@ -173,7 +176,7 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     before: Option<String>,
     /// At least this important, 0 to 1
-    #[arg(long, short = 's', alias = "min-score", value_name = "0..1", allow_negative_numbers = true)]
+    #[arg(long, short = 's', value_name = "0..1", allow_negative_numbers = true)]
     min_importance: Option<f64>,
 }
 
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn a_filter_is_made_of_its_options() {
         let Command::List(list) = command(
-            "list -t a,b, --tags x --tags-all c -c col --source so --session se --since @5 --before 1d --min-score 0.5",
+            "list -t a,b, --tags x --tags-all c -c col --source so --session se --since @5 --before 1d --min-importance 0.5",
         ) else {
             panic!("a list");
         };

@@ -74,6 +74,7 @@ fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Command::Reindex(args) => c::reindex::run(&args, &context),
         Command::Model(args) => c::model::run(args, &context),
         Command::Demo(args) => c::demo::run(&args, &context),
+        Command::Eval(args) => c::eval::run(args, context),
         Command::Completions(args) => c::completions::run(&args, &context),
     }
 }

@@ -1,5 +1,7 @@
 //! From the global options to an open store.
 
+use std::path::Path;
+
 use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
@@ -90,8 +92,51 @@ pub(crate) fn tell_healed(context: &Context<'_>, healed: &Healed) {
 /// Opens the store, which is made when it is not there.
 pub(crate) fn open(context: &Context<'_>) -> Result<(Home, Store)> {
     let home = home(context)?;
+    offer_import(context, &home);
     let store = opened(context, options(context, &home)?)?;
     Ok((home, store))
+}
+
+/// As [`open`], for whoever imports already. With a folder, no store is made: an empty one in that folder is opened
+/// when there is none.
+pub(crate) fn open_for_import(context: &Context<'_>, nowhere: Option<&Path>) -> Result<Store> {
+    let home = home(context)?;
+    match nowhere {
+        Some(folder) if !home.has_store() => Store::open(Options::at(folder).background_embedding(false)),
+        _ => opened(context, options(context, &home)?),
+    }
+}
+
+/// Before a store is made: tells where the original left memories, and how they come in. Nothing comes in by itself.
+fn offer_import(context: &Context<'_>, home: &Home) {
+    if let Some(offer) = import_offer(home) {
+        context.out.note(&offer);
+    }
+}
+
+fn import_offer(home: &Home) -> Option<String> {
+    let (first, others) = home.legacy.split_first().filter(|_| !home.has_store())?;
+    let places = match others.len() {
+        0 => shown(first),
+        _ => format!(
+            "{} (and {})",
+            shown(first),
+            others.iter().map(|path| shown(path)).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    Some(format!(
+        "found memories of the original Memento in {places}; `memento-kv import {}` brings them in",
+        shown(first)
+    ))
+}
+
+/// A path as a person may type it: with `~`, unless that needs quotes.
+fn shown(path: &Path) -> String {
+    let short = std::env::home_dir().filter(|home| home.parent().is_some());
+    match short.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
+        Some(rest) => format!("~/{}", rest.display()),
+        None => path.display().to_string(),
+    }
 }
 
 /// Opens a store that must be there.
@@ -103,6 +148,7 @@ pub(crate) fn open_existing(context: &Context<'_>) -> Result<(Home, Store)> {
 
 /// As [`open_existing`], in a home that was found already.
 pub(crate) fn open_existing_in(context: &Context<'_>, home: &Home) -> Result<Store> {
+    offer_import(context, home);
     opened(context, options(context, home)?.create(false)).map_err(|error| match error.hint_text() {
         None if error.kind() == ErrorKind::NotFound => error.hint(NO_STORE_HINT),
         _ => error,
@@ -113,6 +159,7 @@ pub(crate) fn open_existing_in(context: &Context<'_>, home: &Home) -> Result<Sto
 /// because it may also be the wrong home.
 pub(crate) fn open_if_any(context: &Context<'_>) -> Result<(Home, Option<Store>)> {
     let home = home(context)?;
+    offer_import(context, &home);
     match opened(context, options(context, &home)?.create(false)) {
         Ok(store) => Ok((home, Some(store))),
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::yaml::{Entry, Value};
 use super::{Config, DEFAULT_MODEL, Origin, Place, Remark, RemarkKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::TOPK_MAX;
+use crate::memory::{Language, TOPK_MAX};
 
 /// Longest piece of a key or a value that a message repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 64;
@@ -83,6 +83,22 @@ const KEYS: &[Key] = &[
     key("search", "hybrid_alpha", "search.hybrid_alpha", "0.6", |config, value, _| {
         share(value, |share| config.search.hybrid_alpha = Some(share))
     }),
+    key("search", "recency_half_life_days", "search.recency_half_life_days", "30", |config, value, _| {
+        whole(value, 0, 36_500, |days| config.search.recency_half_life_days = days as u32)
+    }),
+    key("search", "language", "search.language", "german", |config, value, _| {
+        let language = match value {
+            Value::Text(name) => Language::named(name),
+            _ => None,
+        };
+        let names = || Language::ALL.map(Language::name).join(", ");
+        config.search.language = language.ok_or_else(|| expected(value, &format!("one of {}", names())))?;
+        Ok(())
+    }),
+    key("search", "aliases", "search.aliases", "{ Mel: Melanie }", |config, value, _| {
+        config.search.aliases = aliases(value)?;
+        Ok(())
+    }),
     key("health", "check_interval_hours", "health.check_interval_hours", "1", |config, value, _| {
         whole(value, 1, 8760, |hours| config.health.check_interval_hours = hours as u32)
     }),
@@ -100,6 +116,22 @@ fn set_model(config: &mut Config, value: &Value, _: &Place) -> Result<(), String
         }
         other => Err(expected(other, "the name of a model, at most 256 bytes")),
     }
+}
+
+/// Most other names of speakers.
+const ALIASES_MAX: usize = 1000;
+
+fn aliases(value: &Value) -> Result<Vec<(String, String)>, String> {
+    let what = "names, each with the name that it stands for";
+    let Value::Mapping(entries) = value else { return Err(expected(value, what)) };
+    if entries.len() > ALIASES_MAX {
+        return Err(format!("has {} names, the most is {ALIASES_MAX}", entries.len()));
+    }
+    let pairs = entries.iter().map(|entry| match &entry.value {
+        Value::Text(name) => Ok((entry.key.clone(), name.clone())),
+        other => Err(expected(other, what)),
+    });
+    pairs.collect()
 }
 
 fn set_cache_size(config: &mut Config, value: &Value, _: &Place) -> Result<(), String> {

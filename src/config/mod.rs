@@ -20,6 +20,7 @@ use serde::Serialize;
 pub(crate) use place::Place;
 
 use crate::error::{Error, ErrorKind, Result, shown};
+use crate::memory::Language;
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_LEN_MAX: u64 = 1 << 20;
@@ -102,11 +103,25 @@ pub struct SearchConfig {
     /// `hybrid_alpha`: the share of meaning against words in a hybrid recall, 0 (words only) to 1 (meaning only).
     /// None: the mix that was measured to be best.
     pub hybrid_alpha: Option<f64>,
+    /// `recency_half_life_days`: after how many days half of what a memory has for being new is gone, 0 (age does not
+    /// count) to 36,500. Default 30.
+    pub recency_half_life_days: u32,
+    /// `language`: of texts in Latin letters. Default English.
+    pub language: Language,
+    /// `aliases`: other names of speakers, each with the name that it stands for.
+    pub aliases: Vec<(String, String)>,
 }
 
 impl Default for SearchConfig {
     fn default() -> Self {
-        Self { default_topk: 5, timeout_ms: 5000, hybrid_alpha: None }
+        Self {
+            default_topk: 5,
+            timeout_ms: 5000,
+            hybrid_alpha: None,
+            recency_half_life_days: 30,
+            language: Language::default(),
+            aliases: Vec::new(),
+        }
     }
 }
 
@@ -347,7 +362,13 @@ mod tests {
                 cache_dir: Some("/h/.memento/models".into())
             }
         );
-        assert_eq!(config.search, SearchConfig { default_topk: 8, timeout_ms: 0, hybrid_alpha: Some(0.25) });
+        let search = SearchConfig {
+            default_topk: 8,
+            timeout_ms: 0,
+            hybrid_alpha: Some(0.25),
+            ..SearchConfig::default()
+        };
+        assert_eq!(config.search, search);
         assert_eq!(config.health, HealthConfig { check_interval_hours: 24, auto_rollback: false });
         assert!(config.debug);
         assert_eq!(config.remarks(), []);

@@ -1,24 +1,13 @@
 //! Index blocks: the vectors of many memories in one file that is searched where it lies. Spec:
 //! `format-spec/block.md`.
-//!
-//! Only the header is read here, and where each section stands. What sections hold is bytes to whoever searches them.
-
-use std::ops::Range;
 
 use super::Damage;
-use super::op::ModelNumber;
+pub(crate) use super::frame::{BLOCK_HEADER_LEN, BlockPosition, BlockProblem};
+use super::frame::{FIELDS_LEN, Frame, Origin, Section, file_len, place, u32_at};
 use crate::memory::DIMENSIONS_MAX;
 
 /// First bytes of an index block.
 pub(crate) const BLOCK_MAGIC: [u8; 8] = *b"MMTOVEC1";
-/// A reader refuses blocks of another one.
-pub(crate) const BLOCK_MAJOR: u16 = 1;
-/// What a reader may ignore counts up here.
-const BLOCK_MINOR: u16 = 0;
-/// Bytes before the first section.
-pub(crate) const BLOCK_HEADER_LEN: usize = 4096;
-/// Sections begin at multiples of this.
-pub(crate) const SECTION_ALIGN: u64 = 4096;
 /// Values of a row are filled up with zeros to a multiple of this.
 pub(crate) const ROW_ALIGN: usize = 64;
 /// Most rows of a block.
@@ -28,9 +17,6 @@ pub(crate) const LEVELS_MAX: usize = 16;
 /// Most links of a node above the lowest level; there it has twice as many.
 pub(crate) const LINKS_MAX: usize = 256;
 
-const TABLE_OFFSET: usize = 256;
-const SECTION_LEN: usize = 24;
-const CHECKSUM_OFFSET: usize = BLOCK_HEADER_LEN - 4;
 /// Sections without a graph: codes, halves, keys, scales.
 const PLAIN_SECTIONS: usize = 4;
 
@@ -54,33 +40,10 @@ pub(crate) enum SectionKind {
     Below = 7,
 }
 
-/// One section: what it holds, where, and its checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Section {
-    pub(crate) kind: SectionKind,
-    /// Level of the graph; 0 for sections that belong to none.
-    pub(crate) level: u16,
-    pub(crate) checksum: u32,
-    pub(crate) offset: u64,
-    pub(crate) len: u64,
-}
-
-impl Section {
-    /// Its bytes within a file whose length the header was held against.
-    pub(crate) fn range(&self) -> Range<usize> {
-        let at = |offset| usize::try_from(offset).expect("a file that is in memory");
-        at(self.offset)..at(self.offset + self.len)
+impl From<SectionKind> for u16 {
+    fn from(kind: SectionKind) -> Self {
+        kind as Self
     }
-}
-
-/// The place in the log up to which a block has everything, as the view's head has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct BlockPosition {
-    pub(crate) last_seq: u64,
-    pub(crate) segment: u64,
-    pub(crate) epoch: u64,
-    pub(crate) last_offset: u64,
-    pub(crate) last_checksum: u32,
 }
 
 /// How many there are of what, from which the places of all sections follow.
@@ -99,37 +62,15 @@ pub(crate) struct BlockShape {
 /// What a block says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockHeader {
-    pub(crate) store_id: [u8; 16],
-    /// Counts up with every block of the store.
-    pub(crate) generation: u64,
-    pub(crate) position: BlockPosition,
-    /// The highest generation of a segment when it was made: later ones may lack records that it would need.
-    pub(crate) log_generation: u64,
-    pub(crate) model: ModelNumber,
-    /// SHA-256 of the payload of the op that registered the model.
-    pub(crate) model_sha256: [u8; 32],
+    /// Its maker is the model: the number, and the SHA-256 of the payload of the op that registered it.
+    pub(crate) origin: Origin,
     /// Memories in it: different keys.
     pub(crate) memories: u32,
     /// Memories whose vectors the view names and the log did not give: they are missing here.
     pub(crate) unread: u32,
     pub(crate) shape: BlockShape,
     /// In the order of the file.
-    pub(crate) sections: Vec<Section>,
-}
-
-/// Why a block cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum BlockProblem {
-    /// Written by a newer major version.
-    Newer { major: u16 },
-    /// Not whole.
-    Damaged(Damage),
-}
-
-impl From<Damage> for BlockProblem {
-    fn from(damage: Damage) -> Self {
-        Self::Damaged(damage)
-    }
+    pub(crate) sections: Vec<Section<SectionKind>>,
 }
 
 impl BlockShape {
@@ -144,7 +85,11 @@ impl BlockShape {
     }
 
     /// The sections in the order of the file, with their places and without their checksums.
-    pub(crate) fn sections(&self) -> Vec<Section> {
+    pub(crate) fn sections(&self) -> Vec<Section<SectionKind>> {
+        place(self.lens())
+    }
+
+    fn lens(&self) -> Vec<(SectionKind, u16, u64)> {
         let (rows, links) = (u64::from(self.rows), u64::from(self.links));
         let values = rows * self.stride() as u64;
         let mut lens = vec![
@@ -162,19 +107,12 @@ impl BlockShape {
                 lens.push((SectionKind::Links, level, 4 * nodes * links));
             }
         }
-        let mut offset = BLOCK_HEADER_LEN as u64;
-        let place = |(kind, level, len)| {
-            let section = Section { kind, level, checksum: 0, offset, len };
-            offset = (offset + len).next_multiple_of(SECTION_ALIGN);
-            section
-        };
-        lens.into_iter().map(place).collect()
+        lens
     }
 
     /// Bytes of the whole file.
     pub(crate) fn file_len(&self) -> u64 {
-        let last = *self.sections().last().expect("there are always some");
-        (last.offset + last.len).next_multiple_of(SECTION_ALIGN)
+        file_len(&self.sections())
     }
 
     fn check(&self) -> Result<(), Damage> {
@@ -213,133 +151,60 @@ pub(crate) fn stride(dimensions: u32) -> usize {
 impl BlockHeader {
     /// The first [`BLOCK_HEADER_LEN`] bytes of the file.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(BLOCK_HEADER_LEN);
         let BlockShape { dimensions, rows, links, entry, uppers } = &self.shape;
         let levels = if self.shape.has_graph() { uppers.len() as u32 + 1 } else { 0 };
-        bytes.extend_from_slice(&BLOCK_MAGIC);
-        bytes.extend_from_slice(&BLOCK_MAJOR.to_le_bytes());
-        bytes.extend_from_slice(&BLOCK_MINOR.to_le_bytes());
-        bytes.extend_from_slice(&(BLOCK_HEADER_LEN as u32).to_le_bytes());
-        bytes.extend_from_slice(&self.store_id);
-        let position = self.position;
-        for field in
-            [self.generation, position.last_seq, position.segment, position.epoch, position.last_offset]
-        {
-            bytes.extend_from_slice(&field.to_le_bytes());
-        }
-        bytes.extend_from_slice(&position.last_checksum.to_le_bytes());
-        bytes.extend_from_slice(&self.model.0.to_le_bytes());
-        bytes.extend_from_slice(&self.model_sha256);
         let stride = self.shape.stride() as u32;
-        let sections = u32::try_from(self.sections.len()).expect("some dozens");
-        let counts =
-            [*dimensions, stride, *rows, self.memories, *links, levels, *entry, sections, self.unread, 0];
-        for field in counts {
-            bytes.extend_from_slice(&field.to_le_bytes());
+        // The frame itself puts the number of sections in the place of the eighth.
+        let counts = [*dimensions, stride, *rows, self.memories, *links, levels, *entry, 0, self.unread, 0];
+        let mut fields = [0; FIELDS_LEN];
+        for (field, count) in fields.chunks_exact_mut(4).zip(counts) {
+            field.copy_from_slice(&count.to_le_bytes());
         }
-        bytes.extend_from_slice(&self.shape.file_len().to_le_bytes());
-        bytes.extend_from_slice(&self.log_generation.to_le_bytes());
-        bytes.resize(TABLE_OFFSET, 0);
-        for section in &self.sections {
-            bytes.extend_from_slice(&(section.kind as u16).to_le_bytes());
-            bytes.extend_from_slice(&section.level.to_le_bytes());
-            bytes.extend_from_slice(&section.checksum.to_le_bytes());
-            bytes.extend_from_slice(&section.offset.to_le_bytes());
-            bytes.extend_from_slice(&section.len.to_le_bytes());
-        }
-        bytes.resize(CHECKSUM_OFFSET, 0);
-        let checksum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        bytes
+        Frame { origin: self.origin, fields, sections: self.sections.clone() }.encode(BLOCK_MAGIC)
     }
 
     /// Reads the header of a file of this length. Every section that it names lies within the file, aligned, and has
     /// the length that the counts ask for.
     pub(crate) fn decode(bytes: &[u8], file_len: u64) -> Result<Self, BlockProblem> {
-        let short = Damage::Short { found: bytes.len(), expected: BLOCK_HEADER_LEN };
-        let head = bytes.first_chunk::<BLOCK_HEADER_LEN>().ok_or(short)?;
-        if head[..8] != BLOCK_MAGIC {
-            return Err(Damage::Magic.into());
-        }
-        let u16_at = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
-        let u32_at = |at: usize| u32::from_le_bytes(*head[at..].first_chunk().expect("within the header"));
-        let u64_at = |at: usize| u64::from_le_bytes(*head[at..].first_chunk().expect("within the header"));
-        let (stored, computed) = (u32_at(CHECKSUM_OFFSET), crc32fast::hash(&head[..CHECKSUM_OFFSET]));
-        if stored != computed {
-            return Err(Damage::Checksum { stored, computed }.into());
-        }
-        if u16_at(8) != BLOCK_MAJOR {
-            return Err(BlockProblem::Newer { major: u16_at(8) });
-        }
+        let frame = Frame::decode(bytes, BLOCK_MAGIC, file_len)?;
+        let count = |at: usize| u32_at(&frame.fields, 4 * at);
+        let (links, levels) = (count(4), count(5) as usize);
         let field = |name, found| Err(BlockProblem::Damaged(Damage::Field { name, found }));
-        if u32_at(12) as usize != BLOCK_HEADER_LEN {
-            return field("header_len", u32_at(12).into());
-        }
-        let (links, levels, found) = (u32_at(128), u32_at(132) as usize, u32_at(140) as usize);
         if levels > LEVELS_MAX || (links > 0) != (levels > 0) {
             return field("levels", levels as u64);
         }
         let expected = PLAIN_SECTIONS + if levels > 0 { 1 + 3 * (levels - 1) } else { 0 };
-        if found != expected {
-            return field("sections", found as u64);
+        if frame.sections.len() != expected {
+            return field("sections", frame.sections.len() as u64);
         }
-        let entry_at = |index: usize| TABLE_OFFSET + index * SECTION_LEN;
         // Each upper level has three sections, of which the first has one number for each node.
         let uppers = (1..levels).map(|level| {
-            let len = u64_at(entry_at(PLAIN_SECTIONS + 1 + 3 * (level - 1)) + 16);
+            let len = frame.sections[PLAIN_SECTIONS + 1 + 3 * (level - 1)].len;
             u32::try_from(len / 4).unwrap_or(u32::MAX)
         });
         let shape = BlockShape {
-            dimensions: u32_at(112),
-            rows: u32_at(120),
+            dimensions: count(0),
+            rows: count(2),
             links,
-            entry: u32_at(136),
+            entry: count(6),
             uppers: uppers.collect(),
         };
         shape.check()?;
-        if u32_at(116) as usize != shape.stride() {
-            return field("stride", u32_at(116).into());
+        if count(1) as usize != shape.stride() {
+            return field("stride", count(1).into());
         }
-        if u32_at(124) > shape.rows {
-            return field("memories", u32_at(124).into());
+        if count(3) > shape.rows {
+            return field("memories", count(3).into());
         }
-        if u64_at(152) != shape.file_len() || file_len != shape.file_len() {
-            return field("file_len", u64_at(152));
-        }
-        let mut sections = shape.sections();
-        for (index, section) in sections.iter_mut().enumerate() {
-            let at = entry_at(index);
-            if u16_at(at) != section.kind as u16 || u16_at(at + 2) != section.level {
-                return field("section_kind", u16_at(at).into());
-            }
-            if u64_at(at + 8) != section.offset || u64_at(at + 16) != section.len {
-                return field("section_offset", u64_at(at + 8));
-            }
-            section.checksum = u32_at(at + 4);
-        }
-        Ok(Self {
-            store_id: *head[16..].first_chunk().expect("within the header"),
-            generation: u64_at(32),
-            position: BlockPosition {
-                last_seq: u64_at(40),
-                segment: u64_at(48),
-                epoch: u64_at(56),
-                last_offset: u64_at(64),
-                last_checksum: u32_at(72),
-            },
-            log_generation: u64_at(160),
-            model: ModelNumber(u32_at(76)),
-            model_sha256: *head[80..].first_chunk().expect("within the header"),
-            memories: u32_at(124),
-            unread: u32_at(144),
-            shape,
-            sections,
-        })
+        let lens = shape.lens().into_iter().map(|(kind, level, len)| (kind, level, Some(len)));
+        let sections = frame.sections_of(lens)?;
+        Ok(Self { origin: frame.origin, memories: count(3), unread: count(8), shape, sections })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::{SECTION_ALIGN, with};
     use super::*;
 
     pub(crate) fn header(links: u32, uppers: &[u32]) -> BlockHeader {
@@ -351,25 +216,19 @@ mod tests {
         let position =
             BlockPosition { last_seq: 7, segment: 8, epoch: 9, last_offset: 4096, last_checksum: 10 };
         BlockHeader {
-            store_id: [3; 16],
-            generation: 4,
-            position,
-            log_generation: 6,
-            model: ModelNumber(2),
-            model_sha256: [5; 32],
+            origin: Origin {
+                store_id: [3; 16],
+                generation: 4,
+                position,
+                log_generation: 6,
+                maker: 2,
+                maker_sha256: [5; 32],
+            },
             memories: 900,
             unread: 1,
             shape,
             sections,
         }
-    }
-
-    /// The bytes with this one changed and the checksum set right.
-    fn with(mut bytes: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
-        bytes[at] = value;
-        let checksum = crc32fast::hash(&bytes[..CHECKSUM_OFFSET]);
-        bytes[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
-        bytes
     }
 
     #[test]
@@ -394,7 +253,7 @@ mod tests {
         let header = header(16, &[60, 4]);
         let (bytes, len) = (header.encode(), header.shape.file_len());
         let mut accepted = 0;
-        for at in 8..CHECKSUM_OFFSET {
+        for at in 8..BLOCK_HEADER_LEN - 4 {
             for value in [0, 1, 0x7F, 0xFF] {
                 let Ok(read) = BlockHeader::decode(&with(bytes.clone(), at, value), len) else { continue };
                 accepted += 1;

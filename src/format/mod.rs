@@ -4,6 +4,7 @@
 
 pub(crate) mod block;
 pub(crate) mod codec;
+pub(crate) mod frame;
 pub(crate) mod manifest;
 pub(crate) mod op;
 pub(crate) mod pages;
@@ -12,6 +13,7 @@ pub(crate) mod row;
 pub(crate) mod segment;
 #[cfg(test)]
 pub(crate) mod spec_tests;
+pub(crate) mod text_block;
 #[cfg(test)]
 mod view_tests;
 

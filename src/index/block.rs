@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::block::{BLOCK_HEADER_LEN, BlockHeader, BlockProblem, Section, SectionKind};
+use super::file;
+use crate::error::Result;
+use crate::format::block::{BlockHeader, SectionKind};
+use crate::format::frame::Section;
 use crate::format::op::MemoryKey;
 use crate::fs::{Disk, Mapped};
 use crate::vector::{GraphView, LevelView, Rows};
-
-/// Bytes that are checked between two looks at whether to stop.
-const VERIFY_LEN: usize = 4 << 20;
 
 /// An index block that can be searched. Its file is not changed by anybody while this lives, only unlinked.
 #[derive(Debug)]
@@ -27,30 +26,15 @@ impl Block {
     /// when they are searched; [`Self::verify`] verifies them, too.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] for a file that is no whole block of this version, and
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) and [`UnknownFormat`](crate::ErrorKind::UnknownFormat) for a file that is no whole block of this version, and
     /// what the disk says.
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self> {
-        if cfg!(target_endian = "big") {
-            return Err(Error::new(
-                ErrorKind::UnknownFormat,
-                "index blocks are for little-endian processors",
-            )
-            .at(path));
-        }
-        let mapped = disk.map(path)?;
-        let bytes = mapped.bytes();
-        let head = &bytes[..bytes.len().min(BLOCK_HEADER_LEN)];
-        let header = BlockHeader::decode(head, bytes.len() as u64).map_err(|problem| match problem {
-            BlockProblem::Newer { major } => Error::new(
-                ErrorKind::UnknownFormat,
-                format!("the index block has format {major}, this program knows 1"),
-            )
-            .at(path),
-            BlockProblem::Damaged(damage) => Error::corrupt(path, 0, format!("index block: {damage}")),
-        })?;
+        let (mapped, header) = file::map(disk, path, BlockHeader::decode)?;
         let block = Self { path: path.to_owned(), header, mapped };
-        let is_vectors = |section: &Section| matches!(section.kind, SectionKind::Codes | SectionKind::Halves);
-        block.verify_sections(|section| !is_vectors(section), &|| false)?;
+        let is_vectors =
+            |section: &Section<SectionKind>| matches!(section.kind, SectionKind::Codes | SectionKind::Halves);
+        let small = block.header.sections.iter().filter(|section| !is_vectors(section));
+        file::verify_sections(path, &block.mapped, small, &|| false)?;
         Ok(block)
     }
 
@@ -72,45 +56,9 @@ impl Block {
     /// Reads every byte, unless it is told to stop.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when a section is not as it was written.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when a section is not as it was written.
     pub(crate) fn verify(&self, stop: &dyn Fn() -> bool) -> Result<()> {
-        self.verify_sections(|_| true, stop)?;
-        // Between sections there is nothing, so that every byte of the file has one right value.
-        let mut end = BLOCK_HEADER_LEN;
-        let file_end = self.mapped.bytes().len();
-        let sections = self.header.sections.iter().map(Section::range);
-        for next in sections.chain(std::iter::once(file_end..file_end)) {
-            if self.mapped.bytes()[end..next.start].iter().any(|byte| *byte != 0) {
-                return Err(Error::corrupt(
-                    &self.path,
-                    end as u64,
-                    "index block: something stands between sections",
-                ));
-            }
-            end = next.end;
-        }
-        Ok(())
-    }
-
-    fn verify_sections(&self, which: impl Fn(&Section) -> bool, stop: &dyn Fn() -> bool) -> Result<()> {
-        for section in self.header.sections.iter().filter(|section| which(section)) {
-            let mut hasher = crc32fast::Hasher::new();
-            for part in self.mapped.bytes()[section.range()].chunks(VERIFY_LEN) {
-                if stop() {
-                    return Ok(());
-                }
-                hasher.update(part);
-            }
-            let (stored, computed) = (section.checksum, hasher.finalize());
-            if stored != computed {
-                let what = format!(
-                    "index block: checksum of section {:?} is {stored:08x}, expected {computed:08x}",
-                    section.kind
-                );
-                return Err(Error::corrupt(&self.path, section.offset, what));
-            }
-        }
-        Ok(())
+        file::verify(&self.path, &self.mapped, &self.header.sections, stop)
     }
 
     /// The vectors.
@@ -168,11 +116,10 @@ impl Block {
     }
 
     fn section<T: FromBytes + Immutable + KnownLayout>(&self, kind: SectionKind, level: u16) -> &[T] {
-        let is_it = |section: &&Section| section.kind == kind && section.level == level;
+        let is_it = |section: &&Section<SectionKind>| section.kind == kind && section.level == level;
         let section =
             self.header.sections.iter().find(is_it).expect("the header has every section of its shape");
-        <[T]>::ref_from_bytes(&self.mapped.bytes()[section.range()])
-            .expect("the header was held against the file: sections are aligned and hold whole numbers")
+        file::values(&self.mapped, section)
     }
 }
 

@@ -5,7 +5,9 @@
 //! is marked. Both follow the log, and are made again from it when a store is opened.
 
 mod block;
+mod file;
 mod live;
+mod text;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +16,11 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 pub(crate) use block::Block;
-pub(crate) use write::{Origin, RowWriter};
+pub(crate) use text::{TextBlock, write_text_block};
+pub(crate) use write::RowWriter;
 
 use self::live::LiveRows;
+use self::text::TEXT_SUFFIX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::block::stride;
 use crate::format::op::MemoryKey;
@@ -25,6 +29,7 @@ use crate::memory::{DIMENSIONS_MAX, Effort};
 use crate::scope::Scope;
 use crate::vector::{Accept, Found, Limits, Query, Rows, scan_all, scan_list, score_list, search_graph};
 
+/// Ends the name of an index block's file.
 const BLOCK_SUFFIX: &str = ".mvec";
 
 /// Up to this many rows a scan answers in about the time of a walk through a graph, and exactly.
@@ -363,15 +368,32 @@ pub(crate) fn block_path(folder: &Path, generation: u64) -> PathBuf {
     folder.join(format!("{generation:010}{BLOCK_SUFFIX}"))
 }
 
+/// The file of a text block.
+pub(crate) fn text_block_path(folder: &Path, generation: u64) -> PathBuf {
+    folder.join(format!("{generation:010}{TEXT_SUFFIX}"))
+}
+
 /// The blocks in a folder, by the generations in their names, the newest first.
 ///
 /// # Errors
 /// What the disk says.
 pub(crate) fn list_blocks(disk: &dyn Disk, folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    list(disk, folder, BLOCK_SUFFIX)
+}
+
+/// As [`list_blocks`], of text blocks.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) fn list_text_blocks(disk: &dyn Disk, folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    list(disk, folder, TEXT_SUFFIX)
+}
+
+fn list(disk: &dyn Disk, folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>> {
     if disk.kind(folder)?.is_none() {
         return Ok(Vec::new());
     }
-    let generation = |name: &String| name.strip_suffix(BLOCK_SUFFIX)?.parse().ok();
+    let generation = |name: &String| name.strip_suffix(suffix)?.parse().ok();
     let mut blocks: Vec<(u64, PathBuf)> = disk
         .list(folder)?
         .iter()
@@ -395,8 +417,7 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::block::{BLOCK_HEADER_LEN, BlockPosition};
-    use crate::format::op::ModelNumber;
+    use crate::format::frame::{BLOCK_HEADER_LEN, BlockPosition, Origin};
     use crate::fs::{Access, DiskFile};
     use crate::parts::chance::Chance;
     use crate::parts::disk::SimulatedDisk;
@@ -437,11 +458,10 @@ mod tests {
             generation: 1,
             position: BlockPosition::default(),
             log_generation: 0,
-            model: ModelNumber(1),
-            model_sha256: [2; 32],
-            dimensions: DIMENSIONS as u32,
+            maker: 1,
+            maker_sha256: [2; 32],
         };
-        (rows.publish(&origin, graph.as_ref()).expect("memory is there"), memories)
+        (rows.publish(&origin, DIMENSIONS as u32, graph.as_ref()).expect("memory is there"), memories)
     }
 
     fn on_a_disk() -> (SimulatedDisk, PathBuf) {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::file::{self, Appender, WRITE_LEN};
 use super::{block_path, remove_if_there};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::block::{
-    BLOCK_ROWS_MAX, BlockHeader, BlockPosition, BlockShape, LEVELS_MAX, ROW_ALIGN, Section, SectionKind,
-    stride,
+    BLOCK_ROWS_MAX, BlockHeader, BlockShape, LEVELS_MAX, ROW_ALIGN, SectionKind, stride,
 };
-use crate::format::op::{MemoryKey, ModelNumber};
+use crate::format::frame::{Origin, Section};
+use crate::format::op::MemoryKey;
 use crate::fs::{Access, Disk, DiskFile, Mapped};
 use crate::vector::kernels::CODE_LANE;
 use crate::vector::{Graph, Rows, halve, link, quantize};
@@ -18,27 +19,12 @@ use crate::vector::{Graph, Rows, halve, link, quantize};
 // What the file says of rows and graphs is what searches and builders take for granted.
 const _: () = assert!(ROW_ALIGN == CODE_LANE && LEVELS_MAX == link::LEVELS_MAX);
 
-/// Bytes that are written at once.
-const WRITE_LEN: usize = 1 << 20;
-
-/// What a block says of where it comes from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
-    pub(crate) store_id: [u8; 16],
-    pub(crate) generation: u64,
-    pub(crate) position: BlockPosition,
-    pub(crate) log_generation: u64,
-    pub(crate) model: ModelNumber,
-    pub(crate) model_sha256: [u8; 32],
-    pub(crate) dimensions: u32,
-}
-
 /// Takes the rows of a block. Its files go when it is dropped.
 pub(crate) struct RowWriter<'a> {
     scratch: Scratch<'a>,
     stride: usize,
-    codes: Appender,
-    halves: Appender,
+    codes: Appender<Box<dyn DiskFile>>,
+    halves: Appender<Box<dyn DiskFile>>,
     keys: Vec<u64>,
     scales: Vec<f32>,
     memories: u32,
@@ -85,8 +71,8 @@ impl<'a> RowWriter<'a> {
             remove_if_there(disk, path)?;
         }
         Ok(Self {
-            codes: Appender::new(disk.open(&scratch.paths[0], Access::CreateNew)?),
-            halves: Appender::new(disk.open(&scratch.paths[1], Access::CreateNew)?),
+            codes: Appender::new(disk.open(&scratch.paths[0], Access::CreateNew)?, 0),
+            halves: Appender::new(disk.open(&scratch.paths[1], Access::CreateNew)?, 0),
             scratch,
             stride: stride(dimensions),
             keys: Vec::new(),
@@ -185,39 +171,29 @@ impl WrittenRows<'_> {
     ///
     /// # Errors
     /// What the disk says.
-    pub(crate) fn publish(self, origin: &Origin, graph: Option<&Graph>) -> Result<PathBuf> {
-        let (disk, folder) = (self.scratch.disk, self.scratch.folder);
-        let path = block_path(folder, origin.generation);
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        remove_if_there(disk, &temporary)?;
-        let written = || -> Result<()> {
-            let file = disk.open(&temporary, Access::CreateNew)?;
-            self.write(origin, graph, &*file)?;
-            file.sync()?; // The content is durable before the name points to it.
-            disk.rename(&temporary, &path)
-        };
-        if let Err(error) = written() {
-            // On a full disk it would keep the little space there is.
-            let _ = disk.remove(&temporary);
-            return Err(error);
-        }
-        disk.sync_folder(folder)?;
+    pub(crate) fn publish(self, origin: &Origin, dimensions: u32, graph: Option<&Graph>) -> Result<PathBuf> {
+        let path = block_path(self.scratch.folder, origin.generation);
+        file::publish(self.scratch.disk, &path, |file| self.write(origin, dimensions, graph, file))?;
         Ok(path)
     }
 
-    fn write(&self, origin: &Origin, graph: Option<&Graph>, file: &dyn DiskFile) -> Result<()> {
+    fn write(
+        &self,
+        origin: &Origin,
+        dimensions: u32,
+        graph: Option<&Graph>,
+        file: &dyn DiskFile,
+    ) -> Result<()> {
         let count = |len: usize| u32::try_from(len).expect("the rows of a block are limited");
         let uppers = graph.map_or(&[][..], |graph| &graph.levels[1..]);
         let shape = BlockShape {
-            dimensions: origin.dimensions,
+            dimensions,
             rows: count(self.keys.len()),
             links: graph.map_or(0, |graph| count(graph.m)),
             entry: graph.map_or(0, |graph| graph.entry),
             uppers: uppers.iter().map(|level| count(level.rows.len())).collect(),
         };
-        let content = |section: &Section| -> &[u8] {
+        let content = |section: &Section<SectionKind>| -> &[u8] {
             let level = usize::from(section.level);
             let graph = || graph.expect("only a graph has such sections");
             match section.kind {
@@ -241,50 +217,8 @@ impl WrittenRows<'_> {
         }
         // What is between the sections, and behind the last one, reads as zeros.
         file.set_len(shape.file_len())?;
-        let header = BlockHeader {
-            store_id: origin.store_id,
-            generation: origin.generation,
-            position: origin.position,
-            log_generation: origin.log_generation,
-            model: origin.model,
-            model_sha256: origin.model_sha256,
-            memories: self.memories,
-            unread: self.unread,
-            shape,
-            sections,
-        };
+        let (memories, unread) = (self.memories, self.unread);
+        let header = BlockHeader { origin: *origin, memories, unread, shape, sections };
         file.write_at(&header.encode(), 0)
-    }
-}
-
-/// Writes a file front to back, in large pieces.
-struct Appender {
-    file: Box<dyn DiskFile>,
-    buffer: Vec<u8>,
-    offset: u64,
-}
-
-impl Appender {
-    fn new(file: Box<dyn DiskFile>) -> Self {
-        Self { file, buffer: Vec::with_capacity(WRITE_LEN), offset: 0 }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.buffer.len() + bytes.len() > WRITE_LEN {
-            self.flush()?;
-        }
-        self.buffer.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.file.write_at(&self.buffer, self.offset)?;
-        self.offset += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.flush()
     }
 }

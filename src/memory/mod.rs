@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock. Every value that a caller can give is checked here, once, before it meets the store.
 
+mod language;
 mod limits;
 mod model;
 mod query;
@@ -14,9 +15,10 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+pub use language::Language;
 pub use limits::*;
 pub use model::ModelIdentity;
-pub use query::{Answer, Degraded, Effort, Explain, Filter, List, Match, Mode, Order, Recall};
+pub use query::{Answer, Degraded, Effort, Explain, Filter, List, Match, Mode, Order, Reason, Recall};
 pub use receipt::{Digest, Receipt};
 pub use write::{Duplicates, Forgotten, Remember, Remembered, Update, Updated};
 

@@ -9,6 +9,7 @@ use super::replay::{FormerView, brought_up, build_view};
 use super::{Inner, lock};
 use crate::catalog::{Applied, CACHE_BYTES_DEFAULT, Catalog, Opened};
 use crate::error::{Durability, Error, ErrorKind, Result};
+use crate::text::TextIndex;
 
 /// The view is put on stable storage after this many records, ...
 pub(super) const CHECKPOINT_RECORDS: u64 = 4096;
@@ -110,7 +111,9 @@ impl Inner {
                     tracing::error!(%error, "the search indexes cannot follow and are loaded anew");
                     search.clear();
                 }
-                if search.vectors.index.as_ref().is_some_and(|vectors| vectors.index.is_due()) {
+                let are_vectors_due =
+                    search.vectors.index.as_ref().is_some_and(|vectors| vectors.index.is_due());
+                if are_vectors_due || search.words().is_some_and(TextIndex::is_due) {
                     self.wake_indexer();
                 }
                 applying.records += records.len() as u64;

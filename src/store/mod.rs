@@ -7,8 +7,10 @@
 mod apply;
 mod compact;
 mod embedding;
+mod evidence;
 mod heal;
 mod history;
+mod import;
 mod index;
 mod models;
 mod open;
@@ -43,12 +45,14 @@ use crate::error::Result;
 use crate::fs::{DiskFile, RealDisk};
 use crate::home::{Home, HomeInputs, locate};
 use crate::log::{Log, Place, SEGMENT_LEN_MAX, Segment};
-use crate::memory::{List, Memory};
+use crate::memory::{Language, List, Memory};
 
 pub use compact::Compacted;
 pub use embedding::Embedded;
 pub use heal::Healed;
-pub use index::{IndexBuilder, IndexStats};
+pub use import::MemoryVectors;
+pub(crate) use import::{Given, Incoming};
+pub use index::{IndexBuilder, IndexStats, TextStats};
 pub use past::{AsOf, Moment};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
@@ -68,6 +72,9 @@ pub(crate) use restore::Changes;
 use search::Search;
 use staged::Pending;
 pub(crate) use state::{Beside, State, Whole};
+
+/// After which time half of what a memory has for being new is gone.
+const RECENCY_HALF_LIFE_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -91,6 +98,9 @@ pub struct Options {
     damaged: BTreeSet<PathBuf>,
     read_only: bool,
     index_builder: IndexBuilder,
+    recency_half_life: Option<Duration>,
+    language: Language,
+    aliases: Vec<(String, String)>,
     segment_len_max: u64,
     window: Window,
     /// Whether the store takes no writes, although its files may change.
@@ -119,6 +129,9 @@ impl Options {
             damaged: BTreeSet::new(),
             read_only: false,
             index_builder: IndexBuilder::default(),
+            recency_half_life: Some(RECENCY_HALF_LIFE_DEFAULT),
+            language: Language::default(),
+            aliases: Vec::new(),
             segment_len_max: SEGMENT_LEN_MAX,
             window: Window::default(),
             frozen: false,
@@ -157,12 +170,16 @@ impl Options {
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) when the configuration names no model.
     pub fn of(home: &Home) -> Result<Self> {
-        let storage = &home.config.storage;
-        Ok(Self::at(&home.path)
+        let (search, storage) = (&home.config.search, &home.config.storage);
+        let half_life = Duration::from_secs(86_400 * u64::from(search.recency_half_life_days));
+        let options = Self::at(&home.path)
             .model(home.model()?)
             .models_dir(home.models_dir())
             .db_path(&home.db_path)
-            .history(storage.history_days, u64::from(storage.history_max_mb) << 20))
+            .history(storage.history_days, u64::from(storage.history_max_mb) << 20)
+            .language(search.language)
+            .recency_half_life((!half_life.is_zero()).then_some(half_life));
+        Ok(search.aliases.iter().fold(options, |options, (alias, name)| options.alias(alias, name)))
     }
 
     /// Whether a store is made when there is none. Otherwise that is an error of kind
@@ -240,6 +257,26 @@ impl Options {
     /// What makes the graph over the vectors of a large store.
     pub fn index_builder(mut self, builder: IndexBuilder) -> Self {
         self.index_builder = builder;
+        self
+    }
+
+    /// After which time half of what a memory has for being new is gone, 30 days by default; `None` when age does not
+    /// count. It decides only between memories that answer about as well.
+    pub fn recency_half_life(mut self, half_life: Option<Duration>) -> Self {
+        self.recency_half_life = half_life;
+        self
+    }
+
+    /// The language of texts in Latin letters, English by default. With another one than before the text index is made
+    /// anew.
+    pub fn language(mut self, language: Language) -> Self {
+        self.language = language;
+        self
+    }
+
+    /// Another name of a speaker: a question that says `alias` means what `name` has said. Letters' case does not matter.
+    pub fn alias(mut self, alias: impl Into<String>, name: impl Into<String>) -> Self {
+        self.aliases.push((alias.into(), name.into()));
         self
     }
 
@@ -329,6 +366,11 @@ pub(crate) struct Inner {
     /// Index blocks that are made, and what is known of the present one.
     indexing: Indexing,
     index_builder: IndexBuilder,
+    /// In seconds.
+    recency_half_life: Option<f32>,
+    language: Language,
+    /// For each alias, as names are compared, the name.
+    aliases: HashMap<String, String>,
     /// Whether threads behind the calls follow the log.
     follow: bool,
     /// Whether nothing is written: what recovery had to change is in memory only.
@@ -353,8 +395,10 @@ struct BackgroundState {
     embed: bool,
     /// The indexing thread is to look what is due.
     index: bool,
-    /// Somebody waits for a block.
+    /// Somebody waits for an index block.
     index_asked: bool,
+    /// Somebody waits for a text block.
+    text_asked: bool,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 

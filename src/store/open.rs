@@ -21,6 +21,7 @@ use crate::embed::cache::QueryCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Access, Disk, DiskFile, Kind, OverlayDisk};
 use crate::log::{self, Listing, Log, Place, Recovered, Superseded};
+use crate::text::name_of;
 
 /// Vectors of queries that are kept, in memory and on disk each.
 const QUERY_CACHE_CAPACITY: usize = 1024;
@@ -123,6 +124,13 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         publishing: Mutex::default(),
         indexing: Indexing::default(),
         index_builder: options.index_builder,
+        language: options.language,
+        aliases: options
+            .aliases
+            .iter()
+            .filter_map(|(alias, name)| Some((name_of(alias)?, name_of(name)?)))
+            .collect(),
+        recency_half_life: options.recency_half_life.map(|half_life| half_life.as_secs_f32()),
         follow: options.follow,
         read_only: options.read_only || options.frozen,
         last_id: Mutex::new(ulid::Ulid::nil()),

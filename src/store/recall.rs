@@ -1,30 +1,26 @@
 //! Recall: words and meaning, fused; the search indexes in memory; answers that are still true are served again.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lru::LruCache;
 
 use super::embedding::{check_made, normalize};
-use super::index::ModelVectors;
 use super::models::Numbered;
 use super::{Inner, Store, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::MemoryKey;
-use crate::memory::{Answer, Degraded, Effort, Filter, Match, Memory, Mode, Recall};
+use crate::memory::{Answer, Degraded, Effort, Filter, Match, Memory, Mode, Reason, Recall};
 use crate::rank::{Ranked, rank};
 use crate::scope::{Deadline, Scope};
 use crate::vector::Limits;
 
 /// The vector of a question, and the model it belongs to.
-type QueryVector = (Numbered, Arc<[f32]>);
+pub(super) type QueryVector = (Numbered, Arc<[f32]>);
 
 /// Ranked memories beyond those that were asked for: some may have been forgotten meanwhile.
-const SPARE: usize = 8;
-/// Nearest memories that are ranked together with those that share a word with the question.
-const NEAREST_MIN: usize = 64;
+pub(super) const SPARE: usize = 8;
 /// Answers that are kept.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// An answer with more bytes of texts and metadata is not kept, so that all together stay below 16 MiB.
@@ -56,6 +52,10 @@ struct Question {
     mode: Mode,
     explain: bool,
     effort: Effort,
+    context: usize,
+    score_bits: [u64; 2],
+    /// How new a memory is counts, so an answer is true for a while only.
+    hour: i64,
     tags_any: Vec<String>,
     tags_all: Vec<String>,
     labels: [Option<String>; 3],
@@ -64,7 +64,7 @@ struct Question {
 }
 
 impl Question {
-    fn of(recall: &Recall) -> Self {
+    fn of(recall: &Recall, now: i64) -> Self {
         let Filter { tags_any, tags_all, collection, source, session, since, before, min_importance } =
             recall.filter.clone();
         Self {
@@ -73,6 +73,9 @@ impl Question {
             mode: recall.mode,
             explain: recall.explain,
             effort: recall.effort,
+            context: recall.context,
+            score_bits: [recall.min_score.unwrap_or(f64::NAN), recall.meaning_share].map(f64::to_bits),
+            hour: now.div_euclid(3600),
             tags_any,
             tags_all,
             labels: [collection, source, session],
@@ -100,10 +103,14 @@ impl Store {
 
 impl Inner {
     fn recall(&self, recall: &Recall) -> Result<Answer> {
-        if recall.topk == 0 || (recall.query.trim().is_empty() && recall.vector.is_none()) {
-            return Ok(Answer::default());
+        if recall.topk == 0 {
+            return Ok(Answer { reason: Some(Reason::NoneAskedFor), ..Answer::default() });
         }
-        let question = recall.vector.is_none().then(|| Question::of(recall));
+        if recall.query.trim().is_empty() && recall.vector.is_none() {
+            return Ok(Answer { reason: Some(Reason::BlankQuestion), ..Answer::default() });
+        }
+        let now = self.clock.now_ms() / 1000;
+        let question = recall.vector.is_none().then(|| Question::of(recall, now));
         let seq = self.log.durable_seq();
         if let Some(question) = &question {
             let mut cache = lock(&self.answers);
@@ -128,57 +135,84 @@ impl Inner {
     fn search(&self, recall: &Recall) -> Result<Answer> {
         let deadline = Deadline::after(recall.timeout);
         let mut degraded = Vec::new();
-        let query = if recall.mode == Mode::Text { None } else { self.query_vector(recall, &mut degraded)? };
-        deadline.check(format_args!("the query was embedded"))?;
-
-        let words = recall.mode != Mode::Vector && !recall.query.trim().is_empty();
         // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
         // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
-        let search = self.loaded(words, query.as_ref().map(|(model, _)| model), deadline)?;
-        let texts = match &search.text.index {
-            Some(index) if words => index.search(&recall.query, &scope, deadline)?,
-            _ => Vec::new(),
-        };
-        let mut walked = false;
-        let cosines = match (&search.vectors.index, &query) {
-            (Some(vectors), Some((_, query))) => {
-                let keys = texts.iter().map(|(key, _)| *key);
-                let near = near(vectors, query, &scope, recall, keys, deadline)?;
-                if vectors.unread > 0 {
-                    degraded.push(Degraded::VectorsUnread(vectors.unread));
-                }
-                if near.truncated {
-                    degraded.push(Degraded::Truncated);
-                }
-                walked = near.walked;
-                near.cosines
+        let asked = self.asked(recall, &scope, deadline, &mut degraded)?;
+        let found = self.evidence(recall, &scope, &asked, deadline, &mut degraded)?;
+        let ranked = rank(&found.asked, &found.evidence, recall.topk.saturating_add(SPARE));
+        let (results, keys) = self.matches(&ranked, recall)?;
+        let mut answer = Answer { results, degraded, ..Answer::default() };
+        if answer.results.is_empty() {
+            if answer.degraded.iter().any(Degraded::is_late) {
+                deadline.check(format_args!("nothing was compared yet"))?;
             }
-            _ => Vec::new(),
-        };
-        drop(search);
-        if let Some((model, query)) = &query {
-            let pending = self.pending_count(model.0)?;
-            if pending > 0 {
-                degraded.push(Degraded::NotEmbedded(pending));
-            }
-            if self.index_is_damaged() {
-                degraded.push(Degraded::IndexDamaged);
-            }
-            if walked {
-                self.watch_walk(query);
-            }
+            answer.reason = Some(self.why_nothing(&scope)?);
         }
-        let ranked = rank(recall.mode, texts, cosines, recall.topk.saturating_add(SPARE));
-        Ok(Answer { results: self.matches(ranked, recall)?, degraded, took: Duration::ZERO })
+        cut(&mut answer, recall.min_score);
+        if recall.context > 0 {
+            self.add_context(&mut answer, &keys, recall.context, deadline)?;
+        }
+        Ok(answer)
     }
 
-    /// The memories behind ranked keys.
-    fn matches(&self, ranked: Vec<Ranked>, recall: &Recall) -> Result<Vec<Match>> {
+    /// Why nothing was found.
+    fn why_nothing(&self, scope: &Scope) -> Result<Reason> {
+        Ok(match scope {
+            Scope::Keys(keys) if keys.is_empty() => Reason::NothingInScope,
+            _ if self.read(|catalog| Ok(catalog.count()))? == 0 => Reason::EmptyStore,
+            _ => Reason::NothingComparable,
+        })
+    }
+
+    /// The turns around each match in its conversation.
+    fn add_context(
+        &self,
+        answer: &mut Answer,
+        keys: &[MemoryKey],
+        turns: usize,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let search = match self.loaded(true, None, deadline) {
+            Ok(search) => search,
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                answer.degraded.push(Degraded::Truncated);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let index = search.text.index.as_ref().expect("it was just loaded");
+        // Nearest first on both sides.
+        let beside: Vec<[Vec<MemoryKey>; 2]> =
+            keys.iter().map(|key| [0, 1].map(|side| index.turns_beside(*key, side, turns))).collect();
+        drop(search);
         self.read(|catalog| {
             let view = catalog.view();
+            // What was forgotten meanwhile is not there any more.
+            let memories = |keys: &[MemoryKey]| -> Result<Vec<Memory>> {
+                keys.iter().filter_map(|key| view.row(*key).transpose()).map(|row| Ok(row?.memory)).collect()
+            };
+            beside
+                .iter()
+                .map(|[before, after]| Ok([memories(before)?, memories(after)?]))
+                .collect::<Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .zip(&mut answer.results)
+        .for_each(|([mut before, after], found)| {
+            before.reverse();
+            (found.before, found.after) = (before, after);
+        });
+        Ok(())
+    }
+
+    /// The memories behind ranked keys, and those keys that have one.
+    fn matches(&self, ranked: &[Ranked], recall: &Recall) -> Result<(Vec<Match>, Vec<MemoryKey>)> {
+        self.read(|catalog| {
+            let view = catalog.view();
+            let mut keys = Vec::with_capacity(ranked.len().min(recall.topk));
             let mut results = Vec::with_capacity(ranked.len().min(recall.topk));
-            for one in &ranked {
+            for one in ranked {
                 if results.len() == recall.topk {
                     break;
                 }
@@ -189,11 +223,14 @@ impl Inner {
                     results.push(Match {
                         memory: row.memory,
                         score: one.score,
+                        before: Vec::new(),
+                        after: Vec::new(),
                         explain: recall.explain.then_some(one.explain),
                     });
+                    keys.push(one.key);
                 }
             }
-            Ok(results)
+            Ok((results, keys))
         })
     }
 
@@ -202,8 +239,14 @@ impl Inner {
         Ok(keys.map_or(Scope::All, Scope::of))
     }
 
-    /// The vector of the question under the store's model; `None` when words alone rank.
-    fn query_vector(&self, recall: &Recall, degraded: &mut Vec<Degraded>) -> Result<Option<QueryVector>> {
+    /// The vector of this text, or the one that the question comes with, under the store's model; `None` when words alone
+    /// rank.
+    pub(super) fn query_vector(
+        &self,
+        recall: &Recall,
+        text: &str,
+        degraded: &mut Vec<Degraded>,
+    ) -> Result<Option<QueryVector>> {
         let Some((number, identity)) = self.models.active() else {
             // Without a model there are no vectors, and without memories nothing is missing.
             return self.without_model(recall, degraded);
@@ -213,11 +256,11 @@ impl Inner {
             normalize(&mut vector);
             return Ok(Some(((number, identity), vector.into())));
         }
-        if let Some(vector) = self.query_cache.get(&identity, &recall.query) {
+        if let Some(vector) = self.query_cache.get(&identity, text) {
             return Ok(Some(((number, identity), vector)));
         }
         let made = match self.models.embedder_of(Some(&(number, Arc::clone(&identity)))) {
-            Ok(Some(embedder)) => embedder.embed_query(&recall.query).and_then(|mut vector| {
+            Ok(Some(embedder)) => embedder.embed_query(text).and_then(|mut vector| {
                 check_made(&vector, identity.dimensions)?;
                 normalize(&mut vector);
                 Ok(Arc::<[f32]>::from(vector))
@@ -227,7 +270,7 @@ impl Inner {
         };
         match made {
             Ok(vector) => {
-                self.query_cache.put(&identity, &recall.query, &vector);
+                self.query_cache.put(&identity, text, &vector);
                 Ok(Some(((number, identity), vector)))
             }
             Err(error) if recall.mode == Mode::Vector => Err(error),
@@ -269,45 +312,23 @@ impl Inner {
     }
 }
 
+/// Leaves out what scores too low.
+fn cut(answer: &mut Answer, min_score: Option<f64>) {
+    let kept = min_score
+        .map_or(answer.results.len(), |least| answer.results.partition_point(|found| found.score >= least));
+    if let Some(best) = answer.results.get(kept) {
+        let left_out = answer.results.len() - kept;
+        answer.reason = Some(Reason::BelowMinScore { left_out, best: best.score });
+        answer.results.truncate(kept);
+    }
+}
+
 /// Bytes that an answer holds on to, roughly.
 fn len_of(answer: &Answer) -> usize {
     let values = |memory: &Memory| {
         memory.metadata.iter().map(|(key, value)| key.len() + value.to_string().len()).sum::<usize>()
     };
-    answer.results.iter().map(|one| one.memory.text.len() + values(&one.memory)).sum()
-}
-
-/// What the vectors say about a question.
-struct Near {
-    cosines: Vec<(MemoryKey, f32)>,
-    truncated: bool,
-    walked: bool,
-}
-
-/// The nearest memories in scope; for a ranking with words also the cosines of those that share a word, and of a sample
-/// that says how near the rest is.
-fn near(
-    vectors: &ModelVectors,
-    query: &[f32],
-    scope: &Scope,
-    recall: &Recall,
-    texts: impl Iterator<Item = MemoryKey>,
-    deadline: Deadline,
-) -> Result<Near> {
-    let mut limits = Limits { deadline, ..Limits::NONE };
-    let index = &vectors.index;
-    let k = recall.topk.saturating_add(SPARE);
-    if recall.mode == Mode::Vector {
-        let nearest = index.search(query, scope, k, recall.effort, &mut limits)?;
-        return Ok(Near { cosines: nearest.memories, truncated: nearest.truncated, walked: nearest.walked });
-    }
-    let nearest = index.search(query, scope, k.max(NEAREST_MIN), recall.effort, &mut limits)?;
-    let known: BTreeSet<MemoryKey> = nearest.memories.iter().map(|(key, _)| *key).collect();
-    let mut others: Vec<MemoryKey> =
-        texts.chain(index.sample(scope)).filter(|key| !known.contains(key)).collect();
-    others.sort_unstable();
-    others.dedup();
-    let (mut cosines, truncated) = index.cosines_of(query, &others, &limits)?;
-    cosines.extend(nearest.memories);
-    Ok(Near { cosines, truncated: truncated || nearest.truncated, walked: nearest.walked })
+    let all =
+        answer.results.iter().flat_map(|one| [&one.memory].into_iter().chain(&one.before).chain(&one.after));
+    all.map(|memory| memory.text.len() + values(memory)).sum()
 }

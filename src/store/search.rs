@@ -1,7 +1,5 @@
 //! The search indexes: loaded when they are first needed, from there on they follow the log.
 
-use std::borrow::Cow;
-use std::ops::ControlFlow;
 use std::sync::{PoisonError, RwLockReadGuard};
 
 use super::Inner;
@@ -64,6 +62,11 @@ impl Loading<ModelVectors> {
 }
 
 impl Search {
+    /// The words, when all are loaded.
+    pub(super) fn words(&self) -> Option<&TextIndex> {
+        self.text.index.as_ref().filter(|_| self.text.is_complete())
+    }
+
     /// Forgets everything; it is loaded again when it is needed.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -117,7 +120,7 @@ impl Search {
 
     fn put_text(&mut self, key: MemoryKey, memory: &Memory) {
         if let Some(index) = self.text.at(key) {
-            index.insert(key, &words(memory));
+            index.insert(key, memory);
         }
     }
 
@@ -161,9 +164,9 @@ impl Inner {
                     healed = true;
                 }
                 Ok(Found::Loaded) => {}
-                Ok(Found::Block) => {
+                Ok(block @ (Found::Block | Found::TextBlock)) => {
                     drop(applying);
-                    self.wait_for_block(deadline)?;
+                    self.wait_for_block(block, deadline)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -178,51 +181,12 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Found> {
         let mut search = self.search.write().unwrap_or_else(PoisonError::into_inner);
-        if text {
-            search.text.load(catalog, deadline)?;
+        if text && self.load_words(&mut search.text, catalog, deadline)? == Found::TextBlock {
+            return Ok(Found::TextBlock);
         }
         match model {
             Some(model) => self.load_vectors(&mut search.vectors, model, catalog, deadline),
             None => Ok(Found::Loaded),
         }
-    }
-}
-
-impl Loading<TextIndex> {
-    /// Goes on loading; when the time is over, the next call goes on from there.
-    fn load(&mut self, catalog: &Catalog, deadline: Deadline) -> Result<()> {
-        if self.is_complete() {
-            return Ok(());
-        }
-        let index = self.index.get_or_insert_with(TextIndex::new);
-        let mut from = self.next.unwrap_or(MemoryKey(0));
-        let view = catalog.view();
-        let total = view.count();
-        loop {
-            self.next = Some(from);
-            deadline.check(format_args!("loading the words of {} of {total} memories", index.len()))?;
-            let mut loaded = 0;
-            let mut last = None;
-            view.for_each_row(from, |row| {
-                index.insert(row.key, &words(&row.memory));
-                last = Some(row.key);
-                loaded += 1;
-                if loaded < LOAD_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            match last {
-                Some(key) if loaded == LOAD_ROWS => from = MemoryKey(key.0 + 1),
-                _ => break,
-            }
-        }
-        self.next = None;
-        Ok(())
-    }
-}
-
-/// What of a memory is found by words: its text, and who said it.
-fn words(memory: &Memory) -> Cow<'_, str> {
-    match &memory.speaker {
-        Some(speaker) => Cow::Owned(format!("{speaker}: {}", memory.text)),
-        None => Cow::Borrowed(&memory.text),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{IndexStats, Inner, Store};
+use super::{IndexStats, Inner, Store, TextStats};
 use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::fs::Kind;
@@ -37,6 +37,8 @@ pub struct Stats {
     pub view_bytes: u64,
     /// The vector index.
     pub index: IndexStats,
+    /// The text index.
+    pub words: TextStats,
     /// Use of the caches in this process.
     pub cache: CacheStats,
 }
@@ -85,6 +87,7 @@ impl Store {
         stats.torn_bytes = inner.torn_bytes;
         stats.view_bytes = inner.file_len(&inner.folder.join("view.redb"))?;
         stats.index = inner.index_stats()?;
+        stats.words = inner.text_stats()?;
         let cache = inner.query_cache.stats();
         stats.cache = CacheStats {
             answers: inner.answer_hits(),

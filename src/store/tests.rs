@@ -147,15 +147,17 @@ fn a_disk_without_room_for_a_block_costs_no_answer_and_is_told() {
     let store = Store::open(options(home.path(), disk)).expect("open");
     let group = (0..30).map(|n| Remember::new(format!("memory {n}")).vector([1.0, n as f32, -3.0]));
     store.remember_many(group.collect()).expect("remember");
-    plan.arm(1, 1);
+    plan.arm(1, 2);
     let error = store.build_index(false, &mut |_| {}).expect_err("full");
     assert_eq!(error.kind(), ErrorKind::NoSpace);
-    assert!(store.stats().expect("stats").index.problem.is_some());
+    let stats = store.stats().expect("stats");
+    assert!(stats.index.problem.is_some() && stats.words.problem.is_some());
     let answer = store.recall(Recall::by_vector([1.0, 5.0, -3.0]).topk(1)).expect("recall");
     assert_eq!(answer.results[0].text, "memory 5");
     let left: Vec<_> = std::fs::read_dir(home.path().join("store/index")).expect("folder").collect();
     assert!(left.is_empty(), "{left:?}");
     store.build_index(false, &mut |_| {}).expect("there is room");
-    let stats = store.stats().expect("stats").index;
-    assert_eq!((stats.rows, stats.problem), (30, None));
+    let stats = store.stats().expect("stats");
+    assert_eq!((stats.index.rows, stats.index.problem), (30, None));
+    assert_eq!((stats.words.texts, stats.words.problem), (30, None));
 }

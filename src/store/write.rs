@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::import::Incoming;
 use super::staged::{Current, Pending};
 use super::{Inner, Store, lock};
 use crate::catalog::Catalog;
@@ -158,19 +159,33 @@ impl Store {
         inner.with_reserve(|| inner.forget(&ids))
     }
 
-    /// Stores memories under their own ids, as one atomic group, and says what became of each.
-    pub(crate) fn import_group(&self, all: &[Remember], on_conflict: OnConflict) -> Result<Vec<Outcome>> {
+    /// Stores memories under their own ids, as one atomic group, and says what became of each and with how many
+    /// vectors of those that came with them.
+    pub(crate) fn import_group(
+        &self,
+        all: &[Incoming],
+        on_conflict: OnConflict,
+    ) -> Result<(Vec<Outcome>, u64)> {
         let inner = &self.inner;
+        let vectors =
+            all.iter().map(|incoming| inner.usable_vectors(incoming)).collect::<Result<Vec<_>>>()?;
         let outcomes = inner.commit(|pending, first_seq| {
             let mut plan = Plan::new(pending, first_seq);
             let outcomes = all
                 .iter()
-                .map(|item| inner.plan_import(&mut plan, item, on_conflict))
+                .zip(&vectors)
+                .map(|(incoming, vectors)| {
+                    inner.plan_import(&mut plan, &incoming.remember, vectors.as_ref(), on_conflict)
+                })
                 .collect::<Result<Vec<_>>>();
             plan.finish(outcomes)
         })?;
         inner.wake_embedder();
-        Ok(outcomes)
+        let is_stored = |outcome: &Outcome| matches!(outcome, Outcome::New | Outcome::Replaced);
+        let kept =
+            outcomes.iter().zip(&vectors).filter(|(outcome, made)| made.is_some() && is_stored(outcome));
+        let kept = kept.count() as u64;
+        Ok((outcomes, kept))
     }
 
     /// What an import would do, without doing it. Conflicts are outcomes here.
@@ -356,11 +371,17 @@ impl Inner {
         Ok(Remembered { id, seq, digest, duplicate_of })
     }
 
-    fn plan_import(&self, plan: &mut Plan<'_>, item: &Remember, on_conflict: OnConflict) -> Result<Outcome> {
+    fn plan_import(
+        &self,
+        plan: &mut Plan<'_>,
+        item: &Remember,
+        vectors: Option<&Vectors>,
+        on_conflict: OnConflict,
+    ) -> Result<Outcome> {
         let id = item.id.as_ref().expect("imported memories have ids");
         let now = self.clock.now_ms().div_euclid(1000);
         let Some(current) = self.current(plan.pending, id)? else {
-            plan.remember(item.to_memory(id.clone(), now), None);
+            plan.remember(item.to_memory(id.clone(), now), vectors.cloned());
             return Ok(Outcome::New);
         };
         let memory = item.to_memory(id.clone(), current.memory.timestamp);
@@ -372,7 +393,7 @@ impl Inner {
             OnConflict::Fail => Err(conflict(id)),
             OnConflict::Keep => Ok(Outcome::Kept),
             OnConflict::Replace => {
-                plan.update(&current, memory, None);
+                plan.update(&current, memory, vectors.cloned());
                 Ok(Outcome::Replaced)
             }
         }
@@ -390,7 +411,12 @@ impl Inner {
     }
 
     /// A memory with exactly this text in this collection, planned ones included.
-    fn same_text(&self, pending: &Pending, collection: &str, text: &str) -> Result<Option<Current>> {
+    pub(super) fn same_text(
+        &self,
+        pending: &Pending,
+        collection: &str,
+        text: &str,
+    ) -> Result<Option<Current>> {
         if let Some(current) = pending.find_text(collection, text) {
             return Ok(Some(current.clone()));
         }

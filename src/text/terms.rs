@@ -1,54 +1,49 @@
 //! From a text to its terms.
 //!
-//! A text is normalised (compatibility forms and accents folded), cut into chunks at blanks and punctuation,
+//! A text is normalised (compatibility forms), cut into chunks at blanks and punctuation,
 //! and each chunk into words. A chunk that is an identifier, a path or an address gives itself, whole, and
 //! then its words, so that `open_store` is found by `open_store` first, and by `store` as well. Words are
-//! lower case, without a possessive 's, and have their English stem. Scripts written without blanks give
+//! lower case, without a possessive 's and without accents, and have the stem of their language. Scripts written without blanks give
 //! overlapping pairs of characters.
 
 use std::borrow::Cow;
 
-use frostem::{Algorithm, Stemmer};
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::stop::is_stop_word;
+use super::words::{Stems, folded};
+use crate::memory::Language;
 
 /// Longest term, in bytes; what is longer is cut, in texts and queries alike.
 const TERM_LEN_MAX: usize = 128;
-/// Longest word that is stemmed, in bytes: longer ones are no English words.
-const STEMMED_LEN_MAX: usize = 40;
 
 /// One term of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term<'a> {
     pub(crate) text: &'a str,
-    /// Whether it is an English stop word.
+    /// Whether it is a word that says little.
     pub(crate) stop: bool,
 }
 
-/// Calls `emit` with each term of the text, in order.
-pub(crate) fn each_term(text: &str, emit: impl FnMut(Term<'_>)) {
-    let mut terms = Terms { stemmer: Stemmer::new(Algorithm::English), lower: String::new(), emit };
+/// Calls `emit` with each term of a text in this language, in order.
+pub(crate) fn each_term(language: Language, text: &str, emit: impl FnMut(Term<'_>)) {
+    let mut terms = Terms { stems: Stems::new(language), lower: String::new(), emit };
     each_chunk(&normalized(text), |chunk| terms.chunk(chunk));
 }
 
-/// The text with compatibility forms replaced and accents and invisible characters gone.
+/// The text with compatibility forms replaced and invisible characters gone.
 fn normalized(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return Cow::Borrowed(text);
     }
     let plain = |c: char| if matches!(c, '\u{2018}' | '\u{2019}' | '\u{02BC}') { '\'' } else { c };
-    Cow::Owned(text.nfkd().filter(|c| !is_folded_away(*c)).map(plain).nfc().collect())
+    Cow::Owned(text.nfkc().filter(|c| !is_invisible(*c)).map(plain).collect())
 }
 
-/// Marks that people leave out when they search, and characters that nobody sees.
-fn is_folded_away(c: char) -> bool {
+/// Characters that nobody sees.
+fn is_invisible(c: char) -> bool {
     matches!(c,
-        '\u{0300}'..='\u{036F}' // accents on Latin, Greek and Cyrillic letters
-        | '\u{0591}'..='\u{05BD}' // Hebrew points
-        | '\u{0640}' | '\u{064B}'..='\u{065F}' | '\u{0670}' // Arabic stretching and vowel signs
-        | '\u{00AD}' | '\u{200B}' | '\u{2060}' | '\u{FEFF}' // soft hyphen, zero-width blanks
+        '\u{00AD}' | '\u{200B}' | '\u{2060}' | '\u{FEFF}' // soft hyphen, zero-width blanks
         | '\u{20E3}' | '\u{FE00}'..='\u{FE0F}' | '\u{1F3FB}'..='\u{1F3FF}' // styles of emoji
     )
 }
@@ -92,7 +87,7 @@ fn is_joiner(c: char) -> bool {
 
 /// Takes chunks apart. Holds the buffer that every term is lower-cased in.
 struct Terms<F> {
-    stemmer: Stemmer,
+    stems: Stems,
     lower: String,
     emit: F,
 }
@@ -114,7 +109,7 @@ impl<F: FnMut(Term<'_>)> Terms<F> {
         }
         if name_tail > 0 || is_compound(body) {
             self.lower_case(&start[..body.len() + name_tail]);
-            self.emit_lower(false);
+            self.emit_lower();
         }
         for part in body.split(|c| is_joiner(c) && c != '\'') {
             each_camel_part(part, |part| self.part(part));
@@ -148,12 +143,11 @@ impl<F: FnMut(Term<'_>)> Terms<F> {
         if self.lower.contains(',') {
             self.lower.retain(|c| c != ',');
         }
-        let stop = is_stop_word(&self.lower);
-        if !stop && (3..=STEMMED_LEN_MAX).contains(&self.lower.len()) && self.lower.is_ascii() {
-            let text = &*self.stemmer.stem(&self.lower);
-            return (self.emit)(Term { text, stop });
+        let (term, stop) = self.stems.term(&self.lower);
+        let end = term.floor_char_boundary(TERM_LEN_MAX);
+        if end > 0 {
+            (self.emit)(Term { text: &term[..end], stop });
         }
-        self.emit_lower(stop);
     }
 
     /// Each two neighbours of a stretch that is written without blanks, or its only character.
@@ -166,12 +160,12 @@ impl<F: FnMut(Term<'_>)> Terms<F> {
         let mut alone = true;
         for (next_start, next_end) in letters {
             self.lower_case(&stretch[start..next_end]);
-            self.emit_lower(false);
+            self.emit_lower();
             (start, end, alone) = (next_start, next_end, false);
         }
         if alone {
             self.lower_case(&stretch[start..end]);
-            self.emit_lower(false);
+            self.emit_lower();
         }
     }
 
@@ -185,9 +179,13 @@ impl<F: FnMut(Term<'_>)> Terms<F> {
         }
     }
 
-    fn emit_lower(&mut self, stop: bool) {
-        let end = self.lower.floor_char_boundary(TERM_LEN_MAX);
-        (self.emit)(Term { text: &self.lower[..end], stop });
+    /// Emits what no language has endings for.
+    fn emit_lower(&mut self) {
+        let term = folded(Cow::Borrowed(&self.lower));
+        let end = term.floor_char_boundary(TERM_LEN_MAX);
+        if end > 0 {
+            (self.emit)(Term { text: &term[..end], stop: false });
+        }
     }
 }
 
@@ -260,13 +258,13 @@ mod tests {
 
     fn terms(text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        each_term(text, |term| found.push(term.text.to_owned()));
+        each_term(Language::English, text, |term| found.push(term.text.to_owned()));
         found
     }
 
     fn content(text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        each_term(text, |term| {
+        each_term(Language::English, text, |term| {
             if !term.stop {
                 found.push(term.text.to_owned());
             }
@@ -359,7 +357,7 @@ mod tests {
             "ก็",
             "👩\u{200D}",
         ] {
-            each_term(&unit.repeat((1 << 20) / unit.len()), |_| {});
+            each_term(Language::English, &unit.repeat((1 << 20) / unit.len()), |_| {});
         }
     }
 }

@@ -12,8 +12,10 @@ use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::ser::{Formatter, PrettyFormatter};
 
+use super::lines::LINE_LEN_MAX;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryId};
+use crate::store::MemoryVectors;
 use crate::time;
 
 /// What an export says about itself.
@@ -79,6 +81,45 @@ pub fn write_jsonl(
     }
     out.flush().map_err(|error| Error::io("writing the export", target, error))?;
     Ok(count)
+}
+
+/// As [`write_jsonl`], with the vectors of each memory and the model that made them as `vectors`. A memory whose vectors
+/// would make its line longer than [`LINE_LEN_MAX`] is written without: they can be made anew, the memory cannot.
+///
+/// # Errors
+/// As [`write_jsonl`], and those of `vectors`.
+pub fn write_jsonl_with_vectors(
+    out: &mut dyn Write,
+    target: &Path,
+    memories: &mut dyn Iterator<Item = Result<Memory>>,
+    vectors: &mut dyn FnMut(&MemoryId) -> Result<Option<MemoryVectors>>,
+) -> Result<u64> {
+    let failed = |error| Error::io("writing the export", target, error);
+    let mut count = 0;
+    let mut line = Vec::new();
+    for memory in memories {
+        let memory = memory?;
+        let with = WithVectors { memory: &memory, vectors: vectors(&memory.id)? };
+        line.clear();
+        serde_json::to_writer(&mut line, &with).map_err(|error| failed(error.into()))?;
+        if line.len() >= LINE_LEN_MAX {
+            line.clear();
+            serde_json::to_writer(&mut line, &memory).map_err(|error| failed(error.into()))?;
+        }
+        line.push(b'\n');
+        out.write_all(&line).map_err(failed)?;
+        count += 1;
+    }
+    out.flush().map_err(failed)?;
+    Ok(count)
+}
+
+#[derive(Serialize)]
+struct WithVectors<'a> {
+    #[serde(flatten)]
+    memory: &'a Memory,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vectors: Option<MemoryVectors>,
 }
 
 fn write_head<S: Serializer>(
@@ -209,7 +250,6 @@ mod tests {
     use super::super::tests::{FIXTURE, as_memory, memory};
     use super::super::{JsonlReader, read_json};
     use super::*;
-    use crate::memory::MemoryId;
 
     const TARGET: &str = "standard output";
 

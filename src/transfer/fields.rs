@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 use super::shape::{Any, Context, Field, Problems, Scalar, Shape};
 use crate::error::{Error, ErrorKind};
 use crate::memory::{DIMENSIONS_MAX, METADATA_LEN_MAX};
+use crate::store::MemoryVectors;
 use crate::time;
 
 /// Most tags that are read of one memory, repeats and blanks included; far fewer may stay.
-const TAGS_READ_MAX: usize = 4096;
+pub(super) const TAGS_READ_MAX: usize = 4096;
 /// Longest unknown key that is kept for the report, in characters.
 const UNKNOWN_CHARS_MAX: usize = 64;
 /// Most unknown keys of one memory that are kept for the report.
@@ -31,6 +32,7 @@ pub(super) struct Fields {
     pub(super) position: Option<i64>,
     pub(super) metadata: Option<Map<String, Value>>,
     pub(super) vector: Option<Vec<f32>>,
+    pub(super) vectors: Option<MemoryVectors>,
     /// Keys that nobody reads, fit for a terminal.
     pub(super) unknown: Vec<String>,
 }
@@ -50,6 +52,7 @@ enum Key {
     Position,
     Metadata,
     Vector,
+    Vectors,
     /// What a recall adds to a memory and an import has no use for.
     OfAnswers,
 }
@@ -70,6 +73,7 @@ impl Key {
             "position" | "pos" => Self::Position,
             "metadata" => Self::Metadata,
             "vector" | "embedding" => Self::Vector,
+            "vectors" => Self::Vectors,
             "score" | "explain" => Self::OfAnswers,
             _ => return None,
         })
@@ -145,6 +149,13 @@ impl Fields {
             Key::Tags => self.tags = object.next_value_seed(Any(TagsShape(context("a list of texts"))))?,
             Key::Vector => {
                 self.vector = object.next_value_seed(Any(VectorShape(context("a list of numbers"))))?;
+            }
+            Key::Vectors => {
+                // serde's own message would quote what it did not expect.
+                let wrong = |_| {
+                    problems.stop(context("an object with `model` and `windows`").wrong("of another shape"))
+                };
+                self.vectors = object.next_value().map_err(wrong)?;
             }
             Key::Metadata => {
                 self.metadata = object.next_value_seed(Any(MetadataShape(context("an object"))))?;

@@ -1,28 +1,95 @@
-//! An export of the original into the store.
+//! Everybody's memories into the store.
+//!
+//! A file is read twice: once to check all of it, then to store it. What fits one atomic group of the log (24 MiB of
+//! texts, metadata and vectors) is stored as one: after a crash all of it is there or none. A larger file is stored in
+//! several groups, one after the other, each of them atomic. All memories have ids, made of what they say where the file
+//! has none, so an import that was broken off between two groups is finished by repeating it, and nothing comes twice;
+//! the report says how many groups there were.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::{ImportItem, read_json};
-use crate::error::{Error, Result};
-use crate::memory::{MemoryId, Remember};
-use crate::store::{OnConflict, Outcome, Progress, Store};
+use super::markdown::Files;
+use super::sink::{Each, Item, Report, Sink, Times};
+use super::sqlite::{CopyOptions, Database, DatabaseKind};
+use super::{
+    ImportFormat, ImportItem, JsonlReader, NOTES_MAX, UnknownKeys, claude_mem, mcp, mem0, read_json,
+};
+use crate::error::{Durability, Error, ErrorKind, Result};
+use crate::store::{Given, Incoming, OnConflict, Outcome, Progress, Store};
 
+/// Bytes that are stored as one atomic group, as far as they can be told before they are encoded. The log takes 32 MiB.
+const GROUP_LEN_MAX: usize = 24 << 20;
 /// Memories that are stored as one atomic group.
-const GROUP_MEMORIES: usize = 4096;
-/// Bytes of text that are stored as one atomic group.
-const GROUP_TEXT_LEN: usize = 8 << 20;
-/// Bytes of the hash that names a memory without an id.
-const MADE_ID_LEN: usize = 8;
+const GROUP_MEMORIES_MAX: usize = 65_536;
+/// Bytes of a memory in the log besides its texts, metadata and vectors.
+const MEMORY_OVERHEAD_LEN: usize = 160;
+/// Bytes of a vector in the log besides its numbers.
+const VECTORS_OVERHEAD_LEN: usize = 32;
+/// Memories of one time that are put into the order in which they were stored, and bytes of their texts.
+const RUN_MEMORIES_MAX: usize = 65_536;
+const RUN_TEXT_LEN_MAX: usize = 16 << 20;
+/// How many memories pass between two reports of progress.
+const REPORT_INTERVAL: u64 = 256;
+
+/// How a file is imported.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ImportOptions {
+    format: Option<ImportFormat>,
+    on_conflict: OnConflict,
+    dry_run: bool,
+    scratch: Option<PathBuf>,
+}
+
+impl ImportOptions {
+    /// What the file holds; by default its content tells.
+    pub fn format(mut self, format: ImportFormat) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// What happens when the store has another memory under the same id; by default nothing is imported.
+    pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
+        self.on_conflict = on_conflict;
+        self
+    }
+
+    /// Whether everything is only checked and counted.
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Where the private copy of a database is made; by default where the system keeps temporary files.
+    pub fn scratch(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.scratch = Some(folder.into());
+        self
+    }
+}
+
+/// What an import is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ImportStage {
+    /// Reading everything without storing anything. Counts memories; the total is 0 as long as nobody knows it.
+    Checking,
+    /// Storing. Counts memories.
+    Storing,
+}
 
 /// What became of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Imported {
+    /// What the file holds.
+    pub format: Option<ImportFormat>,
+    /// What wrote it, where there is more to say than the format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// New memories.
     pub imported: u64,
     /// Memories that were there already, word for word.
@@ -31,18 +98,58 @@ pub struct Imported {
     pub replaced: u64,
     /// Memories that stayed as they were although the file says otherwise.
     pub kept: u64,
-    /// What was changed on the way in, such as a clamped importance, and what was left out: one line each.
+    /// New memories whose text the store had already, or the file itself, under another id. They are stored, too.
+    pub duplicates: u64,
+    /// Entries of the file that hold no memory, or one that stood in the file before.
+    pub left_out: u64,
+    /// Memories that were stored with vectors that came with them, and need no new ones.
+    pub vectors_reused: u64,
+    /// Atomic groups that the file was, or would be, stored in. With one, the import is all or nothing even in a crash.
+    pub groups: u64,
+    /// What was changed on the way in, such as a clamped importance, and what was left out: one line each, the first
+    /// 10,000 of them.
     pub notes: Vec<String>,
+    /// How many notes there are beyond those.
+    pub notes_more: u64,
 }
 
 impl Store {
-    /// Imports the original's JSON export, or a bare array of its memories. Ids, times and texts are kept. Everything
-    /// is checked before anything is stored; what is stored goes in groups of up to 4,096 memories, and an import that
-    /// is broken off by a crash can simply be repeated. With `dry_run` nothing is stored.
+    /// Imports a file, or a folder of Markdown files. Ids and times are kept; everything is checked before anything is
+    /// stored. See [`ImportFormat`] for what is read; its content tells which it is.
+    ///
+    /// What fits one atomic group (24 MiB of texts, metadata and vectors, 65,536 memories) is stored as one. A larger file
+    /// is stored in several, and an import that is broken off between two of them is finished by repeating it:
+    /// [`Imported::groups`] says which it was. Vectors that came with the memories are kept where the store's own model
+    /// made them, or the original's; otherwise they are made later, as after [`Store::remember_many`].
     ///
     /// # Errors
-    /// Those of [`super::read_json`], [`Conflict`](crate::ErrorKind::Conflict) as `on_conflict` says, and those of
-    /// [`Store::remember`].
+    /// [`Invalid`](ErrorKind::Invalid), [`TooLarge`](ErrorKind::TooLarge), [`Corrupt`](ErrorKind::Corrupt),
+    /// [`Refused`](ErrorKind::Refused) and [`UnknownFormat`](ErrorKind::UnknownFormat) for what cannot be read, naming
+    /// the place and never what a memory says; [`Conflict`](ErrorKind::Conflict) as [`ImportOptions::on_conflict`] says;
+    /// those of [`Store::remember`].
+    pub fn import(
+        &self,
+        path: &Path,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(ImportStage, Progress),
+    ) -> Result<Imported> {
+        let source = Source::open(path, options)?;
+        let mut import =
+            Import { store: self, on_conflict: options.on_conflict, progress, done: Imported::default() };
+        import.done.format = Some(source.format);
+        import.done.origin = source.origin();
+        let total = import.check(&source).map_err(|error| located(error, path))?;
+        if options.dry_run {
+            return Ok(import.done);
+        }
+        import.store(&source, total).map_err(|error| located(error, path))?;
+        Ok(import.done)
+    }
+
+    /// Imports the original's JSON export, or a bare list of its memories: [`Store::import`] of [`ImportFormat::Json`].
+    ///
+    /// # Errors
+    /// As [`Store::import`].
     pub fn import_json(
         &self,
         file: &Path,
@@ -50,52 +157,321 @@ impl Store {
         dry_run: bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Imported> {
-        let failed = |error| Error::io("open", file, error);
-        let mut reader = File::open(file).map_err(failed)?;
-        let mut preview = Imported::default();
-        let summary = read_json(&reader, &mut |item| {
-            let (remember, notes) = named(item);
-            preview.count(self.preview_import(&remember, on_conflict)?);
-            preview.notes.extend(notes);
-            Ok(())
-        })?;
-        preview.notes.extend(summary.notes.iter().map(ToString::to_string));
-        preview.notes.extend(summary.unknown_keys.iter().map(|(name, key)| {
-            format!(
-                "key {name:?} is not known and was left out, first in memory {}, {} times",
-                key.first, key.count
-            )
-        }));
-        if dry_run {
-            return Ok(preview);
-        }
-        reader.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let mut imported = Imported { notes: preview.notes, ..Imported::default() };
-        let mut group = Vec::new();
-        let mut text_len = 0;
-        let mut done = 0;
-        let mut store = |group: &mut Vec<Remember>, imported: &mut Imported| -> Result<()> {
-            for outcome in self.import_group(group, on_conflict)? {
-                imported.count(outcome);
+        let options =
+            ImportOptions::default().format(ImportFormat::Json).on_conflict(on_conflict).dry_run(dry_run);
+        self.import(file, &options, &mut |stage, done| {
+            if stage == ImportStage::Storing {
+                progress(done);
             }
-            done += group.len() as u64;
-            group.clear();
-            progress(Progress::new(done, summary.memories));
-            Ok(())
-        };
-        read_json(&reader, &mut |item| {
-            let (remember, _) = named(item);
-            text_len += remember.text.len();
-            group.push(remember);
-            if group.len() >= GROUP_MEMORIES || text_len >= GROUP_TEXT_LEN {
-                text_len = 0;
-                store(&mut group, &mut imported)?;
-            }
-            Ok(())
-        })?;
-        store(&mut group, &mut imported)?;
-        Ok(imported)
+        })
     }
+}
+
+/// The error with the file that it is about, unless it is about another.
+fn located(error: Error, path: &Path) -> Error {
+    if error.path().is_some() { error } else { error.at(path) }
+}
+
+/// A file that can be read twice.
+struct Source {
+    format: ImportFormat,
+    content: Content,
+}
+
+enum Content {
+    Text(File),
+    Database(Box<Database>),
+    Markdown(Files),
+}
+
+impl Source {
+    fn open(path: &Path, options: &ImportOptions) -> Result<Self> {
+        let format = match options.format {
+            Some(format) => format,
+            None => ImportFormat::of(path)?,
+        };
+        let content = match format {
+            ImportFormat::Markdown => Content::Markdown(Files::find(path)?),
+            ImportFormat::Sqlite => {
+                let copy = CopyOptions { scratch: options.scratch.as_deref(), ..CopyOptions::default() };
+                Content::Database(Box::new(Database::open(path, &copy)?))
+            }
+            _ => {
+                let failed = |error| Error::io("open", path, error);
+                // Nobody waits for the other end of a pipe: what cannot be read twice is not read at all.
+                if !fs::metadata(path).map_err(failed)?.is_file() {
+                    return Err(Error::new(ErrorKind::Invalid, "this is no plain file")
+                        .at(path)
+                        .hint("a pipe can be given as standard input, with `-`"));
+                }
+                Content::Text(File::open(path).map_err(failed)?)
+            }
+        };
+        Ok(Self { format, content })
+    }
+
+    fn origin(&self) -> Option<String> {
+        match &self.content {
+            Content::Database(database) => Some(database.kind().to_string()),
+            _ => None,
+        }
+    }
+
+    /// How many memories there are, if that can be told without reading all of it.
+    fn count(&self) -> u64 {
+        match &self.content {
+            Content::Database(database) => database.count().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn read(&self, each: &mut Each<'_>) -> Result<Report> {
+        let file = match &self.content {
+            Content::Database(database) => return read_database(database, each),
+            Content::Markdown(files) => return files.read(each),
+            Content::Text(file) => file,
+        };
+        let mut start = file;
+        start
+            .seek(SeekFrom::Start(0))
+            .map_err(|error: io::Error| Error::new(ErrorKind::Io, format!("reading the input: {error}")))?;
+        match self.format {
+            ImportFormat::Json => read_original(file, each),
+            ImportFormat::Mem0 => mem0::read(file, each),
+            ImportFormat::ClaudeMem => claude_mem::read(file, each),
+            ImportFormat::Mcp => mcp::read(BufReader::with_capacity(1 << 18, file), each),
+            _ => read_lines(file, each),
+        }
+    }
+}
+
+fn read_database(database: &Database, each: &mut Each<'_>) -> Result<Report> {
+    if database.kind() == DatabaseKind::ClaudeMem {
+        return claude_mem::read_database(database, each);
+    }
+    let read = database.read(&mut |item| {
+        let given = item.embedding.map(Given::Original);
+        each(Item { incoming: Incoming { remember: item.remember, given }, notes: item.notes })
+    })?;
+    Ok(Report { memories: read.memories, left_out: read.left_out, notes: read.notes })
+}
+
+fn read_original(file: &File, each: &mut Each<'_>) -> Result<Report> {
+    let mut sink = Sink::new(Times::Expected, each);
+    let mut run = Run::default();
+    let summary = read_json(file, &mut |item| {
+        if !run.goes_on_with(&item) {
+            run.give(&mut sink)?;
+        }
+        run.len += item.remember.text.len();
+        run.items.push(item);
+        Ok(())
+    })?;
+    run.give(&mut sink)?;
+    for note in summary.notes {
+        sink.note(note.what);
+    }
+    note_unknown(&mut sink, &summary.unknown_keys, "memory");
+    Ok(sink.finish())
+}
+
+/// Memories of one time that follow each other. The original writes the newest first, and of one time the one that was
+/// stored last: they are given in the order in which they were stored, so that an export shows them as this one does.
+#[derive(Default)]
+struct Run {
+    items: Vec<ImportItem>,
+    len: usize,
+}
+
+impl Run {
+    fn goes_on_with(&self, item: &ImportItem) -> bool {
+        let last = self.items.last().and_then(|last| last.remember.timestamp);
+        last.is_some()
+            && last == item.remember.timestamp
+            && self.items.len() < RUN_MEMORIES_MAX
+            && self.len < RUN_TEXT_LEN_MAX
+    }
+
+    fn give(&mut self, sink: &mut Sink<'_, '_>) -> Result<()> {
+        self.len = 0;
+        self.items.drain(..).rev().try_for_each(|item| sink.push_repaired(item))
+    }
+}
+
+fn read_lines(file: &File, each: &mut Each<'_>) -> Result<Report> {
+    let mut sink = Sink::new(Times::Expected, each);
+    let mut reader = JsonlReader::new(BufReader::with_capacity(1 << 18, file));
+    while let Some(mut fields) = reader.next_fields()? {
+        let line = reader.line();
+        let given = match fields.vectors.take() {
+            Some(vectors) => Some(Given::Exact(Box::new(vectors))),
+            None => fields.vector.take().map(Given::Own),
+        };
+        sink.push(&|| format!("line {line}"), fields, given)?;
+    }
+    note_unknown(&mut sink, reader.unknown_keys(), "line");
+    Ok(sink.finish())
+}
+
+fn note_unknown(sink: &mut Sink<'_, '_>, unknown: &UnknownKeys, place: &str) {
+    for (name, key) in unknown.iter() {
+        let (first, count) = (key.first, key.count);
+        sink.note(format!(
+            "key {name:?} is not known and was left out, first in {place} {first}, {count} times"
+        ));
+    }
+    if unknown.more() > 0 {
+        sink.note(format!("and other keys that are not known, {} times", unknown.more()));
+    }
+}
+
+/// One import at work.
+struct Import<'a> {
+    store: &'a Store,
+    on_conflict: OnConflict,
+    progress: &'a mut dyn FnMut(ImportStage, Progress),
+    done: Imported,
+}
+
+impl Import<'_> {
+    /// Reads all of it and counts what would happen; says how many memories there are.
+    fn check(&mut self, source: &Source) -> Result<u64> {
+        let total = source.count();
+        let mut preview = std::mem::take(&mut self.done);
+        let mut groups = Groups::default();
+        let mut texts = super::ids::Texts::default();
+        let mut seen = 0_u64;
+        let report = source.read(&mut |item| {
+            let Item { incoming, notes } = item;
+            let remember = &incoming.remember;
+            let outcome = self.store.preview_import(remember, self.on_conflict)?;
+            preview.count(outcome);
+            let is_again = !texts.insert(&remember.collection, &remember.text);
+            if outcome == Outcome::New
+                && (is_again || self.store.has_text(&remember.collection, &remember.text)?)
+            {
+                preview.duplicates += 1;
+            }
+            for note in notes {
+                preview.note(&note);
+            }
+            groups.add(&incoming);
+            seen += 1;
+            if seen.is_multiple_of(REPORT_INTERVAL) {
+                (self.progress)(ImportStage::Checking, Progress::new(seen, total));
+            }
+            Ok(())
+        })?;
+        preview.left_out = report.left_out;
+        for note in &report.notes {
+            preview.note(note);
+        }
+        preview.groups = groups.count();
+        self.done = preview;
+        Ok(report.memories)
+    }
+
+    /// Stores it, group by group.
+    fn store(&mut self, source: &Source, total: u64) -> Result<()> {
+        let preview = &mut self.done;
+        (preview.imported, preview.unchanged, preview.replaced, preview.kept) = (0, 0, 0, 0);
+        let mut group = Vec::new();
+        let mut groups = Groups::default();
+        let mut stored = 0_u64;
+        let outcome = source.read(&mut |item| {
+            if groups.add(&item.incoming) && !group.is_empty() {
+                stored += self.store_group(&mut group)?;
+                (self.progress)(ImportStage::Storing, Progress::new(stored, total));
+            }
+            group.push(item.incoming);
+            Ok(())
+        });
+        let outcome = outcome.and_then(|_| self.store_group(&mut group));
+        match outcome {
+            Ok(last) => {
+                (self.progress)(ImportStage::Storing, Progress::new(stored + last, total));
+                Ok(())
+            }
+            Err(error) if stored == 0 => Err(error),
+            Err(error) => {
+                let durability = match error.durability() {
+                    Durability::NotWritten => Durability::Unknown,
+                    other => other,
+                };
+                let hint = format!(
+                    "the first {stored} memories are safely stored; import the file again, nothing comes twice"
+                );
+                Err(error.hint(hint).durable(durability))
+            }
+        }
+    }
+
+    fn store_group(&mut self, group: &mut Vec<Incoming>) -> Result<u64> {
+        if group.is_empty() {
+            return Ok(0);
+        }
+        let (outcomes, reused) = self.store.import_group(group, self.on_conflict)?;
+        outcomes.into_iter().for_each(|outcome| self.done.count(outcome));
+        self.done.vectors_reused += reused;
+        let count = group.len() as u64;
+        group.clear();
+        Ok(count)
+    }
+}
+
+/// Where one atomic group ends and the next begins.
+#[derive(Debug, Default)]
+struct Groups {
+    full: u64,
+    memories: usize,
+    len: usize,
+}
+
+impl Groups {
+    /// Counts a memory; says whether it begins a group.
+    fn add(&mut self, incoming: &Incoming) -> bool {
+        let len = stored_len(incoming);
+        let begins = self.memories == 0
+            || self.memories == GROUP_MEMORIES_MAX
+            || self.len.saturating_add(len) > GROUP_LEN_MAX;
+        if begins {
+            self.full += 1;
+            (self.memories, self.len) = (0, 0);
+        }
+        self.memories += 1;
+        self.len = self.len.saturating_add(len);
+        begins
+    }
+
+    fn count(&self) -> u64 {
+        self.full
+    }
+}
+
+/// Bytes of a memory in the log, or somewhat more.
+fn stored_len(incoming: &Incoming) -> usize {
+    let remember = &incoming.remember;
+    let texts = [&remember.text, &remember.source, &remember.session_id, &remember.collection];
+    let optional = [&remember.speaker, &remember.role];
+    let metadata = if remember.metadata.is_empty() {
+        0
+    } else {
+        serde_json::to_vec(&remember.metadata).map_or(0, |json| json.len())
+    };
+    let vectors = match &incoming.given {
+        None => 0,
+        Some(Given::Original(vector) | Given::Own(vector)) => VECTORS_OVERHEAD_LEN + 4 * vector.len(),
+        Some(Given::Exact(vectors)) => {
+            VECTORS_OVERHEAD_LEN + vectors.windows.iter().map(|window| 4 * window.len()).sum::<usize>()
+        }
+    };
+    MEMORY_OVERHEAD_LEN
+        + texts.iter().map(|text| text.len()).sum::<usize>()
+        + optional.iter().map(|label| label.as_ref().map_or(0, String::len)).sum::<usize>()
+        + remember.id.as_ref().map_or(0, |id| id.as_str().len())
+        + remember.tags.iter().map(|tag| tag.len() + 8).sum::<usize>()
+        + metadata
+        + vectors
 }
 
 impl Imported {
@@ -107,21 +483,8 @@ impl Imported {
             Outcome::Kept => &mut self.kept,
         } += 1;
     }
-}
 
-/// The memory with an id: one without gets it from what it says, so that importing it twice stores it once.
-fn named(item: ImportItem) -> (Remember, Vec<String>) {
-    let notes = item.notes.iter().map(ToString::to_string).collect();
-    let mut remember = item.remember;
-    if remember.id.is_none() {
-        let mut hash = Sha256::new();
-        for part in [&remember.collection, &remember.session_id, &remember.source, &remember.text] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        hash.update(remember.timestamp.unwrap_or_default().to_le_bytes());
-        let id: String = hash.finalize()[..MADE_ID_LEN].iter().map(|byte| format!("{byte:02x}")).collect();
-        remember.id = Some(MemoryId::new(id).expect("hex digits are an id"));
+    fn note(&mut self, note: &super::Note) {
+        if self.notes.len() < NOTES_MAX { self.notes.push(note.to_string()) } else { self.notes_more += 1 }
     }
-    (remember, notes)
 }

@@ -6,20 +6,18 @@
 //! (no text, too long a text, an unusable id) is an error that names the memory.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess};
-use sha2::{Digest, Sha256};
 
 use super::fields::{Fields, FieldsShape};
+use super::ids::Ids;
 use super::input::{Meter, Metered, read_error, without_bom};
+use super::repair::repaired;
 use super::shape::{Any, Context, Field, Problem, Problems, Scalar, Shape, syntax_problem};
 use super::{Note, UnknownKeys, placed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{
-    DEFAULT_COLLECTION, DEFAULT_SESSION, DEFAULT_SOURCE, Duplicates, MemoryId, Remember, clean_tags,
-};
+use crate::memory::Remember;
 
 /// Most bytes of JSON of one memory: its longest text with every character escaped, and room for the rest.
 const MEMORY_JSON_MAX: u64 = 16 << 20;
@@ -109,8 +107,7 @@ struct Progress {
     current: Option<u64>,
     /// How many memories the file says that it has.
     announced: Option<i64>,
-    /// The memory that has an id, by the start of the id's SHA-256.
-    ids: HashMap<[u8; 16], u64>,
+    ids: Ids,
 }
 
 impl Progress {
@@ -147,7 +144,7 @@ impl Walk<'_> {
         let mut notes = Vec::new();
         let remember = repaired(fields, &mut |what| notes.push(Note { index, what }))?;
         if let Some(id) = &remember.id
-            && let Some(other) = progress.ids.insert(id_key(id), index)
+            && let Some(other) = progress.ids.insert(id, index)
         {
             return Err(Error::new(ErrorKind::Invalid, format!("it has the same id as memory {other}"))
                 .hint("give each memory an id of its own, or leave the id out"));
@@ -274,68 +271,6 @@ impl<'de> Shape<'de> for MemoryShape<'_, '_> {
     }
 }
 
-/// The memory within our limits, with a note for every change.
-fn repaired(fields: Fields, note: &mut dyn FnMut(String)) -> Result<Remember> {
-    let Some(text) = fields.text else {
-        return Err(Error::new(ErrorKind::Invalid, "it has no text"));
-    };
-    let mut remember = Remember::new(text).on_duplicate(Duplicates::Keep);
-    remember.id = fields.id.map(MemoryId::new).transpose()?;
-    match fields.timestamp {
-        Some(seconds) => remember = remember.at(seconds),
-        None => note("it has no time and gets that of the import".to_owned()),
-    }
-    if let Some(found) = fields.importance {
-        let clamped = found.clamp(0.0, 1.0);
-        if clamped != found {
-            note(format!("importance {found} became {clamped}"));
-        }
-        remember = remember.importance(clamped);
-    }
-    if let Some(tags) = fields.tags {
-        let clean = clean_tags(tags.iter().map(|tag| without_controls(tag)).collect())?;
-        if clean != tags {
-            note(format!("tags were cleaned of blanks and repeats, {} became {}", tags.len(), clean.len()));
-        }
-        remember = remember.tags(clean);
-    }
-    let mut label = |name, found: Option<String>, default: &str| cleaned_label(name, found, default, note);
-    remember.source = label("source", fields.source, DEFAULT_SOURCE);
-    remember.session_id = label("session_id", fields.session_id, DEFAULT_SESSION);
-    remember.collection = label("collection", fields.collection, DEFAULT_COLLECTION);
-    remember.speaker = Some(label("speaker", fields.speaker, "")).filter(|speaker| !speaker.is_empty());
-    remember.role = Some(label("role", fields.role, "")).filter(|role| !role.is_empty());
-    remember.position = fields.position;
-    remember.metadata = fields.metadata.unwrap_or_default();
-    remember.vector = fields.vector;
-    remember.checked()
-}
-
-/// A label without control characters, or its default where it is blank.
-fn cleaned_label(name: &str, found: Option<String>, default: &str, note: &mut dyn FnMut(String)) -> String {
-    let Some(found) = found else { return default.to_owned() };
-    let clean = without_controls(&found);
-    if clean.trim().is_empty() {
-        note(format!("{name} was blank and became its default"));
-        return default.to_owned();
-    }
-    if clean != found {
-        note(format!("control characters in {name} became blanks"));
-    }
-    clean
-}
-
-fn without_controls(text: &str) -> String {
-    text.replace(char::is_control, " ")
-}
-
-fn id_key(id: &MemoryId) -> [u8; 16] {
-    let digest = Sha256::digest(id.as_str());
-    let mut key = [0; 16];
-    key.copy_from_slice(&digest[..16]);
-    key
-}
-
 fn whole(scalar: Scalar<'_>) -> Option<Result<i64>> {
     match scalar {
         Scalar::Whole(number) => Some(Ok(number)),
@@ -352,7 +287,7 @@ mod tests {
 
     use super::super::tests::{FIXTURE, SECRET, said};
     use super::*;
-    use crate::memory::TAGS_MAX;
+    use crate::memory::{Duplicates, MemoryId, TAGS_MAX};
 
     fn read(bytes: &[u8]) -> Result<(Vec<ImportItem>, JsonImport)> {
         let mut items = Vec::new();
@@ -534,9 +469,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_repaired_names_the_memory_and_its_line() {
-        let long_tag = format!(r#"[{{"text":"hunter2","tags":["{}"]}}]"#, "x".repeat(257));
-        let tags: Vec<String> = (0..=TAGS_MAX).map(|n| n.to_string()).collect();
-        let many_tags = format!(r#"[{{"text":"hunter2","tags":{tags:?}}}]"#);
         let text = format!(r#"[{{"text":"{}"}}]"#, "x".repeat((1 << 20) + 1));
         for (text, expected) in [
             ("[\n\n{}]", "memory 1, from line 3: it has no text"),
@@ -544,8 +476,6 @@ mod tests {
             (r#"[{"text":"hunter2","id":""}]"#, "memory 1, from line 1: an id is"),
             (r#"[{"text":"hunter2","vector":[]}]"#, "memory 1, from line 1: a vector has"),
             (r#"[{"text":"hunter2","vector":[1e300]}]"#, "memory 1, from line 1: a vector holds"),
-            (&long_tag, "memory 1, from line 1: a tag has 257 bytes"),
-            (&many_tags, "memory 1, from line 1: 65 tags were given"),
             (&text, "memory 1, from line 1: the text has 1048577 bytes"),
             (
                 "[{\"text\":\"a\",\"id\":\"x\"},\n{\"text\":\"b\",\"id\":\"x\"}]",
@@ -555,6 +485,17 @@ mod tests {
             let found = message(text.as_bytes());
             assert!(found.starts_with(expected), "{expected}: {found}");
         }
+    }
+
+    #[test]
+    fn tags_that_do_not_fit_are_kept_in_the_metadata() {
+        let long = "x".repeat(257);
+        let tags: Vec<String> = (0..=TAGS_MAX).map(|n| n.to_string()).chain([long.clone()]).collect();
+        let text = format!(r#"[{{"text":"a","tags":{tags:?}}}]"#);
+        let (items, _) = read(text.as_bytes()).expect("repaired");
+        assert_eq!(items[0].remember.tags, tags[..TAGS_MAX]);
+        assert_eq!(items[0].remember.metadata["more_tags"], serde_json::json!(["64", long]));
+        assert_eq!(items[0].notes[1].what, "2 of its tags do not fit and are in its metadata as `more_tags`");
     }
 
     #[test]

@@ -5,19 +5,18 @@
 //! `metadata` (an object), `vector` (or `embedding`). Nothing is repaired: the first bad line is an error, and
 //! nothing of its batch is given out.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 
 use serde::de::DeserializeSeed;
 
 use super::fields::{Fields, FieldsShape};
-use super::input::{check_encoding, read_error, strip_bom};
+use super::input::check_encoding;
+use super::lines::Lines;
 use super::shape::{Any, Problem, Problems, syntax_problem};
 use super::{UnknownKeys, placed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{MemoryId, Remember};
 
-/// Longest line, in bytes.
-pub const LINE_LEN_MAX: usize = 8 << 20;
 /// Most bytes of lines in one batch; a batch ends early when it has more.
 const BATCH_LEN_MAX: usize = 32 << 20;
 
@@ -49,9 +48,7 @@ pub struct JsonlMemory {
 /// 32 MiB of lines besides the number of its memories.
 #[derive(Debug)]
 pub struct JsonlReader<R> {
-    input: R,
-    line: u64,
-    buffer: Vec<u8>,
+    lines: Lines<R>,
     unknown: UnknownKeys,
     state: State,
 }
@@ -66,7 +63,7 @@ enum State {
 impl<R: BufRead> JsonlReader<R> {
     /// Reads from here. A UTF-8 byte order mark, empty lines and CR LF are accepted.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, buffer: Vec::new(), unknown: UnknownKeys::default(), state: State::Reading }
+        Self { lines: Lines::new(input), unknown: UnknownKeys::default(), state: State::Reading }
     }
 
     /// The next memories, at most `count_max` of them; none at the end.
@@ -79,7 +76,7 @@ impl<R: BufRead> JsonlReader<R> {
         let mut len = 0;
         while batch.len() < count_max && len < BATCH_LEN_MAX {
             let Some(memory) = self.next_memory()? else { break };
-            len += self.buffer.len();
+            len += self.lines.len();
             batch.push(memory);
         }
         Ok(batch)
@@ -103,7 +100,7 @@ impl<R: BufRead> JsonlReader<R> {
     /// The line that was read last, counted from 1.
     #[must_use]
     pub fn line(&self) -> u64 {
-        self.line
+        self.lines.line()
     }
 
     /// Keys that nobody reads, so far; [`super::UnknownKey::first`] is the line.
@@ -113,42 +110,20 @@ impl<R: BufRead> JsonlReader<R> {
     }
 
     fn read_memory(&mut self) -> Result<Option<JsonlMemory>> {
-        while self.read_line()? {
-            let line = self.line;
-            let bytes = if line == 1 { strip_bom(&self.buffer) } else { &self.buffer };
-            if bytes.trim_ascii().is_empty() {
-                continue;
-            }
-            let mut fields = parse(bytes).map_err(|error| placed(error, &format!("line {line}")))?;
-            self.unknown.add(line, std::mem::take(&mut fields.unknown));
-            let remember = checked(fields).map_err(|error| placed(error, &format!("line {line}")))?;
-            return Ok(Some(JsonlMemory { line, remember }));
-        }
-        Ok(None)
+        let Some(fields) = self.next_fields()? else { return Ok(None) };
+        let line = self.line();
+        let remember = checked(fields).map_err(|error| placed(error, &format!("line {line}")))?;
+        Ok(Some(JsonlMemory { line, remember }))
     }
 
-    /// Reads the next line without its end into the buffer; says whether there is one.
-    fn read_line(&mut self) -> Result<bool> {
-        self.buffer.clear();
-        self.line += 1;
-        // Without a limit on what is read, a line without an end would fill the memory.
-        let read = self
-            .input
-            .by_ref()
-            .take(LINE_LEN_MAX as u64 + 1)
-            .read_until(b'\n', &mut self.buffer)
-            .map_err(|error| placed(read_error(&error), &format!("line {}", self.line)))?;
-        if self.buffer.last() == Some(&b'\n') {
-            self.buffer.pop();
-        }
-        if self.buffer.len() > LINE_LEN_MAX {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("line {} has more than {LINE_LEN_MAX} bytes", self.line),
-            )
-            .hint("write one memory a line"));
-        }
-        Ok(read > 0)
+    /// The fields of the next memory as they stand there.
+    pub(super) fn next_fields(&mut self) -> Result<Option<Fields>> {
+        let Some(bytes) = self.lines.next_line()? else { return Ok(None) };
+        let parsed = parse(bytes);
+        let line = self.line();
+        let mut fields = parsed.map_err(|error| placed(error, &format!("line {line}")))?;
+        self.unknown.add(line, std::mem::take(&mut fields.unknown));
+        Ok(Some(fields))
     }
 }
 
@@ -188,10 +163,11 @@ fn checked(fields: Fields) -> Result<Remember> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::BufReader;
+    use std::io::{BufReader, Read};
 
     use proptest::prelude::*;
 
+    use super::super::lines::LINE_LEN_MAX;
     use super::super::tests::{SECRET, said};
     use super::*;
 
@@ -349,7 +325,7 @@ mod tests {
         let error = reader.next_memory().expect_err("no end");
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         assert!(error.message().starts_with("line 2 has more than 8388608 bytes"), "{error}");
-        assert!(reader.buffer.capacity() <= 2 * LINE_LEN_MAX);
+        assert!(reader.lines.capacity() <= 2 * LINE_LEN_MAX);
     }
 
     #[test]

@@ -8,28 +8,44 @@
 //! input cannot be read twice; the caller first spools it into an unnamed temporary file, which costs disk instead
 //! of memory and leaves nothing behind after a crash.
 
+mod claude_mem;
 mod export;
 mod fields;
+mod ids;
 mod import;
 mod input;
 mod json;
 mod jsonl;
+mod lines;
+mod markdown;
+mod mcp;
+mod mem0;
+mod objects;
+mod recognise;
+mod repair;
 mod shape;
+mod sink;
+pub(crate) mod sqlite;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-pub use export::{ExportHead, write_json, write_jsonl};
-pub use import::Imported;
+pub use export::{ExportHead, write_json, write_jsonl, write_jsonl_with_vectors};
+pub use import::{ImportOptions, ImportStage, Imported};
 pub use json::{ImportItem, JsonImport, import_json, read_json};
-pub use jsonl::{JsonlMemory, JsonlReader, LINE_LEN_MAX, check_jsonl};
+pub use jsonl::{JsonlMemory, JsonlReader, check_jsonl};
+pub use lines::LINE_LEN_MAX;
+pub use recognise::ImportFormat;
 
 use crate::error::Error;
 
 /// Most different unknown keys that are remembered by name.
 const UNKNOWN_NAMES_MAX: usize = 32;
+/// Most notes about one file that are kept.
+const NOTES_MAX: usize = 10_000;
 
 /// What an import changed in a memory, or noticed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -175,6 +191,21 @@ mod tests {
             memory.metadata = metadata;
             memory
         })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_of_another_form_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            start in prop::sample::select(vec![
+                "", "[{\"memory\":\"a\"},", "{\"results\":[", "{\"observations\":[{\"facts\":", "{\"type\":\"entity\",\"name\":",
+            ]),
+        ) {
+            let bytes = [start.as_bytes(), &bytes].concat();
+            let _ = mem0::read(bytes.as_slice(), &mut |_| Ok(()));
+            let _ = claude_mem::read(bytes.as_slice(), &mut |_| Ok(()));
+            let _ = mcp::read(bytes.as_slice(), &mut |_| Ok(()));
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn filters_narrow_before_ranking() {
     assert_eq!(found(&["--tags-all", "decision,infra"]), [] as [&str; 0]);
     assert_eq!(found(&["-c", "infra"]), ["The "]);
     assert_eq!(found(&["-s", "0.65"]), ["Anna", "Appr"]);
-    assert_eq!(found(&["--min-score", "0.65"]), ["Anna", "Appr"]);
+    assert_eq!(found(&["--min-importance", "0.65"]), ["Anna", "Appr"]);
     assert_eq!(found(&["--since", "1h"]).len(), 4);
     assert_eq!(found(&["--before", "1h"]).len(), 0);
     assert_eq!(found(&["--source", "nowhere"]).len(), 0);

@@ -27,7 +27,9 @@ impl Ran {
     pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let ran = Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
-        assert!(!ran.err.contains("panicked"), "{ran:?}");
+        // Without memory for its own stack of signals, a thread of the standard library ends before any code of ours.
+        let has_no_stack = ran.code.is_none() && ran.err.contains("failed to allocate an alternative stack");
+        assert!(has_no_stack || !ran.err.contains("panicked"), "{ran:?}");
         ran
     }
 

@@ -12,11 +12,15 @@ use crate::cli::exit::Failure;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
 use crate::home::Home;
-use crate::transfer::{ExportHead, write_json, write_jsonl};
+use crate::transfer::{ExportHead, write_json, write_jsonl, write_jsonl_with_vectors};
 use crate::{Error, ErrorKind, Filter, List, Memory, Order, Result, Store};
 
-/// Memories that are read at once.
-const PAGE_COUNT: usize = 5000;
+/// Memories that are read at once, and first of all.
+const PAGE_COUNT_MAX: usize = 5000;
+const PAGE_COUNT_FIRST: usize = 500;
+/// Bytes of texts that are read at once, as far as the page before tells. A page has some memories whatever their size.
+const PAGE_TEXT_LEN: usize = 16 << 20;
+const PAGE_COUNT_MIN: usize = 16;
 /// What errors call standard output.
 const STDOUT_NAME: &str = "standard output";
 
@@ -25,10 +29,12 @@ const STDOUT_NAME: &str = "standard output";
 Examples:
   memento-kv export > memories.json
   memento-kv export --format jsonl -o memories.jsonl
+  memento-kv export --format jsonl --vectors -o all.jsonl
   memento-kv export --format sqlite -o memories.db
 
-json has the form of the original's export, the newest first; jsonl is one memory a line, the oldest first.
-Vectors are exported to sqlite only, which is what memory.db is.")]
+json has the form of the original's export, the newest first, and no vectors; jsonl is one memory a line, the oldest
+first, and with --vectors it loses nothing. sqlite is what memory.db is.
+`memento-kv import` reads all three.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]
@@ -36,6 +42,9 @@ pub(crate) struct ExportArgs {
     /// Write to this file instead of standard output; it is replaced only when all is written
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Export the vectors, too, with the model that made them (jsonl only)
+    #[arg(long)]
+    vectors: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,6 +62,11 @@ struct Exported<'a> {
 }
 
 pub(crate) fn run(args: &ExportArgs, context: &Context<'_>) -> Result<(), Failure> {
+    if args.vectors && args.format == ExportFormat::Json {
+        return Err(Error::new(ErrorKind::Invalid, "the original's JSON has no place for vectors")
+            .hint("add --format jsonl")
+            .into());
+    }
     let (home, store) = session::open_existing(context)?;
     let outcome = export(args, &home, &store, context);
     session::close(context, store);
@@ -75,6 +89,9 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
     let head = ExportHead { exported_at_ms: context.now_ms, total_memories: total, db_path: &home.db_path };
     let mut write = |to: &mut dyn Write, target: &Path| match args.format {
         ExportFormat::Json => write_json(to, target, &head, &mut pages),
+        ExportFormat::Jsonl if args.vectors => {
+            write_jsonl_with_vectors(to, target, &mut pages, &mut |id| store.vectors(id)).map(drop)
+        }
         ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
     };
     let Some(target) = &args.output else {
@@ -175,6 +192,8 @@ struct Pages<F, C> {
     fetch: F,
     each: C,
     page: std::vec::IntoIter<Memory>,
+    /// How many memories the next page has at most.
+    count: usize,
     last: Option<i64>,
     same_time: usize,
     done: u64,
@@ -188,6 +207,7 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>> Pages<F, fn(u64)> {
             fetch,
             each: |_| {},
             page: Vec::new().into_iter(),
+            count: PAGE_COUNT_FIRST,
             last: None,
             same_time: 0,
             done: 0,
@@ -197,8 +217,8 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>> Pages<F, fn(u64)> {
 
     /// Tells how many memories have been given out, after each.
     fn inspect_count<C: FnMut(u64)>(self, each: C) -> Pages<F, C> {
-        let Self { order, fetch, page, last, same_time, done, over, .. } = self;
-        Pages { order, fetch, each, page, last, same_time, done, over }
+        let Self { order, fetch, page, count, last, same_time, done, over, .. } = self;
+        Pages { order, fetch, each, page, count, last, same_time, done, over }
     }
 }
 
@@ -211,10 +231,13 @@ impl<F: FnMut(List) -> Result<Vec<Memory>>, C: FnMut(u64)> Iterator for Pages<F,
                 Order::Newest => Filter { before: self.last, ..Filter::default() },
                 Order::Oldest => Filter { since: self.last, ..Filter::default() },
             };
-            let list = List::new().filter(filter).order(self.order).offset(self.same_time).limit(PAGE_COUNT);
+            let list = List::new().filter(filter).order(self.order).offset(self.same_time).limit(self.count);
             match (self.fetch)(list) {
                 Ok(page) => {
-                    self.over = page.len() < PAGE_COUNT;
+                    self.over = page.len() < self.count;
+                    let len: usize = page.iter().map(|memory| memory.text.len()).sum();
+                    let mean = (len / page.len().max(1)).max(1);
+                    self.count = (PAGE_TEXT_LEN / mean).clamp(PAGE_COUNT_MIN, PAGE_COUNT_MAX);
                     self.page = page.into_iter();
                 }
                 Err(error) => {
@@ -239,7 +262,7 @@ mod tests {
 
     /// Memories with so many of one time each, in this order.
     fn memories(order: Order, same_time: i64) -> Vec<Memory> {
-        let count = (PAGE_COUNT as i64) * 2 + 17;
+        let count = PAGE_COUNT_FIRST as i64 + PAGE_COUNT_MAX as i64 + 17;
         let mut all: Vec<Memory> = (0..count)
             .map(|i| Memory::new(MemoryId::new(format!("m{i}")).expect("an id"), "x", i / same_time))
             .collect();

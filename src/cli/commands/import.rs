@@ -1,19 +1,20 @@
-//! `import`: the JSON export of the original, or JSON Lines.
+//! `import`: memories from the original, from this program and from others.
 
 use std::fmt::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::load::{self, Source};
+use super::load;
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::input::{self, STDIN_NAME};
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
-use crate::transfer::Imported;
-use crate::{Duplicates, Error, ErrorKind, OnConflict, Result, Store};
+use crate::transfer::{ImportFormat, ImportOptions, ImportStage, Imported};
+use crate::{Error, OnConflict, Result};
 
 /// Notes that are shown one by one.
 const NOTES_SHOWN_MAX: usize = 20;
@@ -21,21 +22,25 @@ const NOTES_SHOWN_MAX: usize = 20;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  memento-kv import memories.json --dry-run
+  memento-kv import ~/.openclaw/memory/memory.db --dry-run
   memento-kv import memories.json
-  memento-kv import memories.jsonl
+  memento-kv import CLAUDE.md
+  memento-kv import notes/
+  curl -s https://example.org/memories | memento-kv import -
 
-Ids and times are kept. JSON is imported as a whole or not at all; JSONL in batches, after all of it was checked.")]
+The content of the file tells what it is, unless --format names it. Ids and times are kept. Everything is checked before
+anything is stored, and importing a file again adds nothing twice. What somebody else is using is read as a private copy;
+nothing of it is changed.")]
 pub(crate) struct ImportArgs {
-    /// The file; - reads standard input
+    /// The file, or a folder of Markdown files; - reads standard input
     file: PathBuf,
     /// Say what would happen, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// What the file holds [default: by its name, else json]
+    /// What the file holds [default: what its content says]
     #[arg(long, value_enum)]
-    format: Option<ImportFormat>,
-    /// When the store has another memory under the same id: fail, keep the store's, or replace it (JSON only)
+    format: Option<FormatArg>,
+    /// When the store has another memory under the same id: fail, keep the store's, or replace it
     #[arg(long, value_enum, default_value_t = ConflictArg::Fail)]
     on_conflict: ConflictArg,
     /// Leave making the vectors to a later `memento-kv reembed`
@@ -44,9 +49,35 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ImportFormat {
+enum FormatArg {
+    /// The original's export, or a bare list of memories
     Json,
+    /// One memory as an object on each line
     Jsonl,
+    /// A SQLite database: memory.db of the original or of this program, or claude-mem's
+    Sqlite,
+    /// The file of the reference memory server of MCP
+    Mcp,
+    /// Memories as mem0's interface answers them
+    Mem0,
+    /// The export of claude-mem
+    ClaudeMem,
+    /// Markdown such as CLAUDE.md, or a folder of it; every section is a memory
+    Markdown,
+}
+
+impl From<FormatArg> for ImportFormat {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Json => Self::Json,
+            FormatArg::Jsonl => Self::Jsonl,
+            FormatArg::Sqlite => Self::Sqlite,
+            FormatArg::Mcp => Self::Mcp,
+            FormatArg::Mem0 => Self::Mem0,
+            FormatArg::ClaudeMem => Self::ClaudeMem,
+            FormatArg::Markdown => Self::Markdown,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -67,76 +98,71 @@ impl From<ConflictArg> for OnConflict {
 }
 
 pub(crate) fn run(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
-    match args.format.unwrap_or_else(|| format_of(&args.file)) {
-        ImportFormat::Json => run_json(args, context),
-        ImportFormat::Jsonl => run_jsonl(args, context),
-    }
-}
-
-fn format_of(file: &Path) -> ImportFormat {
-    let is_lines = |extension: &std::ffi::OsStr| {
-        extension.eq_ignore_ascii_case("jsonl") || extension.eq_ignore_ascii_case("ndjson")
-    };
-    if file.extension().is_some_and(is_lines) { ImportFormat::Jsonl } else { ImportFormat::Json }
-}
-
-fn run_json(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let out = context.out;
     if args.file == Path::new("-") {
-        let spooled = spooled_stdin(out)?;
-        return import_json(spooled.path(), Path::new(STDIN_NAME), args, context);
+        let spooled = spooled(|file| input::spool_stdin(file, context.out))?;
+        return import(spooled.path(), Path::new(STDIN_NAME), args, context);
     }
-    import_json(&args.file, &args.file, args, context)
+    let is_pipe = fs::metadata(&args.file).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+    if is_pipe {
+        let mut pipe = File::open(&args.file).map_err(|error| Error::io("open", &args.file, error))?;
+        let spooled = spooled(|file| input::spool(&mut pipe, &args.file, file))?;
+        return import(spooled.path(), &args.file, args, context);
+    }
+    import(&args.file, &args.file, args, context)
 }
 
-fn import_json(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let (_, store) = session::open(context)?;
-    let imported = {
-        let bar = Bar::new(context.out, "importing", Unit::Count);
-        let imported = store.import_json(file, args.on_conflict.into(), args.dry_run, &mut bar.listener());
-        imported.map_err(|error| error.at(name))?
+fn import(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
+    let renamed = |error: Error| if error.path() == Some(file) { error.at(name) } else { error };
+    let format = match args.format {
+        Some(format) => format.into(),
+        // Before the store is opened, or even made: a wrong path is no reason for either.
+        None => ImportFormat::of(file).map_err(renamed)?,
     };
-    finish(&imported, store, args, context)
-}
-
-fn run_jsonl(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
-    if args.on_conflict != ConflictArg::Fail {
-        return Err(Error::new(ErrorKind::Invalid, "--on-conflict works with JSON only, this is JSONL")
-            .hint("leave it out: the same memory twice is no conflict")
-            .into());
-    }
-    let out = context.out;
-    let mut source = Source::open(&args.file, out)?;
-    let mut imported = Imported { imported: source.check(out)?, ..Imported::default() };
-    let (_, store) = session::open(context)?;
-    if !args.dry_run {
-        // What somebody exported as two memories stays two.
-        let loaded = source.store(&store, Duplicates::Keep, out)?;
-        imported.unchanged = loaded.duplicates;
-        imported.imported = loaded.remembered - loaded.duplicates;
-    }
-    finish(&imported, store, args, context)
-}
-
-fn finish(
-    imported: &Imported,
-    store: Store,
-    args: &ImportArgs,
-    context: &Context<'_>,
-) -> Result<(), Failure> {
+    let options =
+        ImportOptions::default().format(format).on_conflict(args.on_conflict.into()).dry_run(args.dry_run);
+    // What is only looked at makes no store: without one, an empty one somewhere else stands for it.
+    let nowhere = args.dry_run.then(tempfile::tempdir).transpose();
+    let nowhere =
+        nowhere.map_err(|error| Error::io("make a temporary folder", &std::env::temp_dir(), error))?;
+    let store = session::open_for_import(context, nowhere.as_ref().map(tempfile::TempDir::path))?;
+    let imported = {
+        let mut bars = Bars::default();
+        let mut listener = |stage, done: crate::Progress| bars.show(context.out, stage, done);
+        store.import(file, &options, &mut listener).map_err(renamed)?
+    };
     if !args.dry_run && !args.no_embed {
         load::embed(&store, imported.imported + imported.replaced, context.out);
     }
-    let told = tell(imported, args.dry_run, context.out);
+    let told = tell(&imported, args.dry_run, context.out);
     session::close(context, store);
     told
 }
 
-/// Standard input in a file with a name, which the library reads more than once. It goes when it is dropped.
-fn spooled_stdin(out: &Output) -> Result<tempfile::NamedTempFile> {
+/// The bar of the stage that an import is in.
+#[derive(Default)]
+struct Bars {
+    current: Option<(ImportStage, Bar)>,
+}
+
+impl Bars {
+    fn show(&mut self, out: &Output, stage: ImportStage, done: crate::Progress) {
+        let doing = if stage == ImportStage::Storing { "storing" } else { "checking" };
+        if self.current.as_ref().is_none_or(|(current, _)| *current != stage) {
+            // The former one goes before the next is drawn.
+            self.current = None;
+            self.current = Some((stage, Bar::new(out, doing, Unit::Count)));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set(done.done, done.total.max(done.done));
+        }
+    }
+}
+
+/// What cannot be read twice, in a file with a name. It goes when it is dropped.
+fn spooled(fill: impl FnOnce(&mut File) -> Result<()>) -> Result<tempfile::NamedTempFile> {
     let made = tempfile::NamedTempFile::new();
     let mut file = made.map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
-    input::spool_stdin(file.as_file_mut(), out)?;
+    fill(file.as_file_mut())?;
     Ok(file)
 }
 
@@ -144,11 +170,21 @@ fn tell(imported: &Imported, dry_run: bool, out: &Output) -> Result<(), Failure>
     if out.json {
         return out.print_json(imported);
     }
+    if let Some(origin) = &imported.origin {
+        out.note(&format!("this is {origin}"));
+    }
     for note in imported.notes.iter().take(NOTES_SHOWN_MAX) {
         out.note(&format!("note: {note}"));
     }
-    if let Some(more) = imported.notes.len().checked_sub(NOTES_SHOWN_MAX).filter(|more| *more > 0) {
-        out.note(&format!("note: and {} like these, --json shows all", text::number(more as u64)));
+    let more = imported.notes.len().saturating_sub(NOTES_SHOWN_MAX) as u64 + imported.notes_more;
+    if more > 0 {
+        out.note(&format!("note: and {} like these, --json shows all", text::number(more)));
+    }
+    if imported.groups > 1 {
+        out.note(&format!(
+            "note: too large for one atomic group, so {}; repeating an import that was broken off finishes it",
+            text::count(imported.groups, "group", "groups")
+        ));
     }
     out.print_line(&summary(imported, dry_run))
 }
@@ -160,6 +196,8 @@ fn summary(imported: &Imported, dry_run: bool) -> String {
         (imported.unchanged, "there already"),
         (imported.replaced, "replaced"),
         (imported.kept, "kept as they are"),
+        (imported.duplicates, "with a text that another memory has, too"),
+        (imported.left_out, "left out"),
     ] {
         if count > 0 {
             let _ = write!(summary, ", {} {what}", text::number(count));
@@ -173,22 +211,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_the_file_tells_its_format() {
-        for (name, expected) in [
-            ("a.json", ImportFormat::Json),
-            ("a", ImportFormat::Json),
-            ("-", ImportFormat::Json),
-            ("a.jsonl", ImportFormat::Jsonl),
-            ("dir.json/a.NDJSON", ImportFormat::Jsonl),
-        ] {
-            assert_eq!(format_of(Path::new(name)), expected, "{name}");
-        }
-    }
-
-    #[test]
     fn the_summary_counts_what_happened() {
-        let imported = Imported { imported: 194, unchanged: 3, kept: 1, ..Imported::default() };
+        let mut imported = Imported::default();
+        (imported.imported, imported.unchanged, imported.kept) = (194, 3, 1);
         assert_eq!(summary(&imported, false), "194 memories imported, 3 there already, 1 kept as they are");
+        (imported.unchanged, imported.kept, imported.duplicates, imported.left_out) = (0, 0, 2, 1);
+        assert_eq!(
+            summary(&imported, false),
+            "194 memories imported, 2 with a text that another memory has, too, 1 left out"
+        );
         assert_eq!(summary(&Imported::default(), true), "0 memories would be imported");
     }
 }

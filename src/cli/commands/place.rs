@@ -107,6 +107,10 @@ fn pretty(place: &Place, out: &Output) -> String {
     pairs.extend(place.config_files.iter().map(|file| (config, file.clone())));
     pairs.extend(place.remarks.iter().map(|remark| ("config remark", remark.clone())));
     pairs.extend(place.legacy.iter().map(|file| ("original's", file.clone())));
+    if place.store == "none" {
+        let command = |file: &String| ("to import", format!("memento-kv import {file}"));
+        pairs.extend(place.legacy.iter().map(command));
+    }
     table::figures(out, pairs)
 }
 

@@ -82,6 +82,14 @@ fn pretty(home: &str, stats: &Stats, out: &Output) -> String {
             ),
         ));
     }
+    let words = &stats.words;
+    if words.texts > 0 {
+        let texts = text::count(words.texts, "memory", "memories");
+        pairs.push(("text index", format!("{texts} ({})", text::bytes(words.bytes))));
+    }
+    if let Some(problem) = &words.problem {
+        pairs.push(("text index problem", problem.clone()));
+    }
     if let Some(problem) = &index.problem {
         pairs.push(("index problem", problem.clone()));
     }

@@ -101,6 +101,11 @@ impl MiniLm {
         self.model.vocabulary().encode(self.model.specials(), text, tokens_max)
     }
 
+    /// Whether one vector says all of a text.
+    pub(crate) fn is_one_window(&self, text: &str) -> bool {
+        self.tokens(text, WINDOW_TOKENS + 1).len() <= WINDOW_TOKENS
+    }
+
     /// The vector of one window, given without start and end tokens.
     fn embed_window(&self, tokens: &[TokenId]) -> Result<Vec<f32>> {
         let specials = self.model.specials();

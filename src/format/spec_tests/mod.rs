@@ -30,6 +30,7 @@ const RECORD: Page = Page(include_str!("../../../format-spec/record.md"));
 const OP: Page = Page(include_str!("../../../format-spec/op.md"));
 const CODEC: Page = Page(include_str!("../../../format-spec/codec.md"));
 const BLOCK: Page = Page(include_str!("../../../format-spec/block.md"));
+const TEXT_BLOCK: Page = Page(include_str!("../../../format-spec/text-block.md"));
 const MANIFEST: Page = Page(include_str!("../../../format-spec/manifest.md"));
 
 /// The rows of a table, the one with the names of the columns first.
@@ -146,7 +147,7 @@ fn versions_and_the_checksum_are_those_of_the_code() {
         ("FORMAT_MINOR", FORMAT_MINOR.to_string()),
         ("FEATURE_REWRITTEN", FEATURE_REWRITTEN.to_string()),
         ("OP_VERSION", OP_VERSION.to_string()),
-        ("BLOCK_MAJOR", super::block::BLOCK_MAJOR.to_string()),
+        ("BLOCK_MAJOR", super::frame::BLOCK_MAJOR.to_string()),
     ];
     assert_eq!(versions, expected);
     assert!(README.text().contains(&format!("is 0x{:08X}.", crc32fast::hash(b"123456789"))));

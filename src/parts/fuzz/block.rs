@@ -11,7 +11,8 @@ use super::super::disk::SimulatedDisk;
 use super::Seeds;
 use super::input::Input;
 use crate::format::block::{BLOCK_HEADER_LEN, BlockHeader, BlockPosition, BlockShape, SectionKind};
-use crate::format::op::{MemoryKey, ModelNumber};
+use crate::format::frame::Origin;
+use crate::format::op::MemoryKey;
 use crate::fs::{Access, Disk};
 use crate::index::{Block, VectorIndex, block_path};
 use crate::memory::Effort;
@@ -119,12 +120,14 @@ fn expand(first: u8, input: &mut Input<'_>) -> Vec<u8> {
         section.checksum = crc32fast::hash(bytes);
     }
     let header = BlockHeader {
-        store_id: [9; 16],
-        generation: 1,
-        position: BlockPosition { last_seq: 1, ..BlockPosition::default() },
-        log_generation: 0,
-        model: ModelNumber(1),
-        model_sha256: [7; 32],
+        origin: Origin {
+            store_id: [9; 16],
+            generation: 1,
+            position: BlockPosition { last_seq: 1, ..BlockPosition::default() },
+            log_generation: 0,
+            maker: 1,
+            maker_sha256: [7; 32],
+        },
         memories: rows,
         unread: 0,
         shape,

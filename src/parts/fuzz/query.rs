@@ -4,6 +4,8 @@ use super::Seeds;
 use super::input::Input;
 use crate::error::ErrorKind;
 use crate::format::op::MemoryKey;
+use crate::memory::Language;
+use crate::parts::note;
 use crate::scope::{Deadline, Scope};
 use crate::text::{TextIndex, each_term};
 use crate::time::{checked, parse_time};
@@ -18,9 +20,9 @@ pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let now_ms = input.u64().cast_signed();
     let texts: Vec<_> = input.0.split(|byte| *byte == BETWEEN).map(String::from_utf8_lossy).collect();
-    let mut index = TextIndex::new();
+    let mut index = TextIndex::new(Language::English);
     for (key, text) in (1..).zip(&texts) {
-        index.insert(MemoryKey(key), text);
+        index.insert(MemoryKey(key), &note(text));
         match parse_time(text, now_ms) {
             Ok(seconds) => assert!(checked(seconds).is_ok(), "a time outside the years -9999 to 9999"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
@@ -30,7 +32,7 @@ pub fn run(input: &[u8]) {
         let found = search(&index, text, &Scope::All);
         // What says anything is found by its own words.
         let mut says = false;
-        each_term(text, |term| {
+        each_term(Language::English, text, |term| {
             says = true;
             assert!(!term.text.is_empty() && term.text.len() <= TERM_LEN_MAX);
         });
@@ -45,7 +47,9 @@ pub fn run(input: &[u8]) {
 }
 
 fn search(index: &TextIndex, query: &str, scope: &Scope) -> Vec<(MemoryKey, f32)> {
-    let found = index.search(query, scope, Deadline::NEVER).expect("there is no deadline");
+    let scores = index.score(query, Deadline::NEVER);
+    let found: Vec<_> =
+        scores.best(usize::MAX, scope).into_iter().map(|doc| (index.key_of(doc), scores.of(doc))).collect();
     assert!(found.iter().all(|(_, score)| score.is_finite() && *score > 0.0));
     found
 }

@@ -10,7 +10,7 @@ use super::make::{model_sha256, position_of};
 use super::{Found, ModelVectors};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::block::BlockPosition;
+use crate::format::frame::{BlockPosition, Origin};
 use crate::format::op::{MemoryKey, ModelNumber, Op, OpKind, Vectors};
 use crate::format::record::Location;
 use crate::format::segment::SEGMENT_HEADER_LEN;
@@ -77,13 +77,13 @@ impl Inner {
     }
 
     /// Waits until the indexing thread has tried to make the block that is to be loaded.
-    pub(in crate::store) fn wait_for_block(&self, deadline: Deadline) -> Result<()> {
+    pub(in crate::store) fn wait_for_block(&self, block: Found, deadline: Deadline) -> Result<()> {
         let before = lock(&self.indexing.state).attempts;
-        self.wake_indexer_for(true);
+        self.wake_indexer_for(Some(block));
         let mut state = lock(&self.indexing.state);
         while state.attempts == before {
             let Progress { done, total } = state.progress.unwrap_or(Progress::new(0, 0));
-            deadline.check(format_args!("the vector index is being made: {done} of {total}"))?;
+            deadline.check(format_args!("the index is being made: {done} of {total}"))?;
             if self.is_stopping() {
                 return Err(Error::new(ErrorKind::Timeout, "the store is being closed"));
             }
@@ -133,15 +133,18 @@ impl Inner {
     ) -> Result<bool> {
         let header = block.header();
         let op = Op::Model { number: *number, identity: (**identity).clone() };
-        if header.store_id != self.store_id
-            || header.model != *number
-            || header.model_sha256 != model_sha256(&op)
-            || header.shape.dimensions != identity.dimensions
-            || header.position.last_seq > catalog.applied_seq()
-        {
+        let is_of_model = header.origin.maker == number.0
+            && header.origin.maker_sha256 == model_sha256(&op)
+            && header.shape.dimensions == identity.dimensions;
+        Ok(is_of_model && self.is_of_history(&header.origin, catalog)?)
+    }
+
+    /// Whether a file of the index was made of what this store's log said.
+    pub(super) fn is_of_history(&self, origin: &Origin, catalog: &Catalog) -> Result<bool> {
+        if origin.store_id != self.store_id || origin.position.last_seq > catalog.applied_seq() {
             return Ok(false);
         }
-        log::is_in_history(&self.place, &self.log.segments().all(), position_of(header.position))
+        log::is_in_history(&self.place, &self.log.segments().all(), position_of(origin.position))
     }
 
     pub(super) fn discard_block(&self, path: &Path, error: &Error) -> Result<()> {
@@ -158,7 +161,7 @@ impl Inner {
         catalog: &Catalog,
     ) -> Result<ModelVectors> {
         let (number, identity) = model;
-        let (from, unread) = (block.header().position, block.header().unread);
+        let (from, unread) = (block.header().origin.position, block.header().unread);
         let index = VectorIndex::new(identity.dimensions, Some(block))?;
         let mut vectors = ModelVectors { model: *number, index, unread: unread.into() };
         let view = catalog.view();
@@ -167,7 +170,7 @@ impl Inner {
         if vectors
             .index
             .block()
-            .is_some_and(|(block, _)| block.header().log_generation < segments.newest_generation())
+            .is_some_and(|(block, _)| block.header().origin.log_generation < segments.newest_generation())
         {
             let mut keys = Vec::new();
             view.for_each_vector(*number, MemoryKey(0), |key, _| {
@@ -241,7 +244,7 @@ impl Loading<ModelVectors> {
 /// The memories that records behind this place are about, up to a sequence.
 ///
 /// What compaction has left out is of memories that are gone, or have a later record.
-fn changed_since(
+pub(super) fn changed_since(
     place: &Place,
     segments: &[Segment],
     from: BlockPosition,

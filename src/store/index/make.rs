@@ -12,10 +12,12 @@ use super::load::VectorReader;
 use super::{Due, IndexBuilder, Watch};
 use crate::catalog::{Position, View};
 use crate::error::{ErrorKind, Result};
-use crate::format::block::BlockPosition;
+use crate::format::frame::{BlockPosition, Origin};
 use crate::format::manifest::TailV1;
 use crate::format::op::{MemoryKey, ModelNumber, Op};
-use crate::index::{Block, EXACT_ROWS_MAX, GONE_SHARE, Origin, RowWriter, list_blocks, remove_if_there};
+use crate::index::{
+    Block, EXACT_ROWS_MAX, GONE_SHARE, RowWriter, list_blocks, list_text_blocks, remove_if_there,
+};
 use crate::store::models::Numbered;
 use crate::store::search::{LOAD_ROWS, Loading};
 use crate::store::{Inner, Layout, Progress, lock};
@@ -38,6 +40,9 @@ impl Inner {
     pub(in crate::store) fn drop_blocks(&self) -> Result<()> {
         let folder = self.index_folder();
         self.remove_blocks_but(None)?;
+        for (_, path) in list_text_blocks(&*self.place.disk, &folder)? {
+            remove_if_there(&*self.place.disk, &path)?;
+        }
         if self.place.disk.kind(&folder)?.is_some() { self.place.disk.sync_folder(&folder) } else { Ok(()) }
     }
 
@@ -174,11 +179,10 @@ impl Inner {
             generation: newest + 1,
             position,
             log_generation,
-            model: *number,
-            model_sha256: model_sha256(&op),
-            dimensions: identity.dimensions,
+            maker: number.0,
+            maker_sha256: model_sha256(&op),
         };
-        let path = rows.publish(&origin, graph.as_ref())?;
+        let path = rows.publish(&origin, identity.dimensions, graph.as_ref())?;
         drop(former);
         let block = Arc::new(Block::open(disk, &path)?);
         self.switch_to(block, model)?;
@@ -275,9 +279,11 @@ impl Inner {
     /// Before the store is closed: what the next process would have to read one by one goes into a block, if that is
     /// quickly done.
     pub(in crate::store) fn index_at_close(&self) -> Result<()> {
-        let Some(model) = self.models.active().filter(|_| !self.read_only && self.follow) else {
+        if self.read_only || !self.follow {
             return Ok(());
-        };
+        }
+        self.words_at_close()?;
+        let Some(model) = self.models.active() else { return Ok(()) };
         let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
         let is_quick = search.vectors.of(model.0).is_some_and(|vectors| {
             let rows = vectors.index.block().map_or(0, |(block, _)| block.row_count());
@@ -294,7 +300,7 @@ pub(super) fn model_sha256(op: &Op) -> [u8; 32] {
     Sha256::digest(&payload).into()
 }
 
-fn block_position(position: Position) -> BlockPosition {
+pub(super) fn block_position(position: Position) -> BlockPosition {
     BlockPosition {
         last_seq: position.tail.last_seq,
         segment: position.tail.segment,

@@ -5,6 +5,7 @@
 
 mod load;
 mod make;
+mod text;
 mod watch;
 
 use std::sync::atomic::AtomicBool;
@@ -57,6 +58,8 @@ pub(super) enum Found {
     Loaded,
     /// There are too many for memory: a block has to be made first, and is.
     Block,
+    /// As [`Self::Block`], of texts.
+    TextBlock,
 }
 
 /// Blocks that are being made, and what is known of the present one.
@@ -81,6 +84,10 @@ struct State {
     failed: Option<(Instant, String)>,
     /// A block was damaged, and there is no other one yet.
     damaged: bool,
+    /// Why the last text block could not be made, and when.
+    text_failed: Option<(Instant, String)>,
+    /// A text block was damaged, and there is no other one yet.
+    text_damaged: bool,
     /// Whether the present graph is to be made anew.
     remake: bool,
     /// It was: vectors that no builder's graph serves well must not keep a core busy for ever.
@@ -125,8 +132,26 @@ pub struct IndexStats {
     pub recall_samples: u64,
 }
 
+/// Figures of the text index.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct TextStats {
+    /// Memories in the text block.
+    pub texts: u64,
+    /// Counts up with every block.
+    pub generation: u64,
+    /// Bytes of the block.
+    pub bytes: u64,
+    /// Memories whose words are in memory only, until the next block.
+    pub live: u64,
+    /// Memories of the block that count no more.
+    pub gone: u64,
+    /// Why the last block could not be made.
+    pub problem: Option<String>,
+}
+
 impl Store {
-    /// Makes an index block of everything that none has yet, or with `full` of everything from nothing, and returns when
+    /// Makes an index block and a text block of everything that none has yet, or with `full` of everything from nothing, and returns when
     /// it is in use. Happens by itself behind the calls; after a large import this says when it is done. A crash or a
     /// stop in between costs only the work.
     ///
@@ -135,7 +160,8 @@ impl Store {
     pub fn build_index(&self, full: bool, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<()> {
         let inner = &self.inner;
         inner.check_writable()?;
-        let Some(model) = inner.models.active() else { return Ok(()) };
+        let words = inner.make_text_blocks(true, &|| false, &|_, _| {});
+        let Some(model) = inner.models.active() else { return words };
         let progress = Mutex::new(progress);
         let tell = |done, total| {
             if let Ok(mut progress) = progress.try_lock() {
@@ -143,14 +169,35 @@ impl Store {
             }
         };
         let due = if full { Due::Full } else { Due::Asked };
-        inner.make_blocks(&model, due, &|| false, &tell)
+        inner.make_blocks(&model, due, &|| false, &tell).and(words)
     }
 }
 
 impl Inner {
     /// Whether a block was damaged and there is no other one yet.
     pub(super) fn index_is_damaged(&self) -> bool {
-        lock(&self.indexing.state).damaged
+        let state = lock(&self.indexing.state);
+        state.damaged || state.text_damaged
+    }
+
+    /// Figures of the text index. Where no question has loaded it, those of the file that would be.
+    pub(super) fn text_stats(&self) -> Result<TextStats> {
+        let mut stats = TextStats::default();
+        let search = self.search.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = search.words().map(|index| (index.generation(), index.live_count(), index.gone_count()));
+        drop(search);
+        if let Some((_, live, gone)) = loaded {
+            (stats.live, stats.gone) = (live as u64, gone);
+        }
+        if loaded.is_none_or(|(generation, ..)| generation > 0)
+            && let Some(block) = self.find_text_block(&*self.catalog()?)?
+        {
+            stats.texts = block.sums().texts;
+            stats.generation = block.header().origin.generation;
+            stats.bytes = block.len();
+        }
+        stats.problem = lock(&self.indexing.state).text_failed.as_ref().map(|(_, problem)| problem.clone());
+        Ok(stats)
     }
 
     /// Figures of the vector index. Where no question has loaded it, those of the file that would be.
@@ -159,7 +206,7 @@ impl Inner {
         let mut describe = |block: &Block| {
             stats.rows = block.row_count().into();
             stats.graph = block.graph().is_some();
-            stats.generation = block.header().generation;
+            stats.generation = block.header().origin.generation;
             stats.bytes = block.len();
         };
         let search = self.search.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,14 +1,14 @@
 //! The thread behind the calls: it makes what is due, verifies what is searched, and measures what walks find.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Due, Watch};
+use super::{Due, Found, Watch};
 use crate::error::Result;
 use crate::memory::Effort;
 use crate::scope::Scope;
 use crate::store::search::Loading;
-use crate::store::{Inner, apply, lock};
+use crate::store::{Inner, Progress, apply, lock};
 use crate::vector::Limits;
 
 /// After a block could not be made, the next one is tried after this long.
@@ -29,41 +29,56 @@ const RECALL_MIN: f64 = 0.95;
 impl Inner {
     /// Tells the indexing thread that a block may be due.
     pub(in crate::store) fn wake_indexer(&self) {
-        self.wake_indexer_for(false);
+        self.wake_indexer_for(None);
     }
 
-    pub(super) fn wake_indexer_for(&self, asked: bool) {
+    pub(super) fn wake_indexer_for(&self, asked: Option<Found>) {
         let mut state = lock(&self.background.state);
-        let was_told = state.index && (state.index_asked || !asked);
+        let before = (state.index, state.index_asked, state.text_asked);
         state.index = true;
-        state.index_asked |= asked;
+        state.index_asked |= asked == Some(Found::Block);
+        state.text_asked |= asked == Some(Found::TextBlock);
+        let is_told = before == (state.index, state.index_asked, state.text_asked);
         drop(state);
-        if !was_told {
+        if !is_told {
             self.background.wake.notify_all();
         }
     }
 
+    /// Makes what is due or asked for.
+    fn index(&self, asked: bool, text_asked: bool) {
+        let progress = |done, total| lock(&self.indexing.state).progress = Some(Progress::new(done, total));
+        let is_resting = |failed: &Option<(Instant, String)>| {
+            failed.as_ref().is_some_and(|(when, _)| when.elapsed() < RETRY_INTERVAL)
+        };
+        if !is_resting(&lock(&self.indexing.state).text_failed)
+            && let Err(error) = self.make_text_blocks(text_asked, &|| self.is_stopping(), &progress)
+        {
+            tracing::error!(%error, "the text index could not be made");
+        }
+        lock(&self.indexing.state).progress = None;
+        if !is_resting(&lock(&self.indexing.state).failed)
+            && let Some(model) = self.models.active()
+        {
+            let due = if asked { Due::Asked } else { Due::Perhaps };
+            let stop =
+                || self.is_stopping() || self.models.active().is_none_or(|(number, _)| number != model.0);
+            if let Err(error) = self.make_blocks(&model, due, &stop, &|_, _| {}) {
+                tracing::error!(%error, "the vector index could not be made");
+            }
+            self.measure_recall();
+        }
+        if asked || text_asked {
+            lock(&self.indexing.state).attempts += 1;
+            self.indexing.changed.notify_all();
+        }
+    }
+
     pub(super) fn index_until_stopped(&self) {
-        let mut asked = false;
-        let mut verified = 0;
+        let (mut asked, mut text_asked) = (false, false);
+        let (mut verified, mut text_verified) = (0, 0);
         while !self.is_stopping() {
-            let is_resting = lock(&self.indexing.state)
-                .failed
-                .as_ref()
-                .is_some_and(|(when, _)| when.elapsed() < RETRY_INTERVAL);
-            if !is_resting && let Some(model) = self.models.active() {
-                let due = if asked { Due::Asked } else { Due::Perhaps };
-                let stop =
-                    || self.is_stopping() || self.models.active().is_none_or(|(number, _)| number != model.0);
-                if let Err(error) = self.make_blocks(&model, due, &stop, &|_, _| {}) {
-                    tracing::error!(%error, "the vector index could not be made");
-                }
-                self.measure_recall();
-            }
-            if asked {
-                lock(&self.indexing.state).attempts += 1;
-                self.indexing.changed.notify_all();
-            }
+            self.index(asked, text_asked);
             let mut state = lock(&self.background.state);
             let mut is_verified = false;
             while !state.index && !self.is_stopping() {
@@ -77,12 +92,14 @@ impl Inner {
                 if timeout.timed_out() && !state.index {
                     drop(state);
                     self.verify_block(&mut verified);
+                    self.verify_text_block(&mut text_verified);
                     is_verified = true;
                     state = lock(&self.background.state);
                 }
             }
             state.index = false;
             asked = std::mem::take(&mut state.index_asked);
+            text_asked = std::mem::take(&mut state.text_asked);
         }
     }
 
@@ -90,7 +107,7 @@ impl Inner {
     pub(in crate::store) fn verify_block(&self, verified: &mut u64) {
         let Some((number, _)) = self.models.active() else { return };
         let Some((block, _)) = self.present_block(number) else { return };
-        let generation = block.header().generation;
+        let generation = block.header().origin.generation;
         if *verified == generation {
             return;
         }
