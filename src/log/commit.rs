@@ -194,8 +194,10 @@ impl<S: Staged> Log<S> {
             queue = self.lock();
         }
         let gate = Gate { log: self, next_seq: queue.next_seq };
-        // A gate that is dropped opens again.
-        if queue.poisoned { Err(poisoned()) } else { Ok(gate) }
+        let is_poisoned = queue.poisoned;
+        // A gate that is dropped opens again, which takes the lock.
+        drop(queue);
+        if is_poisoned { Err(poisoned()) } else { Ok(gate) }
     }
 
     /// The queue, when nobody writes alone.
