@@ -34,7 +34,7 @@ Examples:
 
 json has the form of the original's export, the newest first, and no vectors; jsonl is one memory a line, the oldest
 first, and with --vectors it loses nothing. sqlite is what memory.db is.
-`memento-kv import` reads all three.")]
+`memento-kv import` reads the first two, `memento-kv restore` the third.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]

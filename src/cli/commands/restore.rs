@@ -20,23 +20,9 @@ Examples:
 A file gives back what the store has lost; what the log knows to be newer stays, and what was forgotten
 since stays forgotten. With --exact, --at and --seq the store goes back to exactly that state. Nothing is
 removed by a restore: --undo takes it back, for 30 days.")]
-#[group(id = "source", required = true, multiple = false)]
 pub(crate) struct RestoreArgs {
-    /// A backup, a snapshot, or a database of the original
-    #[arg(group = "source")]
-    file: Option<PathBuf>,
-    /// The newest verified backup
-    #[arg(long, group = "source")]
-    latest: bool,
-    /// The state at this time: 2026-02-17T12:30, Unix seconds, or an age such as 2h
-    #[arg(long, group = "source", value_name = "TIME", allow_hyphen_values = true)]
-    at: Option<String>,
-    /// The state after the record of this sequence, as `remember --json` gave it
-    #[arg(long, group = "source", value_name = "N")]
-    seq: Option<u64>,
-    /// The state before the last restore
-    #[arg(long, group = "source")]
-    undo: bool,
+    #[command(flatten)]
+    source: Source,
     /// Go back to exactly what the file holds, also where the log has something newer
     #[arg(long)]
     exact: bool,
@@ -45,8 +31,28 @@ pub(crate) struct RestoreArgs {
     dry_run: bool,
 }
 
+/// What to restore: one of them.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// A backup, a snapshot, or a database of the original
+    file: Option<PathBuf>,
+    /// The newest verified backup
+    #[arg(long)]
+    latest: bool,
+    /// The state at this time: 2026-02-17T12:30, Unix seconds, or an age such as 2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    at: Option<String>,
+    /// The state after the record of this sequence, as `remember --json` gave it
+    #[arg(long, value_name = "N")]
+    seq: Option<u64>,
+    /// The state before the last restore
+    #[arg(long)]
+    undo: bool,
+}
+
 pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let from = from(args, context)?;
+    let from = from(&args.source, context)?;
     // What a home without a store has to give back may be a backup.
     let (_, store) = match from {
         RestoreFrom::File(_) if !args.dry_run => session::open(context)?,
@@ -64,7 +70,7 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failu
     context.out.print(&pretty(&restored))
 }
 
-fn from(args: &RestoreArgs, context: &Context<'_>) -> Result<RestoreFrom> {
+fn from(args: &Source, context: &Context<'_>) -> Result<RestoreFrom> {
     Ok(match (&args.file, &args.at, args.seq) {
         (Some(file), ..) => RestoreFrom::File(file.clone()),
         (_, Some(at), _) => match session::moment(context, at)? {
