@@ -68,6 +68,8 @@ pub(crate) struct Changes<'a, 'b> {
     /// Ids that were given once already.
     new: BTreeSet<MemoryId>,
     written_len: u64,
+    /// Whether the first change is enough.
+    is_probe: bool,
     done: Changed,
 }
 
@@ -93,6 +95,13 @@ impl Changed {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.added + self.changed + self.forgotten
+    }
+}
+
+impl<'a, 'b> Changes<'a, 'b> {
+    fn new(state: &'a State<'a>, sink: Option<&'a mut Bulk<'b>>, is_probe: bool) -> Self {
+        let (seen, new) = (HashSet::new(), BTreeSet::new());
+        Self { state, sink, seen, new, written_len: 0, is_probe, done: Changed::default() }
     }
 }
 
@@ -169,6 +178,10 @@ impl Changes<'_, '_> {
     }
 
     fn write(&mut self, op: &Op) -> Result<()> {
+        if self.is_probe {
+            // Whoever probes sees that there is a change, and asks for no more.
+            return Err(Error::new(ErrorKind::Refused, "there is a change"));
+        }
         if let Some(sink) = &mut self.sink {
             sink.push(op)?;
             self.written_len += op.vectors().map_or(0, |vectors| 4 * vectors.values.len() as u64);
@@ -213,10 +226,9 @@ impl Inner {
         let point_seq = gate.next_seq() - 1;
         let catalog = self.up_to_date()?;
         let state = self.present(&catalog, past)?;
-        // Once to see that nothing is wrong with it, before anything is written.
-        let (preview, _) = planned(&state, None, plan)?;
-        if preview.count() == 0 {
-            return Ok((preview, point_seq));
+        // Nothing is written when nothing changes.
+        if let Some(unchanged) = probed(&state, plan)? {
+            return Ok((unchanged, point_seq));
         }
         let made_unix_ms = self.now_ms();
         let point = Op::RestorePoint(RestorePointV1 { name: format!("before {target}"), made_unix_ms });
@@ -308,16 +320,21 @@ pub(super) fn planned(
     sink: Option<&mut Bulk<'_>>,
     plan: &mut dyn FnMut(&mut Changes<'_, '_>) -> Result<()>,
 ) -> Result<(Changed, u64)> {
-    let mut changes = Changes {
-        state,
-        sink,
-        seen: HashSet::new(),
-        new: BTreeSet::new(),
-        written_len: 0,
-        done: Changed::default(),
-    };
+    let mut changes = Changes::new(state, sink, false);
     plan(&mut changes)?;
     Ok((changes.done, changes.written_len))
+}
+
+/// What a plan leaves as it is, when it changes nothing; `None` as soon as it changes something.
+fn probed(
+    state: &State<'_>,
+    plan: &mut dyn FnMut(&mut Changes<'_, '_>) -> Result<()>,
+) -> Result<Option<Changed>> {
+    let mut changes = Changes::new(state, None, true);
+    match plan(&mut changes) {
+        _ if changes.done.count() > 0 => Ok(None),
+        planned => planned.map(|()| Some(changes.done)),
+    }
 }
 
 /// The error of a moment that the log does not reach.
