@@ -1,6 +1,6 @@
 //! From the global options to an open store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::logging;
@@ -115,7 +115,9 @@ fn offer_import(context: &Context<'_>, home: &Home) {
 }
 
 fn import_offer(home: &Home) -> Option<String> {
-    let (first, others) = home.legacy.split_first().filter(|_| !home.has_store())?;
+    // The one in the place of this home's own `memory.db` is taken over by the open, which tells it.
+    let legacy: Vec<&PathBuf> = home.legacy.iter().filter(|path| **path != home.db_path).collect();
+    let (first, others) = legacy.split_first().filter(|_| !home.has_store())?;
     let places = match others.len() {
         0 => shown(first),
         _ => format!(
