@@ -854,7 +854,10 @@ fn a_view_is_not_given_up_for_a_log_that_cannot_replace_it() {
 fn a_damaged_query_cache_costs_nothing() {
     let sample = Sample::closed();
     let open = |home: &Path| {
-        let options = Options::at(home).embedder(common::Letters::embedder()).background_embedding(false);
+        let options = Options::at(home)
+            .publish(false)
+            .embedder(common::Letters::embedder())
+            .background_embedding(false);
         Store::open(options).expect("open")
     };
     let ask = |store: &Store| store.recall(Recall::new("iron is heavy")).expect("recall").results;

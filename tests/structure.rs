@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("check", &["error", "fs", "format", "log", "catalog", "text", "index", "embed", "store"]),
     ("transfer", &["error", "time", "memory", "store"]),
+    ("snapshot", &["error", "time", "memory", "fs", "store"]),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.

@@ -165,7 +165,7 @@ impl<'s> Batch<'s> {
                 self.state.insert(lost_key(lost.first_seq), encode_lost(*lost).into());
                 Ok(())
             }
-            Op::Seal(_) => Ok(()),
+            Op::RestorePoint(_) | Op::Restore(_) | Op::Seal(_) => Ok(()),
         }
     }
 

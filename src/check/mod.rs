@@ -216,6 +216,8 @@ pub fn check_files_with(
             .at(home)
             .hint("name its home with --home or MEMENTO_HOME"));
     }
+    // Parts of a restore that count but have no names yet get them here, too.
+    log::settle_parts(&place)?;
     let listing = log::list(&place)?;
     let mut check = Check::new(place);
     for log::Unusable { path, error, .. } in &listing.unusable {

@@ -154,6 +154,8 @@ impl Work<'_> {
                 OpRef::Vector { .. }
                 | OpRef::Model { .. }
                 | OpRef::UseModel { .. }
+                | OpRef::RestorePoint(_)
+                | OpRef::Restore(_)
                 | OpRef::Lost(_)
                 | OpRef::Seal(_) => {}
             }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
-    check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs, eval::EvalArgs, export::ExportArgs,
-    forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs,
-    recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs, stats::StatsArgs,
-    update::UpdateArgs,
+    backup::BackupArgs, backups::BackupsArgs, check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs,
+    diff::DiffArgs, eval::EvalArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs,
+    list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs,
+    reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -101,12 +101,28 @@ Examples:
   memento-kv compact
   memento-kv compact --json
 
-Happens by itself when more than a third of the log is dead. What is compacted away cannot be
-brought back.")]
+Happens by itself when more than a third of the log is dead. What is compacted away stays in the store's
+trash for storage.history_days, so that the past can be read.")]
     Compact,
+    /// Bring memory.db up to date now: a SQLite file of all memories
+    #[command(after_help = "\
+Examples:
+  memento-kv snapshot
+  sqlite3 ~/.memento/memory.db \"SELECT text FROM memories LIMIT 5\"
+
+Happens by itself when a command ends and little has changed, and before a backup.")]
+    Snapshot,
+    /// Make a verified backup
+    Backup(BackupArgs),
+    /// List backups with age, size and verdict
+    Backups(BackupsArgs),
+    /// Say what is different between two moments
+    Diff(DiffArgs),
+    /// Bring back a backup, a moment, or the state before the last restore
+    Restore(RestoreArgs),
     /// Bring in memories of the original Memento, of this program, or of others
     Import(ImportArgs),
-    /// Write all memories as JSON or JSONL
+    /// Write all memories as JSON, JSONL or SQLite
     Export(ExportArgs),
     /// Make the vectors that are due, or move the store to another model
     Reembed(ReembedArgs),

@@ -1,12 +1,13 @@
 //! From the global options to an open store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
-use crate::{Error, ErrorKind, Healed, Options, Result, Store};
+use crate::time::parse_time;
+use crate::{Error, ErrorKind, Healed, Moment, Options, Result, Store, TakenOver, TakenOverKind};
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
@@ -45,10 +46,38 @@ fn opened(context: &Context<'_>, options: Options) -> Result<Store> {
     for healed in store.healed() {
         tell_healed(context, &healed);
     }
+    for taken in store.taken_over() {
+        tell_taken_over(context, &taken);
+    }
     if store.is_read_only() && !context.global.read_only {
         context.out.warn("the medium cannot be written: the store is open for reading only");
     }
     Ok(store)
+}
+
+/// Tells what became of a `memory.db` that somebody has put there.
+fn tell_taken_over(context: &Context<'_>, taken: &TakenOver) {
+    let what = match taken.kind {
+        TakenOverKind::Snapshot => {
+            "an earlier snapshot was put in place of memory.db: the store went back to it"
+        }
+        TakenOverKind::Edited => "memory.db was changed by hand: the changes were taken over",
+        TakenOverKind::OtherStore => "memory.db of another store was put here: its memories were added",
+        TakenOverKind::Foreign => "another database was put in place of memory.db: its memories were added",
+        _ => "memory.db cannot be used and was put away",
+    };
+    let TakenOver { added, changed, forgotten, .. } = taken;
+    let mut message = format!("{what} ({added} added, {changed} changed, {forgotten} forgotten)");
+    if !taken.detail.is_empty() {
+        message.push_str(&format!("; {}", taken.detail));
+    }
+    if let Some(kept) = &taken.kept_as {
+        message.push_str(&format!("; the file is kept as {kept}"));
+    }
+    if added + changed + forgotten > 0 {
+        message.push_str("; `memento-kv restore --undo` takes it back");
+    }
+    context.out.warn(&message);
 }
 
 /// Tells what was healed, and where the damaged file is now.
@@ -86,7 +115,9 @@ fn offer_import(context: &Context<'_>, home: &Home) {
 }
 
 fn import_offer(home: &Home) -> Option<String> {
-    let (first, others) = home.legacy.split_first().filter(|_| !home.has_store())?;
+    // The one in the place of this home's own `memory.db` is taken over by the open, which tells it.
+    let legacy: Vec<&PathBuf> = home.legacy.iter().filter(|path| **path != home.db_path).collect();
+    let (first, others) = legacy.split_first().filter(|_| !home.has_store())?;
     let places = match others.len() {
         0 => shown(first),
         _ => format!(
@@ -139,6 +170,12 @@ pub(crate) fn open_if_any(context: &Context<'_>) -> Result<(Home, Option<Store>)
         }
         Err(error) => Err(error),
     }
+}
+
+/// A moment of the store as people write it; the whole second counts.
+pub(crate) fn moment(context: &Context<'_>, time: &str) -> Result<Moment> {
+    let seconds = parse_time(time, context.now_ms)?;
+    Ok(Moment::At(seconds.saturating_mul(1000).saturating_add(999)))
 }
 
 /// Lets go of the store. What was acknowledged is durable already, so trouble here is only a warning.

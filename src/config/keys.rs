@@ -55,6 +55,12 @@ const KEYS: &[Key] = &[
     key("storage", "backup_retention_days", "storage.backup_retention_days", "7", |config, value, _| {
         whole(value, 1, 3650, |days| config.storage.backup_retention_days = days as u32)
     }),
+    key("storage", "history_days", "storage.history_days", "7", |config, value, _| {
+        whole(value, 0, 3650, |days| config.storage.history_days = days as u32)
+    }),
+    key("storage", "history_max_mb", "storage.history_max_mb", "1024", |config, value, _| {
+        whole(value, 0, 1 << 20, |mb| config.storage.history_max_mb = mb as u32)
+    }),
     ignored("storage", "journal_mode", NO_SQLITE),
     ignored("storage", "synchronous", NO_SQLITE),
     ignored("storage", "collection_table", NO_SQLITE),

@@ -58,11 +58,21 @@ pub struct StorageConfig {
     pub backup_enabled: bool,
     /// `backup_retention_days`: for how many days a daily backup is kept, 1 to 3650. Default 7.
     pub backup_retention_days: u32,
+    /// `history_days`: for how many days any state of the store can be read and restored, 0 to 3650. Default 7.
+    pub history_days: u32,
+    /// `history_max_mb`: how many MiB that may take beside the log, 0 to 1,048,576. Default 1024.
+    pub history_max_mb: u32,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { db_path: None, backup_enabled: true, backup_retention_days: 7 }
+        Self {
+            db_path: None,
+            backup_enabled: true,
+            backup_retention_days: 7,
+            history_days: 7,
+            history_max_mb: 1024,
+        }
     }
 }
 
@@ -328,7 +338,7 @@ mod tests {
     #[test]
     fn every_option_is_read_and_knows_its_line() {
         let config = merged(
-            "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\n\
+            "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\n  history_days: 3\n  history_max_mb: 10\n\
              embed:\n  model: some/model\n  cache_size: 10\n  cache_dir: models\n\
              search:\n  default_topk: 8\n  timeout_ms: 0\n  hybrid_alpha: 0.25\n\
              health:\n  check_interval_hours: 24\n  auto_rollback: false\ndebug: true\n",
@@ -339,7 +349,9 @@ mod tests {
             StorageConfig {
                 db_path: Some("/h/m/memory.db".into()),
                 backup_enabled: false,
-                backup_retention_days: 30
+                backup_retention_days: 30,
+                history_days: 3,
+                history_max_mb: 10,
             }
         );
         assert_eq!(
@@ -360,7 +372,7 @@ mod tests {
         assert_eq!(config.health, HealthConfig { check_interval_hours: 24, auto_rollback: false });
         assert!(config.debug);
         assert_eq!(config.remarks(), []);
-        assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 12 });
+        assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 14 });
         assert_eq!(config.origin("search.nothing"), &Origin::Default);
     }
 

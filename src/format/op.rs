@@ -35,6 +35,8 @@ pub(crate) enum OpKind {
     Remember = 1,
     Update = 2,
     Forget = 3,
+    RestorePoint = 5,
+    Restore = 6,
     Vector = 9,
     Model = 10,
     UseModel = 11,
@@ -43,10 +45,12 @@ pub(crate) enum OpKind {
 }
 
 impl OpKind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Remember,
         Self::Update,
         Self::Forget,
+        Self::RestorePoint,
+        Self::Restore,
         Self::Vector,
         Self::Model,
         Self::UseModel,
@@ -92,6 +96,10 @@ pub(crate) enum Op {
     Update { key: MemoryKey, previous_seq: u64, memory: Memory, vectors: Option<Vectors> },
     /// The memory is gone.
     Forget { key: MemoryKey, id: MemoryId },
+    /// The state before this record has a name, to which a restore can go back.
+    RestorePoint(RestorePointV1),
+    /// What follows, up to the end of the group, takes the store to another state.
+    Restore(RestoreV1),
     /// Vectors of the text that the record `text_seq` stored; ignored when the text has changed since.
     Vector { key: MemoryKey, text_seq: u64, vectors: Vectors },
     /// A model gets a number.
@@ -110,6 +118,8 @@ pub(crate) enum OpRef<'a> {
     Remember { memory: MemoryV1<'a>, vectors: Option<VectorsRef<'a>> },
     Update { key: MemoryKey, previous_seq: u64, memory: MemoryV1<'a>, vectors: Option<VectorsRef<'a>> },
     Forget { key: MemoryKey, id: &'a str },
+    RestorePoint(RestorePointV1),
+    Restore(RestoreV1),
     Vector { key: MemoryKey, text_seq: u64, vectors: VectorsRef<'a> },
     Model { number: ModelNumber, identity: ModelIdentity },
     UseModel { number: ModelNumber },
@@ -181,6 +191,29 @@ struct ModelV1 {
 #[derive(Serialize, Deserialize)]
 struct UseModelV1 {
     number: u32,
+}
+
+/// A state that a restore can go back to: that of all records before this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestorePointV1 {
+    /// What people call it.
+    pub(crate) name: String,
+    /// When it was made, in milliseconds since 1970.
+    pub(crate) made_unix_ms: i64,
+}
+
+/// What a restore went to, and how to go back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestoreV1 {
+    /// Sequence of the last record before the restore point of this restore: the state that it replaced.
+    pub(crate) point_seq: u64,
+    /// What it went to: 1 a file, 2 a moment of the log, 3 the state before another restore, 4 a `memory.db` that somebody
+    /// had put in place of the published one.
+    pub(crate) kind: u32,
+    /// The name of that, for people.
+    pub(crate) target: String,
+    /// When it was done, in milliseconds since 1970.
+    pub(crate) made_unix_ms: i64,
 }
 
 /// Sequences whose records are lost, as far as it is known.
@@ -323,6 +356,8 @@ impl Op {
             Self::Remember { .. } => OpKind::Remember,
             Self::Update { .. } => OpKind::Update,
             Self::Forget { .. } => OpKind::Forget,
+            Self::RestorePoint(_) => OpKind::RestorePoint,
+            Self::Restore(_) => OpKind::Restore,
             Self::Vector { .. } => OpKind::Vector,
             Self::Model { .. } => OpKind::Model,
             Self::UseModel { .. } => OpKind::UseModel,
@@ -345,7 +380,12 @@ impl Op {
         match self {
             Self::Remember { .. } => Some(MemoryKey(seq)),
             Self::Update { key, .. } | Self::Forget { key, .. } | Self::Vector { key, .. } => Some(*key),
-            Self::Model { .. } | Self::UseModel { .. } | Self::Lost(_) | Self::Seal(_) => None,
+            Self::RestorePoint(_)
+            | Self::Restore(_)
+            | Self::Model { .. }
+            | Self::UseModel { .. }
+            | Self::Lost(_)
+            | Self::Seal(_) => None,
         }
     }
 
@@ -367,6 +407,8 @@ impl Op {
                 codec::encode_into(&ModelV1 { number: number.0, identity: identity.clone() }, out)
             }
             Self::UseModel { number } => codec::encode_into(&UseModelV1 { number: number.0 }, out),
+            Self::RestorePoint(point) => codec::encode_into(point, out),
+            Self::Restore(restore) => codec::encode_into(restore, out),
             Self::Lost(lost) => codec::encode_into(lost, out),
             Self::Seal(seal) => codec::encode_into(seal, out),
         }
@@ -447,6 +489,8 @@ impl<'a> OpRef<'a> {
             OpKind::UseModel => {
                 Self::UseModel { number: ModelNumber(codec::decode::<UseModelV1>(op)?.number) }
             }
+            OpKind::RestorePoint => Self::RestorePoint(codec::decode(op)?),
+            OpKind::Restore => Self::Restore(codec::decode(op)?),
             OpKind::Lost => Self::Lost(codec::decode(op)?),
             OpKind::Seal => Self::Seal(codec::decode(op)?),
         };
@@ -477,6 +521,8 @@ impl<'a> OpRef<'a> {
             }
             Self::Model { number, identity } => Op::Model { number, identity },
             Self::UseModel { number } => Op::UseModel { number },
+            Self::RestorePoint(point) => Op::RestorePoint(point),
+            Self::Restore(restore) => Op::Restore(restore),
             Self::Lost(lost) => Op::Lost(lost),
             Self::Seal(seal) => Op::Seal(seal),
         })

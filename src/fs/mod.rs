@@ -45,6 +45,27 @@ pub(crate) enum Kind {
     Other,
 }
 
+/// What tells a file from another one that took its place: no copy over it leaves all of these as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Fingerprint {
+    pub(crate) len: u64,
+    device: u64,
+    inode: u64,
+    /// Nanoseconds since 1970.
+    modified_ns: i128,
+    /// The same for the change of anything at all.
+    changed_ns: i128,
+}
+
+impl Fingerprint {
+    /// Whether the file was changed less than so many milliseconds ago, by the system's clock, or in the future.
+    pub(crate) fn is_younger_than(&self, ms: i64) -> bool {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ns = now.map_or(0, |now| i128::try_from(now.as_nanos()).unwrap_or(i128::MAX));
+        self.inode != 0 && now_ns - self.changed_ns < i128::from(ms) * 1_000_000
+    }
+}
+
 /// Where the store's files live.
 pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// Opens a regular file, mode 0600 when it is made. Never follows a link and never waits for a pipe.
@@ -63,6 +84,44 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// The bytes of a regular file that nobody writes any more, to be read where they lie.
     fn map(&self, path: &Path) -> Result<Mapped> {
         Mapped::copy(&*self.open(path, Access::Read)?)
+    }
+    /// The name under which other programs, and libraries that open files themselves, find this one; `None` where they
+    /// cannot.
+    fn system_path<'a>(&self, _path: &'a Path) -> Option<&'a Path> {
+        None
+    }
+    /// What tells a file from another one that took its place, or from what it was before it was written to.
+    fn fingerprint(&self, path: &Path) -> Result<Option<Fingerprint>> {
+        let Some(Kind::File(len)) = self.kind(path)? else { return Ok(None) };
+        let file = self.open(path, Access::Read)?;
+        let (mut crc, mut offset, mut part) = (crc32fast::Hasher::new(), 0, vec![0; 1 << 16]);
+        while offset < len {
+            let read = file.read_at(&mut part, offset)?;
+            if read == 0 {
+                break;
+            }
+            crc.update(&part[..read]);
+            offset += read as u64;
+        }
+        Ok(Some(Fingerprint {
+            len,
+            device: 0,
+            inode: 0,
+            modified_ns: i128::from(crc.finalize()),
+            changed_ns: 0,
+        }))
+    }
+    /// Removes a folder with all that is in it; never follows a link.
+    fn remove_tree(&self, folder: &Path) -> Result<()> {
+        for name in self.list(folder)? {
+            let path = folder.join(name);
+            match self.kind(&path)? {
+                Some(Kind::Folder) => self.remove_tree(&path)?,
+                Some(_) => self.remove(&path)?,
+                None => {}
+            }
+        }
+        Ok(())
     }
     /// One call of [`Disk::rename`].
     fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()>;

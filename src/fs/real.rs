@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
-use super::{Access, Disk, DiskFile, Kind, Mapped, not_a_file};
+use super::{Access, Disk, DiskFile, Fingerprint, Kind, Mapped, not_a_file};
 use crate::error::{Error, ErrorKind, Result};
 
 const FILE_MODE: u32 = 0o600;
@@ -121,6 +121,34 @@ impl Disk for RealDisk {
 
     fn check_folder(&self, folder: &Path) -> Result<()> {
         check_folder(folder)
+    }
+
+    fn system_path<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        Some(path)
+    }
+
+    fn fingerprint(&self, path: &Path) -> Result<Option<Fingerprint>> {
+        let metadata = match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() => metadata,
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("stat", path, error)),
+        };
+        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Ok(Some(Fingerprint {
+            len: metadata.len(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        }))
+    }
+
+    fn remove_tree(&self, folder: &Path) -> Result<()> {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder, error)),
+            _ => Ok(()),
+        }
     }
 
     fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {

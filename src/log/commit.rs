@@ -10,10 +10,11 @@
 //! of what a sync takes, and only as long as somebody comes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use super::bulk::Gate;
 use super::tail::{Entry, Tail, WriteError};
 use super::{BATCH_LEN_MAX, GROUP_LEN_MAX, Segment, SegmentMap};
 use crate::error::{Durability, Error, ErrorKind, Result};
@@ -25,6 +26,8 @@ use crate::format::row::Position;
 const GATHER_SHARE: u32 = 4;
 /// ... and never longer than this.
 const GATHER_MAX: Duration = Duration::from_micros(500);
+/// Whoever closes the gate looks this often whether the last batch is done.
+const GATE_POLL: Duration = Duration::from_millis(1);
 /// Most batches without waiting after nobody came.
 const GATHER_SKIP_MAX: u32 = 63;
 
@@ -57,6 +60,8 @@ pub(crate) struct Planned<T> {
 #[derive(Debug)]
 pub(crate) struct Log<S> {
     queue: Mutex<Queue<S>>,
+    /// Tells those who wait for the gate that it is open.
+    opened: Condvar,
     tail: Mutex<Tail>,
     segments: SegmentMap,
     committed: Mutex<VecDeque<Committed>>,
@@ -70,6 +75,8 @@ struct Queue<S> {
     entries: Vec<Entry>,
     tickets: Vec<Arc<Ticket>>,
     leading: bool,
+    /// Whether somebody writes alone; plans wait.
+    closed: bool,
     poisoned: bool,
     pace: Pace,
 }
@@ -115,11 +122,13 @@ impl<S: Staged> Log<S> {
             entries: Vec::new(),
             tickets: Vec::new(),
             leading: false,
+            closed: false,
             poisoned: false,
             pace: Pace::default(),
         };
         Self {
             queue: Mutex::new(queue),
+            opened: Condvar::new(),
             segments: tail.segments().clone(),
             tail: Mutex::new(tail),
             committed: Mutex::default(),
@@ -132,7 +141,7 @@ impl<S: Staged> Log<S> {
     /// What the plan says; [`ErrorKind::NoSpace`] and others when nothing was written;
     /// [`ErrorKind::CommitUnknown`] when the disk failed on the way; [`ErrorKind::Poisoned`] ever after that.
     pub(crate) fn commit<T>(&self, plan: impl FnOnce(&mut S, u64) -> Result<Planned<T>>) -> Result<T> {
-        let mut queue = self.lock();
+        let mut queue = self.lock_open();
         if queue.poisoned {
             return Err(poisoned());
         }
@@ -165,6 +174,46 @@ impl<S: Staged> Log<S> {
             }
             queue = self.lock();
         }
+    }
+
+    /// Closes the log for all but the caller, once everything that is queued is durable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Poisoned`] after a failed commit.
+    pub(crate) fn close_gate(&self) -> Result<Gate<'_, S>> {
+        let mut queue = self.lock_open();
+        // From here on nobody plans; those who have are seen through.
+        queue.closed = true;
+        while queue.leading || !queue.entries.is_empty() {
+            if queue.leading {
+                drop(queue);
+                thread::sleep(GATE_POLL);
+            } else {
+                self.lead(queue);
+            }
+            queue = self.lock();
+        }
+        let gate = Gate { log: self, next_seq: queue.next_seq };
+        let is_poisoned = queue.poisoned;
+        // A gate that is dropped opens again, which takes the lock.
+        drop(queue);
+        if is_poisoned { Err(poisoned()) } else { Ok(gate) }
+    }
+
+    /// The queue, when nobody writes alone.
+    fn lock_open(&self) -> MutexGuard<'_, Queue<S>> {
+        let queue = self.lock();
+        self.opened.wait_while(queue, |queue| queue.closed).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over a record that is durable.
+    pub(super) fn hand_over(&self, record: Committed) {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).push_back(record);
+    }
+
+    /// Takes no more writes.
+    pub(super) fn poison(&self) {
+        self.lock().poisoned = true;
     }
 
     /// Writes what is queued as one batch, up to [`BATCH_LEN_MAX`].
@@ -349,6 +398,18 @@ impl<S: Staged> Log<S> {
 
     pub(super) fn lock_tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Log<S> {
+    /// Opens the gate; records before this sequence are durable.
+    pub(super) fn reopen(&self, next_seq: u64) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.closed = false;
+        queue.next_seq = next_seq;
+        queue.durable_seq = next_seq - 1;
+        drop(queue);
+        self.opened.notify_all();
     }
 }
 

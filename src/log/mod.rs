@@ -4,6 +4,7 @@
 //! finds where the log ends after a crash and tells a torn tail from damage. Spec: `format-spec/segment.md`,
 //! `format-spec/record.md`, `format-spec/recovery.md`.
 
+mod bulk;
 mod commit;
 mod recover;
 mod rewrite;
@@ -17,11 +18,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub(crate) use bulk::{Bulk, begin_behind, copy_up_to, settle_parts};
 pub(crate) use commit::{Committed, Log, Planned, Staged};
 pub(crate) use recover::{
     Recovered, is_in_history, last_acknowledged, missing_numbers, recover, segments_gone,
 };
-pub(crate) use rewrite::{Span, rewrite};
+pub(crate) use rewrite::{Span, rewrite, rewritten_name};
 pub(crate) use salvage::{Hole, Salvaged, holes, salvage};
 pub(crate) use scan::{ScanEnd, Scanner, read_record};
 pub(crate) use tail::{advance, at_seal, empty_state, follows, memory_time};
@@ -67,7 +69,8 @@ pub(crate) struct Segment {
 pub(crate) struct SegmentMap(Arc<RwLock<Vec<Segment>>>);
 
 impl SegmentMap {
-    fn new(segments: Vec<Segment>) -> Self {
+    /// These segments, by number.
+    pub(crate) fn new(segments: Vec<Segment>) -> Self {
         Self(Arc::new(RwLock::new(segments)))
     }
 
@@ -309,6 +312,15 @@ pub(crate) fn read_manifest(place: &Place) -> Result<Option<ManifestV1>> {
             Ok(None)
         }
     }
+}
+
+/// The segment in this file, wherever it is.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when its header is damaged, and what the disk says.
+pub(crate) fn segment_at(place: &Place, path: &Path) -> Result<Segment> {
+    let (header, len) = read_header(&*place.disk, path)?;
+    Ok(Segment { path: path.to_owned(), header, len })
 }
 
 /// Opens a segment for reading.

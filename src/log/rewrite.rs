@@ -41,6 +41,11 @@ pub(crate) struct Rewriter<'a> {
     last: Option<(u64, RecordHeader)>,
 }
 
+/// The name of the file of a rewritten segment.
+pub(crate) fn rewritten_name(span: &Span, generation: u64) -> String {
+    SegmentName { number: span.number, base_seq: span.prev_last_seq + 1, generation }.to_string()
+}
+
 /// Writes a segment that stands for the span and makes it durable with its name. Gives it with the place behind its
 /// last record.
 ///

@@ -405,6 +405,53 @@ impl Tail {
         Ok(())
     }
 
+    /// Where the files of the log are.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// A segment is sealed before it grows beyond this.
+    pub(super) fn segment_len_max(&self) -> u64 {
+        self.segment_len_max
+    }
+
+    /// The header of the segment that follows this one with these records.
+    pub(super) fn header_behind(&self, header: &SegmentHeader, state: &TailV1, epoch: u64) -> SegmentHeader {
+        SegmentHeader {
+            number: header.number + 1,
+            epoch,
+            base_seq: state.last_seq + 1,
+            prev_number: header.number,
+            prev_last_seq: state.last_seq,
+            prev_chain: state.chain,
+            created_unix_ms: self.clock.now_ms(),
+            ..*header
+        }
+    }
+
+    /// Seals the segment that is open and has records; the next one is made when it is needed.
+    pub(super) fn seal_open(&mut self) -> Result<(SegmentHeader, TailV1), WriteError> {
+        let Front::Open(active) = &self.front else { unreachable!("a record was just written to it") };
+        let (header, state) = (active.header, active.state);
+        seal_segment(&*active.file, header.epoch, &state).map_err(WriteError::Unknown)?;
+        self.segments.set_len(header.number, active.file.len().unwrap_or(state.len));
+        self.front = Front::Wanted(self.header_behind(&header, &state, 0));
+        Ok((header, state))
+    }
+
+    /// Goes on behind segments that others have written, the last of which ends so.
+    pub(super) fn follow_parts(&mut self, segments: Vec<Segment>, last: (SegmentHeader, TailV1)) {
+        segments.into_iter().for_each(|segment| self.segments.push(segment));
+        self.front = Front::Wanted(self.header_behind(&last.0, &last.1, 0));
+        self.dirty = true;
+        if let Err(error) = self.active() {
+            tracing::warn!(%error, "the next segment waits for the next record");
+        }
+        if let Err(error) = self.write_manifest(None) {
+            tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
+        }
+    }
+
     /// What a roll that failed before the seal leaves. The log goes on where it was, unless the file of the new segment
     /// is still there or may come back: records that followed in the old one would then contradict it.
     fn not_rolled(&self, error: Error, header: &SegmentHeader) -> WriteError {

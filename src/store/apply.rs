@@ -71,8 +71,24 @@ impl Inner {
     /// Applies what is durable and hands the view over.
     pub(super) fn apply_committed(&self, applying: &mut Applying) -> Result<Arc<Catalog>> {
         let mut catalog = self.catalog()?;
+        let durable_seq = self.log.durable_seq();
         // One take is enough: a record is here before anybody is told that it is durable.
         let records = self.log.take_committed();
+        let first_seq = records.first().map_or(durable_seq + 1, |record| record.seq);
+        if first_seq > catalog.applied_seq() + 1 {
+            // Records that came past the queue, and that the view could not take then.
+            let last_seq = records.last().map_or(durable_seq, |record| record.seq);
+            return match self.build(applying, last_seq, FormerView::Gone) {
+                Ok(catalog) => {
+                    self.log.with_staged(|pending| pending.applied(last_seq));
+                    Ok(catalog)
+                }
+                Err(error) => {
+                    self.log.give_back(records);
+                    Err(error)
+                }
+            };
+        }
         if let Some(last) = records.last() {
             let (last_seq, next) = (last.seq, last.after);
             let applied: Vec<_> = records
@@ -223,6 +239,7 @@ impl Inner {
 
     /// Tells the applying thread that there is work, or does the work when too much of it waits.
     pub(super) fn committed(&self) {
+        self.note_time();
         let applied_seq = self.catalog().map_or(0, |catalog| catalog.applied_seq());
         if self.log.durable_seq().saturating_sub(applied_seq) > BACKLOG_MAX
             && let Err(error) = self.catch_up()
@@ -278,6 +295,7 @@ impl Inner {
             if let Err(error) = applied {
                 tracing::error!(%error, "the view lags behind the log");
             } else if (nothing_to_do && timeout.timed_out()) || self.applying().checkpoint_is_due() {
+                self.settle_times();
                 // What went wrong has been told, and it is tried again.
                 if self.checkpoint().is_err() {
                     continue;
@@ -285,6 +303,9 @@ impl Inner {
                 self.keep_reserve();
                 if let Err(error) = self.compact_if_due(&|| self.is_stopping()) {
                     tracing::warn!(%error, "the log is not compacted");
+                }
+                if let Some(beside) = self.beside.as_ref().filter(|_| nothing_to_do && !self.read_only) {
+                    beside.idle(self);
                 }
             }
         }

@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::history::{self, History, Window};
 use super::{Inner, Progress, Store, lock};
 use crate::catalog::{Catalog, Moved, View};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,6 +57,8 @@ pub(super) enum Keep<'a> {
 impl Store {
     /// Leaves out of the log what nothing needs any more: former versions, forgotten memories, replaced vectors. Also
     /// happens by itself, behind the calls and when a store is closed, when more than a third of the log is dead.
+    ///
+    /// What it replaces stays in the trash as long as [`Options::history`](super::Options::history) says, unless the disk is full.
     ///
     /// Works on a full disk, too, with the space that is kept in reserve: a quarter of the log, at least 1 and at most
     /// 32 MiB, in which what is left of a segment must have room. A crash in between loses nothing.
@@ -140,6 +144,20 @@ impl Inner {
         stop: &dyn Fn() -> bool,
     ) -> Result<()> {
         self.release_reserve();
+        // Space is what counts now, not the past.
+        self.is_full.store(true, Ordering::SeqCst);
+        let done = self.rewrite_the_emptiest(done, live_in, stop);
+        self.is_full.store(false, Ordering::SeqCst);
+        done
+    }
+
+    fn rewrite_the_emptiest(
+        &self,
+        done: &mut Compacted,
+        live_in: impl Fn(&Segment) -> u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        History::read(self)?.prune(self, Window { len_max: 0, ..self.window }, self.clock.now_ms())?;
         let segments = self.sealed_segments();
         let mut by_live: Vec<&Segment> =
             segments.iter().filter(|segment| live_in(segment) < segment.len / 2).collect();
@@ -156,7 +174,11 @@ impl Inner {
     /// All segments but the one that is open for records.
     pub(super) fn sealed_segments(&self) -> Vec<Segment> {
         let open = self.log.open_segment();
-        self.log.segments().all().into_iter().filter(|segment| Some(segment.header.number) != open).collect()
+        let mut segments = self.log.segments().all();
+        // Where the next segment waits for space, the last one is where the log ends: it must say so record by record.
+        let last = segments.last().map(|segment| segment.header.number);
+        segments.retain(|segment| Some(segment.header.number) != open.or(last));
+        segments
     }
 
     /// Puts one new segment in the place of these, which follow each other, and says how many records were left out.
@@ -186,6 +208,17 @@ impl Inner {
         let view = catalog.view();
         let (mut moved, mut left_out) = (Vec::new(), 0);
         let now_ms = self.clock.now_ms();
+        let mut history = History::read(self)?;
+        let new = log::rewritten_name(&span, generation);
+        let keeps_history = matches!(keep, Keep::Needed { .. }) && !self.is_full.load(Ordering::SeqCst);
+        let counts_from = match keep {
+            Keep::Needed { .. } => Some(view.position().tail.last_seq),
+            Keep::AllBut(_) => None,
+        };
+        // Before the file is there: whoever opens the store after a crash must know what it says of the past.
+        if let Err(error) = history.note_rewrite(self, run, &new, counts_from, now_ms) {
+            tracing::warn!(%error, "the past before this compaction is out of reach");
+        }
         let (rewritten, position) =
             log::rewrite(&self.place, store_id, span, generation, now_ms, |rewriter| {
                 for segment in run {
@@ -224,9 +257,17 @@ impl Inner {
             tracing::warn!(%error, "the manifest could not be written; it is only an accelerator");
         }
         for segment in replaced {
-            self.place.disk.remove(&segment.path)?;
+            if !keeps_history || !history::trash(&*self.place.disk, &self.folder, &history, &segment.path)? {
+                self.place.disk.remove(&segment.path)?;
+            }
         }
         self.place.disk.sync_folder(&self.place.segments)?;
+        let window = if keeps_history { self.window } else { Window { len_max: 0, ..self.window } };
+        if matches!(keep, Keep::Needed { .. })
+            && let Err(error) = history.prune(self, window, now_ms)
+        {
+            tracing::warn!(%error, "the trash is not cleared");
+        }
         // Now there is room for it. Without it the next open builds the view anew; the log is whole either way.
         if let Err(error) = self.checkpoint() {
             tracing::warn!(%error, "the view is not on stable storage yet");

@@ -9,21 +9,26 @@ mod compact;
 mod embedding;
 mod evidence;
 mod heal;
+mod history;
 mod import;
 mod index;
 mod models;
 mod open;
+mod past;
 mod prove;
 mod purge;
 mod quarantine;
 mod recall;
 mod replay;
 mod reserve;
+mod restore;
 mod search;
 mod staged;
+mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod times;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
@@ -48,19 +53,25 @@ pub use heal::Healed;
 pub use import::MemoryVectors;
 pub(crate) use import::{Given, Incoming};
 pub use index::{IndexBuilder, IndexStats, TextStats};
+pub use past::{AsOf, Moment};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
+pub use restore::{Changed, RestoreKind};
+pub use state::{TakenOver, TakenOverKind};
 pub use stats::{CacheStats, Stats};
 pub use write::OnConflict;
 pub(crate) use write::Outcome;
 
 use apply::Applying;
+use history::Window;
 use index::Indexing;
 use models::Models;
 pub(crate) use open::Layout;
 use recall::{AnswerCache, ScopeCache};
+pub(crate) use restore::Changes;
 use search::Search;
 use staged::Pending;
+pub(crate) use state::{Beside, State, Whole};
 
 /// After which time half of what a memory has for being new is gone.
 const RECENCY_HALF_LIFE_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
@@ -91,12 +102,17 @@ pub struct Options {
     language: Language,
     aliases: Vec<(String, String)>,
     segment_len_max: u64,
+    window: Window,
+    /// Whether the store takes no writes, although its files may change.
+    frozen: bool,
+    db_path: Option<PathBuf>,
+    /// What follows the store beside it.
+    beside: Option<Arc<dyn Beside>>,
 }
 
 impl Options {
-    /// The store in this home folder. It is made when it is not there; a new store uses the built-in model; another
-    /// process that holds the store is waited for up to 5 seconds.
-    pub fn at(home: impl Into<PathBuf>) -> Self {
+    /// The store in this home folder and nothing beside it.
+    pub(crate) fn bare(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
             create: true,
@@ -117,7 +133,36 @@ impl Options {
             language: Language::default(),
             aliases: Vec::new(),
             segment_len_max: SEGMENT_LEN_MAX,
+            window: Window::default(),
+            frozen: false,
+            db_path: None,
+            beside: None,
         }
+    }
+
+    /// What follows the store beside it.
+    pub(crate) fn beside(mut self, beside: Option<Arc<dyn Beside>>) -> Self {
+        self.beside = beside;
+        self
+    }
+
+    /// For how many days, and in how many bytes at most, what compaction leaves out is kept, so that the store can be read
+    /// and restored as it was; by default 7 days and 1 GiB. What the undo of a restore needs is kept for 30 days.
+    pub fn history(mut self, days: u32, bytes_max: u64) -> Self {
+        self.window = Window { days, len_max: bytes_max };
+        self
+    }
+
+    /// A copy that takes no writes once it is open.
+    pub(crate) fn frozen(mut self) -> Self {
+        self.frozen = true;
+        self
+    }
+
+    /// Where `memory.db` is published; by default in the home folder.
+    pub fn db_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.db_path = Some(path.into());
+        self
     }
 
     /// The store of a home that was found, with the model that its configuration names for a new store.
@@ -125,11 +170,13 @@ impl Options {
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) when the configuration names no model.
     pub fn of(home: &Home) -> Result<Self> {
-        let search = &home.config.search;
+        let (search, storage) = (&home.config.search, &home.config.storage);
         let half_life = Duration::from_secs(86_400 * u64::from(search.recency_half_life_days));
         let options = Self::at(&home.path)
             .model(home.model()?)
             .models_dir(home.models_dir())
+            .db_path(&home.db_path)
+            .history(storage.history_days, u64::from(storage.history_max_mb) << 20)
             .language(search.language)
             .recency_half_life((!half_life.is_zero()).then_some(half_life));
         Ok(search.aliases.iter().fold(options, |options, (alias, name)| options.alias(alias, name)))
@@ -283,8 +330,12 @@ pub struct Store {
 
 struct Alive(Weak<Inner>);
 
-struct Inner {
+/// A store without its handles.
+pub(crate) struct Inner {
     home: PathBuf,
+    db_path: Option<PathBuf>,
+    window: Window,
+    beside: Option<Arc<dyn Beside>>,
     folder: PathBuf,
     place: Place,
     store_id: [u8; 16],
@@ -305,6 +356,14 @@ struct Inner {
     healed: Mutex<Vec<Healed>>,
     /// Held while segments are rewritten, and by whoever reads them all.
     rewriting: Mutex<()>,
+    /// What was taken over since the open.
+    taken_over: Mutex<Vec<TakenOver>>,
+    /// The last entry in the file of times.
+    times: Mutex<times::Times>,
+    /// Whether a compaction has met a full disk.
+    is_full: AtomicBool,
+    /// Held while `memory.db` is written.
+    publishing: Mutex<()>,
     /// Index blocks that are made, and what is known of the present one.
     indexing: Indexing,
     index_builder: IndexBuilder,
@@ -354,7 +413,11 @@ impl Store {
     pub fn open(options: Options) -> Result<Self> {
         let inner = open::open(options)?;
         let alive = Arc::new(Alive(Arc::downgrade(&inner)));
-        Ok(Self { inner, _alive: alive })
+        let store = Self { inner, _alive: alive };
+        if let Some(beside) = store.inner.beside.as_ref().filter(|_| !store.inner.read_only) {
+            beside.opened(&store.inner);
+        }
+        Ok(store)
     }
 
     /// The home folder.
@@ -475,6 +538,12 @@ impl Inner {
         Ok(Arc::clone(catalog.as_ref().expect("the view is there until the store is shut")))
     }
 
+    /// Lets go of the past that is older than the window.
+    fn clear_history(&self) -> Result<()> {
+        let _alone = lock(&self.rewriting);
+        history::History::read(self)?.prune(self, self.window, self.clock.now_ms())
+    }
+
     /// Leaves files so that the next open need not recover. Does nothing the second time.
     fn shut(&mut self) -> Result<()> {
         let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else {
@@ -483,13 +552,20 @@ impl Inner {
         self.stop_threads();
         let caught_up = self.catch_up();
         if !self.read_only {
+            self.settle_times();
             self.keep_reserve();
         }
         if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
             tracing::warn!(%error, "the log is not compacted");
         }
+        if let (Ok(()), false, Err(error)) = (&caught_up, self.read_only, self.clear_history()) {
+            tracing::warn!(%error, "the trash is not cleared");
+        }
         if let (Ok(()), Err(error)) = (&caught_up, self.index_at_close()) {
             tracing::warn!(%error, "the vector index stays as it is");
+        }
+        if let (Ok(()), false, Some(beside)) = (&caught_up, self.read_only, self.beside.clone()) {
+            beside.closing(self);
         }
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // The log first: a view that is ahead of the log's mark would look like a missing segment.

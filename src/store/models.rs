@@ -141,6 +141,15 @@ impl Change {
 }
 
 impl Models {
+    /// Options for a store that uses the same models.
+    pub(super) fn as_options(&self, options: Options) -> Options {
+        let options = options.model(self.spec.clone()).models_dir(&self.dir);
+        match &self.given {
+            Some(given) => options.embedder(Arc::clone(given)),
+            None => options,
+        }
+    }
+
     pub(super) fn new(options: &Options, registry: &Registry) -> Self {
         let from_environment =
             || std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);

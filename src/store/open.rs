@@ -1,6 +1,7 @@
 //! Opening: lock, folders, recovery of the log, what is healed, and the view brought up to date.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::recall::AnswerCache;
 use super::replay::{FormerView, build_view, replay};
 use super::search::Search;
 use super::staged::Pending;
+use super::times::Times;
 use super::{Background, Inner, Options};
 use crate::catalog::{CACHE_BYTES_DEFAULT, Catalog, Opened, Position};
 use crate::embed::cache::QueryCache;
@@ -92,11 +94,15 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
     let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
     recovered.tail.limit_segments(options.segment_len_max);
 
+    let last_seq = recovered.tail.state().last_seq;
     let cache_path = (options.query_cache && !options.read_only).then_some(layout.query_cache.as_path());
     let pending = Pending::new(Registry::read(&catalog)?);
     let models = Models::new(&options, &pending.models);
     let inner = Arc::new(Inner {
         home: options.home,
+        db_path: options.db_path,
+        window: options.window,
+        beside: options.beside,
         folder: layout.folder.clone(),
         store_id: catalog.store_id(),
         place,
@@ -113,6 +119,10 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         torn_bytes: recovered.torn.map_or(0, |torn| torn.bytes),
         healed: Mutex::new(healed),
         rewriting: Mutex::default(),
+        taken_over: Mutex::default(),
+        times: Mutex::new(Times::after(last_seq)),
+        is_full: AtomicBool::new(false),
+        publishing: Mutex::default(),
         indexing: Indexing::default(),
         index_builder: options.index_builder,
         language: options.language,
@@ -123,7 +133,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
             .collect(),
         recency_half_life: options.recency_half_life.map(|half_life| half_life.as_secs_f32()),
         follow: options.follow,
-        read_only: options.read_only,
+        read_only: options.read_only || options.frozen,
         last_id: Mutex::new(ulid::Ulid::nil()),
         background: Background::default(),
     });
@@ -155,6 +165,7 @@ struct Opening {
 fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening> {
     let disk = &*place.disk;
     let now_ms = options.clock.now_ms();
+    log::settle_parts(place)?;
     let mut listing = log::list(place)?;
     put_superseded_away(layout, place, &listing.superseded, now_ms)?;
     if listing.segments.is_empty() {
@@ -300,13 +311,19 @@ fn open_view(
 /// in the new one, too, unless it was to go; what is not whole may hold what nobody else has.
 fn put_superseded_away(layout: &Layout, place: &Place, superseded: &[Superseded], now_ms: i64) -> Result<()> {
     let disk = &*place.disk;
+    if superseded.is_empty() {
+        return Ok(());
+    }
+    let history = super::history::History::read_in(disk, &layout.folder)?;
     for file in superseded {
         let is_whole = match &file.segment {
             Some(segment) => log::verify(place, segment, u64::MAX, |_, _| ())?.flaws.is_empty(),
             None => false,
         };
         if is_whole {
-            disk.remove(&file.path)?;
+            if !super::history::trash(disk, &layout.folder, &history, &file.path)? {
+                disk.remove(&file.path)?;
+            }
         } else {
             quarantine(disk, layout, &file.path, now_ms, "damaged; a rewritten segment stands in its place")?;
         }
@@ -342,6 +359,11 @@ fn claimed(options: &Options, layout: &Layout) -> Result<Box<dyn DiskFile>> {
     disk.check_folder(&segments)?;
     remove_leftovers(disk, &layout.folder)?;
     remove_leftovers(disk, &segments)?;
+    let past = layout.folder.join("past");
+    if disk.kind(&past)? == Some(Kind::Folder) {
+        // Copies of the past that somebody looked at when the program ended.
+        disk.remove_tree(&past)?;
+    }
     if disk.kind(&layout.index)? == Some(Kind::Folder) {
         remove_leftovers(disk, &layout.index)?;
     }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::compact::Keep;
+use super::history::History;
 use super::replay::FormerView;
 use super::{Inner, Layout, Progress, Store, lock};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, encode_beginning};
 use crate::fs::{self, Access, Disk, Kind};
+use crate::log;
 use crate::memory::MemoryId;
 
 /// Files are searched in parts of this length.
@@ -79,6 +81,16 @@ struct Traces {
 
 impl Inner {
     fn purge(&self, ids: &BTreeSet<MemoryId>, progress: &mut dyn FnMut(Progress)) -> Result<Purged> {
+        let (mut done, traces) = self.purge_log(ids, progress)?;
+        self.look_at_copies(&mut done, &traces)?;
+        Ok(done)
+    }
+
+    fn purge_log(
+        &self,
+        ids: &BTreeSet<MemoryId>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Purged, Traces)> {
         let _no_index = self.no_index_is_made();
         let _alone = lock(&self.rewriting);
         self.with_reserve(|| self.log.roll())?;
@@ -97,6 +109,8 @@ impl Inner {
                 done.segments += 1;
             }
         }
+        // The past, too: files that hold them are gone, and with them the states that only they could tell.
+        History::read(self)?.remove_those(self, |path| self.holds(path, ids, &traces))?;
         // Also for an id that the log does not know any more: free pages of the view may hold what a compaction left out.
         self.drop_derived()?;
         let layout = Layout::of(&self.home);
@@ -110,6 +124,16 @@ impl Inner {
                 done.overwritten.push(layout.relative(&path));
             }
         }
+        Ok((done, traces))
+    }
+
+    /// Says which files still hold what was purged, once `memory.db` was written anew.
+    fn look_at_copies(&self, done: &mut Purged, traces: &Traces) -> Result<()> {
+        if let Some(beside) = &self.beside {
+            beside.purged(self)?;
+        }
+        let layout = Layout::of(&self.home);
+        let disk = &*self.place.disk;
         for path in copies(disk, &self.home)? {
             let mut holds = false;
             for text in &traces.texts {
@@ -120,7 +144,7 @@ impl Inner {
             }
         }
         self.keep_reserve();
-        Ok(done)
+        Ok(())
     }
 
     /// Reads the whole log for what there is of these memories.
@@ -162,6 +186,21 @@ impl Inner {
         }
         progress(Progress::new(total, total));
         Ok(traces)
+    }
+
+    /// Whether a segment of the past has a record of these memories.
+    fn holds(&self, path: &Path, ids: &BTreeSet<MemoryId>, traces: &Traces) -> Result<bool> {
+        let segment = log::segment_at(&self.place, path)?;
+        let mut found = false;
+        self.for_each_record(&segment, |record, _, _, op| {
+            found |= match &op {
+                Op::Remember { memory, .. } | Op::Update { memory, .. } => ids.contains(&memory.id),
+                Op::Forget { .. } => false,
+                op => op.memory_key(record.seq).is_some_and(|key| traces.keys.contains(&key)),
+            };
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Makes everything anew that is derived from the log, without a trace of what it was.

@@ -112,7 +112,7 @@ impl Search {
                     }
                 }
                 Op::UseModel { .. } => self.vectors = Loading::default(),
-                Op::Model { .. } | Op::Lost(_) | Op::Seal(_) => {}
+                Op::RestorePoint(_) | Op::Restore(_) | Op::Model { .. } | Op::Lost(_) | Op::Seal(_) => {}
             }
         }
         Ok(())

@@ -298,7 +298,7 @@ impl Inner {
     }
 
     /// Refuses what would change a store that is open for reading only.
-    pub(super) fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only")
                 .at(&self.home)
@@ -454,7 +454,7 @@ impl Inner {
     }
 
     /// A new id: later ones sort behind earlier ones, also when the clock goes back.
-    fn new_id(&self) -> Result<MemoryId> {
+    pub(super) fn new_id(&self) -> Result<MemoryId> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| {
             Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}"))

@@ -5,6 +5,7 @@ mod demo;
 mod help;
 mod memories;
 mod recall;
+mod snapshot;
 mod support;
 mod transfer;
 mod upkeep;

@@ -137,7 +137,11 @@ pub(crate) fn identity(name: &str, dimensions: u32) -> ModelIdentity {
 
 /// A store of letters that does nothing behind the calls but follow the log.
 pub(crate) fn options(home: &Path) -> Options {
-    Options::at(home).embedder(Letters::embedder()).background_embedding(false).query_cache(false)
+    Options::at(home)
+        .publish(false)
+        .embedder(Letters::embedder())
+        .background_embedding(false)
+        .query_cache(false)
 }
 
 pub(crate) fn open(home: &Path) -> Store {

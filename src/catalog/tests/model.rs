@@ -55,7 +55,7 @@ impl Model {
             }
             Op::Model { number, identity } => _ = self.models.insert(number.0, identity.clone()),
             Op::UseModel { number } => self.active = Some(*number),
-            Op::Lost(_) | Op::Seal(_) => {}
+            Op::RestorePoint(_) | Op::Restore(_) | Op::Lost(_) | Op::Seal(_) => {}
         }
     }
 

@@ -30,9 +30,11 @@ Examples:
   memento-kv export > memories.json
   memento-kv export --format jsonl -o memories.jsonl
   memento-kv export --format jsonl --vectors -o all.jsonl
+  memento-kv export --format sqlite -o memories.db
 
 json has the form of the original's export, the newest first, and no vectors; jsonl is one memory a line, the oldest
-first, and with --vectors it loses nothing. `memento-kv import` reads both.")]
+first, and with --vectors it loses nothing. sqlite is what memory.db is.
+`memento-kv import` reads the first two, `memento-kv restore` the third.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]
@@ -49,6 +51,7 @@ pub(crate) struct ExportArgs {
 enum ExportFormat {
     Json,
     Jsonl,
+    Sqlite,
 }
 
 /// What `--json` prints when the memories themselves go to a file.
@@ -72,12 +75,15 @@ pub(crate) fn run(args: &ExportArgs, context: &Context<'_>) -> Result<(), Failur
 
 fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
+    if args.format == ExportFormat::Sqlite {
+        return export_sqlite(args, store, context);
+    }
     let total = store.stats()?.memories;
     let bar = Bar::new(out, "exporting", Unit::Count);
     let order = match args.format {
         ExportFormat::Json => Order::Newest,
         // So that reading it back stores memories of one second in their order.
-        ExportFormat::Jsonl => Order::Oldest,
+        ExportFormat::Jsonl | ExportFormat::Sqlite => Order::Oldest,
     };
     let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| bar.set(done, total));
     let head = ExportHead { exported_at_ms: context.now_ms, total_memories: total, db_path: &home.db_path };
@@ -86,7 +92,7 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
         ExportFormat::Jsonl if args.vectors => {
             write_jsonl_with_vectors(to, target, &mut pages, &mut |id| store.vectors(id)).map(drop)
         }
-        ExportFormat::Jsonl => write_jsonl(to, target, &mut pages).map(drop),
+        ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
     };
     let Some(target) = &args.output else {
         let mut stdout = BufWriter::new(io::stdout().lock());
@@ -104,6 +110,28 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
         return out.print_json(&Exported { memories: total, file: &target.to_string_lossy() });
     }
     out.note(&format!("{} exported to {}", text::count(total, "memory", "memories"), target.display()));
+    Ok(())
+}
+
+/// A database is no stream, so it needs a file.
+fn export_sqlite(args: &ExportArgs, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
+    let out = context.out;
+    let Some(target) = &args.output else {
+        return Err(Error::new(ErrorKind::Invalid, "a SQLite file cannot be written to standard output")
+            .hint("name a file with -o")
+            .into());
+    };
+    let bar = Bar::new(out, "exporting", Unit::Count);
+    let done = store.export_sqlite(target, &mut bar.listener())?;
+    drop(bar);
+    if out.json {
+        return out.print_json(&Exported { memories: done.memories, file: &target.to_string_lossy() });
+    }
+    out.note(&format!(
+        "{} exported to {}",
+        text::count(done.memories, "memory", "memories"),
+        target.display()
+    ));
     Ok(())
 }
 

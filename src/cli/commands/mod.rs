@@ -1,9 +1,12 @@
 //! The commands, one file each: its arguments, and what it does.
 
+pub(crate) mod backup;
+pub(crate) mod backups;
 pub(crate) mod check;
 pub(crate) mod compact;
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod forget;
@@ -18,5 +21,7 @@ pub(crate) mod recall;
 pub(crate) mod reembed;
 pub(crate) mod reindex;
 pub(crate) mod remember;
+pub(crate) mod restore;
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod update;

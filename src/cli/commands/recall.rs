@@ -46,6 +46,9 @@ pub(crate) struct RecallArgs {
     /// How thoroughly the nearest vectors are looked for in a large store
     #[arg(long, value_enum, default_value_t = EffortArg::Normal)]
     effort: EffortArg,
+    /// Ask the store as it was at this time: 2026-02-17T12:30, Unix seconds, or an age such as 2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    as_of: Option<String>,
     /// Leave out what scores lower; without a number, what is probably no answer (0.2)
     #[arg(long, value_name = "SCORE", num_args = 0..=1, require_equals = true, default_missing_value = "0.2")]
     min_score: Option<f64>,
@@ -118,10 +121,12 @@ impl From<ModeArg> for Mode {
 pub(crate) fn run(args: RecallArgs, context: &Context<'_>) -> Result<(), Failure> {
     let (format, budget) = (args.format, args.budget);
     let (home, store) = session::open_if_any(context)?;
+    let as_of = args.as_of.clone();
     let recall = args.into_recall(context, &home.config.search)?;
-    let answer = match &store {
-        Some(store) => store.recall(recall)?,
-        None => nothing_yet(),
+    let answer = match (&store, as_of) {
+        (Some(store), Some(time)) => store.as_of(session::moment(context, &time)?)?.recall(recall)?,
+        (Some(store), None) => store.recall(recall)?,
+        (None, _) => nothing_yet(),
     };
     let told = tell(&answer, format, budget, context);
     if let Some(store) = store {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::structs::{
-    ForgetV1, LostMirror, ManifestMirror, MemoryV1, Mirror, ModelV1, Sample, SealMirror, TailMirror,
-    UpdateV1, UseModelV1, VectorV1,
+    ForgetV1, LostMirror, ManifestMirror, MemoryV1, Mirror, ModelV1, RestoreMirror, RestorePointMirror,
+    Sample, SealMirror, TailMirror, UpdateV1, UseModelV1, VectorV1,
 };
 use super::{MANIFEST, OP, Page, assert_fields, plain, to_hex};
 use crate::format::op::{
-    LostV1, MemoryKey, ModelNumber, Op, OpKind, PAYLOAD_PREFIX_LEN, SealV1, Vectors, WINDOWS_MAX,
+    LostV1, MemoryKey, ModelNumber, Op, OpKind, PAYLOAD_PREFIX_LEN, RestorePointV1, RestoreV1, SealV1,
+    Vectors, WINDOWS_MAX,
 };
 use crate::memory::{DIMENSIONS_MAX, Memory, MemoryId};
 
@@ -36,6 +37,8 @@ fn kinds_of_ops_are_those_of_the_table() {
             OpKind::Remember => ("MemoryV1", MemoryV1::sample(1).encode()),
             OpKind::Update => ("UpdateV1", UpdateV1::sample(1).encode()),
             OpKind::Forget => ("ForgetV1", ForgetV1::sample(1).encode()),
+            OpKind::RestorePoint => ("RestorePointV1", RestorePointMirror::sample(1).encode()),
+            OpKind::Restore => ("RestoreV1", RestoreMirror::sample(1).encode()),
             OpKind::Vector => ("VectorV1", VectorV1::sample(1).encode()),
             OpKind::Model => ("ModelV1", ModelV1::sample(1).encode()),
             OpKind::UseModel => ("UseModelV1", UseModelV1::sample(1).encode()),
@@ -56,7 +59,7 @@ fn kinds_of_ops_are_those_of_the_table() {
         assert_eq!(OpKind::from_byte(byte), listed.get(&byte).copied(), "byte {byte}");
     }
     let reserved: Vec<u8> = reserved[1..].iter().map(|row| row[0].parse().expect("a byte")).collect();
-    assert_eq!(reserved, [4, 5, 6, 7, 8]);
+    assert_eq!(reserved, [4, 7, 8]);
     assert!(reserved.iter().all(|byte| !listed.contains_key(byte)));
 }
 
@@ -105,11 +108,14 @@ pub(super) fn sample_ops(n: u64) -> Vec<(Op, Vec<u8>)> {
     };
     let (update, forget) = (UpdateV1::sample(n), ForgetV1::sample(n));
     let (vector, model, seal) = (VectorV1::sample(n), ModelV1::sample(n), SealMirror::sample(n));
+    let (point, restore) = (RestorePointMirror::sample(n), RestoreMirror::sample(n));
     let (use_model, lost) = (UseModelV1::sample(n), LostMirror::sample(n));
     let bodies = [
         MemoryV1::sample(n).encode(),
         update.encode(),
         forget.encode(),
+        point.encode(),
+        restore.encode(),
         vector.encode(),
         model.encode(),
         use_model.encode(),
@@ -125,6 +131,13 @@ pub(super) fn sample_ops(n: u64) -> Vec<(Op, Vec<u8>)> {
             vectors: n.is_multiple_of(2).then(|| vectors(2)),
         },
         Op::Forget { key: MemoryKey(forget.key), id: MemoryId::new(forget.id.0).expect("an id") },
+        Op::RestorePoint(RestorePointV1 { name: point.name, made_unix_ms: point.made_unix_ms }),
+        Op::Restore(RestoreV1 {
+            point_seq: restore.point_seq,
+            kind: restore.kind,
+            target: restore.target,
+            made_unix_ms: restore.made_unix_ms,
+        }),
         Op::Vector { key: MemoryKey(vector.key), text_seq: vector.text_seq, vectors: vectors(3) },
         model.into_op(),
         Op::UseModel { number: ModelNumber(use_model.number) },
@@ -167,6 +180,8 @@ fn structs_have_the_fields_of_their_tables() {
         (OP, "MemoryV1", MemoryV1::rows()),
         (OP, "UpdateV1", UpdateV1::rows()),
         (OP, "ForgetV1", ForgetV1::rows()),
+        (OP, "RestorePointV1", RestorePointMirror::rows()),
+        (OP, "RestoreV1", RestoreMirror::rows()),
         (OP, "VectorV1", VectorV1::rows()),
         (OP, "ModelV1", ModelV1::rows()),
         (OP, "UseModelV1", UseModelV1::rows()),
@@ -183,5 +198,5 @@ fn structs_have_the_fields_of_their_tables() {
     let sections = |page: Page| {
         page.text().lines().filter(|line| line.starts_with("## ") && line.ends_with("V1")).count()
     };
-    assert_eq!(sections(OP) + sections(MANIFEST), 10);
+    assert_eq!(sections(OP) + sections(MANIFEST), 12);
 }

@@ -194,6 +194,18 @@ mirror!(ModelV1, "ModelV1" {
     engine: String,
 });
 
+mirror!(RestorePointMirror, "RestorePointV1" {
+    name: String,
+    made_unix_ms: i64,
+});
+
+mirror!(RestoreMirror, "RestoreV1" {
+    point_seq: u64,
+    kind: u32,
+    target: String,
+    made_unix_ms: i64,
+});
+
 mirror!(UseModelV1, "UseModelV1" {
     number: u32,
 });

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::session::TinyModel;
-use super::workload::{Content, Held};
+use super::workload::{Aside, Content, Held};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors};
@@ -88,7 +88,7 @@ impl Folded {
             Op::Model { number, identity } => _ = self.models.insert(number, identity.name),
             Op::UseModel { number } => self.active = Some(number),
             Op::Lost(lost) => self.flaws.push(format!("{lost:?}")),
-            Op::Seal(_) => {}
+            Op::RestorePoint(_) | Op::Restore(_) | Op::Seal(_) => {}
         }
     }
 
@@ -105,6 +105,7 @@ impl Folded {
         Content {
             memories: self.rows.values().map(|row| (row.memory.id.to_string(), held(row))).collect(),
             model: if is_second { TinyModel::Second } else { TinyModel::First },
+            aside: Aside::default(),
         }
     }
 

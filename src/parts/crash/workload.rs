@@ -4,12 +4,14 @@
 //! [`Operation::expect`].
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::chance::Chance;
-use super::session::{Session, TinyModel, vector_of};
+use super::session::{HOME, Session, TinyModel, vector_of};
 use crate::error::Result;
 use crate::memory::{Memory, MemoryId, Remember, Update};
+use crate::snapshot::{RestoreFrom, RestoreOptions};
 
 /// Importance that a repeated text asks for.
 const IMPORTANCE_REPEATED: f64 = 0.9;
@@ -19,6 +21,30 @@ const IMPORTANCE_REPEATED: f64 = 0.9;
 pub(super) struct Content {
     pub(super) memories: BTreeMap<String, Held>,
     pub(super) model: TinyModel,
+    /// What can be gone back to; no part of what the store holds now.
+    pub(super) aside: Aside,
+}
+
+/// States that a restore goes to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Aside {
+    /// The newest backup, by the number in its name.
+    backup: Option<(usize, Arc<Saved>)>,
+    /// The state before the last restore.
+    undo: Option<Arc<Saved>>,
+}
+
+impl PartialEq for Aside {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+/// What a store held at some time.
+#[derive(Debug)]
+struct Saved {
+    memories: BTreeMap<String, Held>,
+    model: TinyModel,
 }
 
 /// A memory, and its vector as soon as it has one.
@@ -49,6 +75,14 @@ pub(super) enum Operation {
     Index,
     /// Forgets these and rewrites the log without them.
     Purge(Vec<String>),
+    /// Publishes `memory.db`.
+    Snapshot,
+    /// Makes a backup with this number in its name.
+    Backup(usize),
+    /// Goes back to exactly what the backup of this number holds.
+    Restore(usize),
+    /// Goes back to the state before the last restore.
+    Undo,
     Reopen,
 }
 
@@ -66,7 +100,13 @@ impl Operation {
             let ids = content.memories.keys();
             ids.clone().nth(chance.index(ids.len().max(1))).cloned()
         };
-        match (chance.below(19), any(chance)) {
+        match (chance.below(24), any(chance)) {
+            (19, _) => Self::Snapshot,
+            (20, _) => Self::Backup(number),
+            (21 | 22, _) if content.aside.backup.is_some() => {
+                Self::Restore(content.aside.backup.as_ref().expect("just seen").0)
+            }
+            (23, _) if content.aside.undo.is_some() => Self::Undo,
             (0, Some(id)) => Self::Repeat(id, format!("again-{number}")),
             (1 | 2, Some(id)) => Self::UpdateText(id, text(number, 0, chance)),
             (3, Some(id)) => Self::UpdateMetadata(id, number as u64),
@@ -104,7 +144,11 @@ impl Operation {
                 content.memories.contains_key(id)
             }
             Self::Forget(ids) | Self::Purge(ids) => ids.iter().any(|id| content.memories.contains_key(id)),
+            Self::Restore(number) => content.aside.backup.as_ref().is_some_and(|(have, _)| have == number),
+            Self::Undo => content.aside.undo.is_some(),
             Self::Remember(_)
+            | Self::Snapshot
+            | Self::Backup(_)
             | Self::Embed
             | Self::Reembed
             | Self::Checkpoint
@@ -140,6 +184,21 @@ impl Operation {
             }),
             Self::Forget(ids) | Self::Purge(ids) => {
                 ids.iter().for_each(|id| _ = content.memories.remove(id));
+                if matches!(self, Self::Purge(_)) {
+                    // What it took out of the past is not to come back.
+                    content.aside.undo = None;
+                }
+            }
+            Self::Backup(number) => content.aside.backup = Some((*number, Arc::new(content.saved()))),
+            Self::Restore(_) => {
+                if let Some((_, saved)) = content.aside.backup.clone() {
+                    content.go_to(&saved);
+                }
+            }
+            Self::Undo => {
+                if let Some(saved) = content.aside.undo.clone() {
+                    content.go_to(&saved);
+                }
             }
             Self::Embed => {
                 for held in content.memories.values_mut() {
@@ -152,7 +211,7 @@ impl Operation {
                     held.vector = Some(vector_of(&held.memory.text, TinyModel::Second));
                 }
             }
-            Self::Checkpoint | Self::Compact | Self::Index | Self::Reopen => {}
+            Self::Checkpoint | Self::Compact | Self::Index | Self::Snapshot | Self::Reopen => {}
         }
     }
 
@@ -189,12 +248,55 @@ impl Operation {
             Self::Compact => session.store()?.compact(&mut |_| {}).map(|_| None),
             Self::Index => session.store()?.build_index(false, &mut |_| {}).map(|()| None),
             Self::Purge(ids) => session.store()?.purge(ids, &mut |_| {}).map(|_| None),
+            Self::Snapshot => session.store()?.snapshot(&mut |_| {}).map(|_| None),
+            Self::Backup(number) => session.store()?.backup_to(&backup(*number), &mut |_| {}).map(|_| None),
+            Self::Restore(number) => {
+                let from = RestoreFrom::File(backup(*number));
+                let options = RestoreOptions { exact: true, dry_run: false };
+                session.store()?.restore(&from, options).map(|_| None)
+            }
+            Self::Undo => {
+                session.store()?.restore(&RestoreFrom::Undo, RestoreOptions::default()).map(|_| None)
+            }
             Self::Reopen => session.reopen().map(|()| None),
         }
     }
 }
 
+fn backup(number: usize) -> PathBuf {
+    Path::new(HOME).join(format!("backup-{number}.db"))
+}
+
 impl Content {
+    fn saved(&self) -> Saved {
+        Saved { memories: self.memories.clone(), model: self.model }
+    }
+
+    /// What is the same stays with its vectors; what comes back has those that were kept of the same model.
+    fn go_to(&mut self, saved: &Saved) {
+        let before = self.saved();
+        let same_model = saved.model == self.model;
+        let gone_to: BTreeMap<String, Held> = saved
+            .memories
+            .iter()
+            .map(|(id, then)| {
+                let vector = match self.memories.get(id) {
+                    Some(now) if now.memory.text == then.memory.text => now.vector.clone(),
+                    _ => then.vector.clone().filter(|_| same_model),
+                };
+                (id.clone(), Held { memory: Arc::clone(&then.memory), vector })
+            })
+            .collect();
+        let is_change = gone_to.len() != self.memories.len()
+            || gone_to
+                .iter()
+                .any(|(id, held)| self.memories.get(id).is_none_or(|now| now.memory != held.memory));
+        self.memories = gone_to;
+        if is_change {
+            self.aside.undo = Some(Arc::new(before));
+        }
+    }
+
     fn change(&mut self, id: &str, change: impl FnOnce(&mut Memory, &mut Option<Vec<f32>>)) {
         if let Some(held) = self.memories.get_mut(id) {
             change(Arc::make_mut(&mut held.memory), &mut held.vector);

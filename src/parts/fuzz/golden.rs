@@ -132,6 +132,8 @@ pub(super) fn taken(disk: &SimulatedDisk) -> Files {
 /// Opens the store on a disk, with nothing that runs behind the calls.
 pub(super) fn open(disk: &SimulatedDisk) -> Result<Store> {
     let options = Options::at(HOME)
+        // A snapshot has a random name of its own, and samples are the same each time.
+        .publish(false)
         .embedder(Arc::new(Counting::new()))
         .background_embedding(false)
         .query_cache(false)
@@ -171,7 +173,13 @@ fn states(disk: &SimulatedDisk) -> Result<Vec<Content>> {
                 }
                 Op::Update { key, memory, .. } => _ = now.insert(ids[&key].clone(), memory),
                 Op::Forget { key, .. } => _ = now.remove(&ids[&key]),
-                Op::Vector { .. } | Op::Model { .. } | Op::UseModel { .. } | Op::Lost(_) | Op::Seal(_) => {}
+                Op::RestorePoint(_)
+                | Op::Restore(_)
+                | Op::Vector { .. }
+                | Op::Model { .. }
+                | Op::UseModel { .. }
+                | Op::Lost(_)
+                | Op::Seal(_) => {}
             }
             if header.group_end {
                 states.push(now.clone());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::format::op::{MemoryKey, ModelNumber, Op, SealV1, Vectors};
+use crate::format::op::{MemoryKey, ModelNumber, Op, RestorePointV1, RestoreV1, SealV1, Vectors};
 use crate::format::record::{RecordHeader, frame};
 use crate::memory::{Duplicates, Memory, MemoryId, ModelIdentity, Remember};
 use crate::transfer::{JsonlReader, write_jsonl};
@@ -53,6 +53,11 @@ pub(super) fn ops() -> Vec<(&'static str, Op)> {
         ("remember-vectors", Op::Remember { memory: memory(), vectors: Some(vectors()) }),
         ("update", Op::Update { key, previous_seq: 1, memory: memory(), vectors: None }),
         ("forget", Op::Forget { key, id: id("m1") }),
+        ("restore-point", Op::RestorePoint(RestorePointV1 { name: "before".to_owned(), made_unix_ms: 5 })),
+        (
+            "restore",
+            Op::Restore(RestoreV1 { point_seq: 1, kind: 1, target: "a.db".to_owned(), made_unix_ms: 5 }),
+        ),
         ("vector", Op::Vector { key, text_seq: 1, vectors: vectors() }),
         ("model", Op::Model { number: ModelNumber(1), identity: identity() }),
         ("use-model", Op::UseModel { number: ModelNumber(1) }),

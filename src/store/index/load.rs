@@ -288,7 +288,7 @@ pub(super) fn changed_since(
 }
 
 /// Reads vectors of one model from records of the log, one open file at a time.
-pub(super) struct VectorReader<'a> {
+pub(in crate::store) struct VectorReader<'a> {
     segments: &'a SegmentMap,
     place: &'a Place,
     model: ModelNumber,
@@ -297,7 +297,7 @@ pub(super) struct VectorReader<'a> {
 }
 
 impl<'a> VectorReader<'a> {
-    pub(super) fn new(
+    pub(in crate::store) fn new(
         segments: &'a SegmentMap,
         place: &'a Place,
         model: ModelNumber,
@@ -308,7 +308,7 @@ impl<'a> VectorReader<'a> {
 
     /// # Errors
     /// [`ErrorKind::Corrupt`] when no whole record with vectors of the model is there, and what the disk says.
-    pub(super) fn read(&mut self, location: Location) -> Result<Vectors> {
+    pub(in crate::store) fn read(&mut self, location: Location) -> Result<Vectors> {
         if self.open.as_ref().is_none_or(|(number, ..)| *number != location.segment) {
             let segment = self.segments.find(location.segment).ok_or_else(|| {
                 Error::new(ErrorKind::Corrupt, format!("segment {} is missing", location.segment))

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+pub(super) use load::VectorReader;
 pub(super) use watch::spawn_indexer;
 
 use super::{Inner, Progress, Store, lock};

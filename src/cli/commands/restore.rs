@@ -1,0 +1,115 @@
+//! `restore`: takes the store to another state.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::context::Context;
+use crate::cli::exit::Failure;
+use crate::cli::{session, text};
+use crate::{Moment, RestoreFrom, RestoreOptions, Restored, Result};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  memento-kv restore --latest --dry-run
+  memento-kv restore ~/.memento/backups/memory_20260217_123456.db --exact
+  memento-kv restore --at 2h
+  memento-kv restore --undo
+
+A file gives back what the store has lost; what the log knows to be newer stays, and what was forgotten
+since stays forgotten. With --exact, --at and --seq the store goes back to exactly that state. Nothing is
+removed by a restore: --undo takes it back, for 30 days.")]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    source: Source,
+    /// Go back to exactly what the file holds, also where the log has something newer
+    #[arg(long)]
+    exact: bool,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What to restore: one of them.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// A backup, a snapshot, or a database of the original
+    file: Option<PathBuf>,
+    /// The newest verified backup
+    #[arg(long)]
+    latest: bool,
+    /// The state at this time: 2026-02-17T12:30, Unix seconds, or an age such as 2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    at: Option<String>,
+    /// The state after the record of this sequence, as `remember --json` gave it
+    #[arg(long, value_name = "N")]
+    seq: Option<u64>,
+    /// The state before the last restore
+    #[arg(long)]
+    undo: bool,
+}
+
+pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failure> {
+    let from = from(&args.source, context)?;
+    // What a home without a store has to give back may be a backup.
+    let (_, store) = match from {
+        RestoreFrom::File(_) if !args.dry_run => session::open(context)?,
+        _ => session::open_existing(context)?,
+    };
+    let restored = store.restore(&from, RestoreOptions { exact: args.exact, dry_run: args.dry_run });
+    session::close(context, store);
+    let restored = restored?;
+    for problem in &restored.problems {
+        context.out.warn(problem);
+    }
+    if context.out.json {
+        return context.out.print_json(&restored);
+    }
+    context.out.print(&pretty(&restored))
+}
+
+fn from(args: &Source, context: &Context<'_>) -> Result<RestoreFrom> {
+    Ok(match (&args.file, &args.at, args.seq) {
+        (Some(file), ..) => RestoreFrom::File(file.clone()),
+        (_, Some(at), _) => match session::moment(context, at)? {
+            Moment::At(ms) => RestoreFrom::At(ms),
+            _ => unreachable!("a time is a time"),
+        },
+        (_, _, Some(seq)) => RestoreFrom::Seq(seq),
+        _ if args.undo => RestoreFrom::Undo,
+        _ => RestoreFrom::Latest,
+    })
+}
+
+fn pretty(restored: &Restored) -> String {
+    let changed = &restored.changed;
+    let would = if restored.dry_run { "would be " } else { "" };
+    let mut lines = vec![format!(
+        "{}: {} {would}added, {} {would}changed, {} {would}forgotten, {} as they were",
+        restored.target,
+        text::count(changed.added, "memory", "memories"),
+        changed.changed,
+        changed.forgotten,
+        changed.unchanged,
+    )];
+    if restored.kept > 0 {
+        lines.push(format!("{} newer in the log and kept; --exact goes back to the file", restored.kept));
+    }
+    for (what, ids) in [
+        ("added", &changed.added_ids),
+        ("changed", &changed.changed_ids),
+        ("forgotten", &changed.forgotten_ids),
+    ] {
+        if restored.dry_run && !ids.is_empty() {
+            let shown: Vec<&str> = ids.iter().take(20).map(|id| id.as_str()).collect();
+            let more = if ids.len() > shown.len() { ", ..." } else { "" };
+            lines.push(format!("{what}: {}{more}", shown.join(", ")));
+        }
+    }
+    if !restored.dry_run && changed.count() > 0 {
+        lines.push("`memento-kv restore --undo` takes it back".to_owned());
+    }
+    format!("{}\n", lines.join("\n"))
+}

@@ -1,0 +1,159 @@
+//! A private copy of a file that somebody else may write to, or has made: it is looked at, never the file itself.
+
+use std::path::{Path, PathBuf};
+
+use super::publish::siblings;
+use super::read::{self, File};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{Access, Disk, Kind};
+use crate::store::Inner;
+
+/// Bytes that are copied at once.
+const COPY_LEN: usize = 1 << 20;
+/// The longest file that is looked at.
+const FILE_LEN_MAX: u64 = 64 << 30;
+
+/// A copy in the store's folder, removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) file: File,
+    _copy: Removed,
+}
+
+/// What a look at a file found.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) copied: Copied,
+    /// Whether it is a snapshot of ours, and its rows are what it says.
+    pub(super) is_whole: bool,
+}
+
+/// Files that go when this is dropped.
+#[derive(Debug)]
+struct Removed {
+    disk: std::sync::Arc<dyn Disk>,
+    paths: Vec<PathBuf>,
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            if matches!(self.disk.kind(path), Ok(Some(Kind::File(_)))) {
+                // What is left is removed by the next open.
+                let _ = self.disk.remove(path);
+            }
+        }
+    }
+}
+
+/// Looks at a file. It is looked at without what stands beside it, since a journal or log of another database would be
+/// played over it; only where it says nothing sensible alone, or more with it, what stands beside it counts.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`], [`ErrorKind::Permission`] for a link or what is no file, [`ErrorKind::Invalid`] and
+/// [`ErrorKind::Corrupt`] when it cannot be used.
+pub(super) fn look_at(store: &Inner, path: &Path) -> Result<Look> {
+    let disk = store.disk();
+    if disk.kind(path)?.is_none() {
+        return Err(Error::new(ErrorKind::NotFound, "there is no such file").at(path));
+    }
+    let alone = look(store, path, false);
+    if alone.as_ref().is_ok_and(|look| look.is_whole) {
+        return alone;
+    }
+    let mut has_siblings = false;
+    for sibling in siblings(path) {
+        has_siblings |= read::is_file(&**disk, &sibling)?;
+    }
+    if !has_siblings || disk.system_path(path).is_none() {
+        return alone;
+    }
+    match (alone, look(store, path, true)) {
+        (Ok(alone), Ok(with)) => {
+            let rows =
+                |look: &Look| look.copied.file.for_each(|_| Ok(())).map(|summary| summary.rows).unwrap_or(0);
+            Ok(if with.is_whole || rows(&with) > rows(&alone) { with } else { alone })
+        }
+        (Err(_), Ok(with)) => Ok(with),
+        (alone, Err(_)) => alone,
+    }
+}
+
+fn look(store: &Inner, path: &Path, with_siblings: bool) -> Result<Look> {
+    let disk = store.disk();
+    let name = if with_siblings { "look-2.db.tmp" } else { "look.db.tmp" };
+    let copy = store.folder().join(name);
+    let mut paths = vec![copy.clone()];
+    paths.extend(siblings(&copy));
+    for path in &paths {
+        if disk.kind(path)?.is_some() {
+            disk.remove(path)?;
+        }
+    }
+    let removed = Removed { disk: disk.clone(), paths };
+    copy_file(&**disk, path, &copy)?;
+    if with_siblings {
+        let [wal, _, journal] = siblings(path);
+        let [wal_copy, _, journal_copy] = siblings(&copy);
+        for (from, to) in [(wal, wal_copy), (journal, journal_copy)] {
+            if read::is_file(&**disk, &from)? {
+                copy_file(&**disk, &from, &to)?;
+            }
+        }
+    } else {
+        rollback_mode(&**disk, &copy)?;
+    }
+    let file =
+        if with_siblings { read::open_with_journal(&**disk, &copy) } else { read::open(&**disk, &copy) };
+    let file = file.map_err(|error| at(error, path))?;
+    let is_whole = match &file.stamp {
+        Some(_) => match file.verify() {
+            Ok(_) => true,
+            // Somebody has changed its rows, or chance has: SQLite counts who writes.
+            Err(error) if error.kind() == ErrorKind::Conflict && !file.is_unwritten() => false,
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                return Err(at(Error::new(ErrorKind::Corrupt, error.message().to_owned()), path));
+            }
+            Err(error) => return Err(at(error, path)),
+        },
+        None => {
+            file.for_each(|_| Ok(())).map_err(|error| at(error, path))?;
+            false
+        }
+    };
+    Ok(Look { copied: Copied { file, _copy: removed }, is_whole })
+}
+
+/// A database in WAL mode cannot be read without its log unless its header says otherwise: the copy is told so.
+fn rollback_mode(disk: &dyn Disk, copy: &Path) -> Result<()> {
+    let file = disk.open(copy, Access::Write)?;
+    let mut versions = [0; 2];
+    if file.read_at(&mut versions, 18)? == 2 && versions == [2, 2] {
+        file.write_at(&[1, 1], 18)?;
+    }
+    Ok(())
+}
+
+fn copy_file(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    let source = disk.open(from, Access::Read)?;
+    if source.len()? > FILE_LEN_MAX {
+        return Err(
+            Error::new(ErrorKind::TooLarge, "the file is too large for a database of memories").at(from)
+        );
+    }
+    let target = disk.open(to, Access::CreateNew)?;
+    let (mut offset, mut part) = (0, vec![0; COPY_LEN]);
+    loop {
+        let read = source.read_at(&mut part, offset)?;
+        if read == 0 {
+            return Ok(());
+        }
+        target.write_at(&part[..read], offset)?;
+        offset += read as u64;
+    }
+}
+
+/// The same error about the file that was copied.
+fn at(error: Error, path: &Path) -> Error {
+    Error::new(error.kind(), error.message().to_owned()).at(path)
+}

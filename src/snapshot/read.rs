@@ -1,0 +1,359 @@
+//! Reading a `memory.db` back: snapshots of ours, and every file that has the original's table. Nothing in it is
+//! trusted: neither the schema nor a value.
+
+use std::io::Read;
+use std::path::Path;
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use serde_json::{Map, Value};
+
+use super::layout::{CHANGE_COUNTERS, ORIGINAL_DIMENSIONS, Stamp, row_crc, share_of, tags_of};
+use super::sql;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{Access, Disk, DiskFile, Kind};
+use crate::memory::{
+    DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, DIMENSIONS_MAX, Memory,
+    MemoryId, ModelIdentity, check_label, check_metadata, check_text, clean_tags,
+};
+
+/// Longest value that is read: the longest text fits, and all vectors of a memory.
+const VALUE_LEN_MAX: i32 = 64 << 20;
+
+/// A row of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Found {
+    pub(crate) memory: Memory,
+    /// Its sequence in the store that wrote the file; `None` for a row that no store of ours wrote.
+    pub(crate) seq: Option<u64>,
+    /// Whether it stands there as it was written: its checksum holds.
+    pub(crate) is_pristine: bool,
+    /// Vectors of the file's model.
+    pub(crate) vectors: Option<Vec<f32>>,
+}
+
+/// What a file holds as a whole.
+#[derive(Debug)]
+pub(crate) struct File {
+    connection: Connection,
+    path: std::path::PathBuf,
+    /// What a snapshot of ours says of itself.
+    pub(crate) stamp: Option<Stamp>,
+    /// SQLite's change counter in its header.
+    changes: u32,
+}
+
+/// What came of reading all rows.
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) rows: u64,
+    /// Checksum of the rows of ours, as they are.
+    pub(crate) content_crc: u64,
+    /// What could not be taken as it is, one line each.
+    pub(crate) problems: Vec<String>,
+    /// Rows that could not be taken at all.
+    pub(crate) left_out: u64,
+}
+
+/// Opens a file whose name nobody else has, for reading.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] when it is no SQLite file or has no table of memories, and what the disk says.
+pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<File> {
+    let connection = match disk.system_path(path) {
+        Some(real) => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+            Connection::open_with_flags(real, flags).map_err(|error| sql(path, error))?
+        }
+        None => {
+            let mut connection = Connection::open_in_memory().map_err(|error| sql(path, error))?;
+            let file = disk.open(path, Access::Read)?;
+            let len = usize::try_from(file.len()?).unwrap_or(usize::MAX);
+            let reader = FileReader { file: &*file, offset: 0 };
+            connection.deserialize_read_exact("main", reader, len, true).map_err(|error| sql(path, error))?;
+            connection
+        }
+    };
+    opened(connection, path, changes_of(disk, path)?)
+}
+
+/// The same for a file with a journal beside it, which is played back first: only for a private copy.
+pub(crate) fn open_with_journal(disk: &dyn Disk, path: &Path) -> Result<File> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| sql(path, error))?;
+    // Whatever is read is read with the journal played back.
+    let file = opened(connection, path, 0)?;
+    Ok(File { changes: changes_of(disk, path)?, ..file })
+}
+
+/// SQLite's change counter in the header of a file.
+fn changes_of(disk: &dyn Disk, path: &Path) -> Result<u32> {
+    let mut bytes = [0; 4];
+    disk.open(path, Access::Read)?.read_at(&mut bytes, CHANGE_COUNTERS[0] as u64)?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+fn opened(connection: Connection, path: &Path, changes: u32) -> Result<File> {
+    let guarded = || -> rusqlite::Result<()> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_LEN_MAX)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        connection.execute_batch("PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;")
+    };
+    guarded().map_err(|error| sql(path, error))?;
+    if !is_plain_table(&connection, "memories").map_err(|error| sql(path, error))? {
+        return Err(Error::new(ErrorKind::Invalid, "it has no table of memories").at(path));
+    }
+    let has_own = is_plain_table(&connection, "memento_snapshot")
+        .and_then(|has| Ok(has && is_plain_table(&connection, "memento_rows")?));
+    let stamp = if has_own.map_err(|error| sql(path, error))? {
+        stamp(&connection).map_err(|error| sql(path, error))?
+    } else {
+        None
+    };
+    Ok(File { connection, path: path.to_owned(), stamp, changes })
+}
+
+/// Whether this is a table as the program makes them: no view and no virtual table, which would run code of others.
+fn is_plain_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let found: Option<(String, Option<String>)> = connection
+        .query_row("SELECT type, sql FROM sqlite_schema WHERE name = ?1", [name], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    Ok(found.is_some_and(|(kind, text)| {
+        let text = text.unwrap_or_default().to_ascii_uppercase();
+        kind == "table" && text.trim_start().starts_with("CREATE TABLE")
+    }))
+}
+
+/// What a snapshot says of itself; `None` when it says nothing that can be understood.
+pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<Option<Stamp>> {
+    let text = "SELECT snapshot_id, store_id, seq, rows, content_crc, created_ms, model_identity, changes \
+        FROM memento_snapshot WHERE format = 1";
+    let read = |row: &Row<'_>| {
+        let identity: Option<String> = row.get(6)?;
+        let unsigned = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+        Ok(Stamp {
+            snapshot_id: row.get(0)?,
+            store_id: row.get(1)?,
+            seq: unsigned(2)?,
+            rows: unsigned(3)?,
+            content_crc: unsigned(4)?,
+            created_ms: row.get(5)?,
+            changes: row.get(7)?,
+            model: identity.and_then(|identity| serde_json::from_str::<ModelIdentity>(&identity).ok()),
+        })
+    };
+    match connection.query_row(text, [], read).optional() {
+        Err(rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..)) => {
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+/// Reads a snapshot of ours as a whole: what it says of itself, if that is what its rows are.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] when it is not, and as [`open`].
+pub(crate) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
+    let file = open(disk, path)?;
+    file.verify().map_err(|error| match error.kind() {
+        ErrorKind::Conflict => Error::corrupt(path, 0, error.message().to_owned()),
+        _ => error,
+    })
+}
+
+impl File {
+    /// As [`verify`], but rows that are not what they should be are an error of kind [`ErrorKind::Conflict`].
+    pub(crate) fn verify(&self) -> Result<Stamp> {
+        let Some(stamp) = &self.stamp else {
+            return Err(Error::new(ErrorKind::Invalid, "it is no snapshot of this program").at(&self.path));
+        };
+        let summary = self.for_each(|_| Ok(()))?;
+        if (summary.rows, summary.content_crc, summary.left_out) != (stamp.rows, stamp.content_crc, 0) {
+            let what = format!(
+                "{} rows with the checksum {:016x}, expected {} with {:016x}",
+                summary.rows, summary.content_crc, stamp.rows, stamp.content_crc
+            );
+            return Err(Error::new(ErrorKind::Conflict, what).at(&self.path));
+        }
+        Ok(stamp.clone())
+    }
+
+    /// Calls with every row that can be taken, in the order in which they were stored.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when SQLite finds the file damaged, and what `visit` says.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Found) -> Result<()>) -> Result<Summary> {
+        let failed = |error| sql(&self.path, error);
+        let columns = "m.id, m.text, m.timestamp, m.source, m.session_id, m.importance, m.tags, m.collection, m.embedding";
+        let text = if self.stamp.is_some() {
+            format!(
+                "SELECT {columns}, r.seq, r.crc, r.tags, r.speaker, r.role, r.position, r.metadata, r.vectors \
+                 FROM memories m LEFT JOIN memento_rows r ON r.id = m.id ORDER BY m.rowid"
+            )
+        } else {
+            format!(
+                "SELECT {columns}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM memories m ORDER BY m.rowid"
+            )
+        };
+        let dimensions = match &self.stamp {
+            Some(stamp) => stamp.model.as_ref().map_or(0, |model| model.dimensions as usize),
+            None => ORIGINAL_DIMENSIONS,
+        };
+        let mut statement = self.connection.prepare(&text).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        let mut summary = Summary::default();
+        while let Some(row) = rows.next().map_err(failed)? {
+            summary.rows += 1;
+            match read_row(row, dimensions) {
+                Ok((found, crc, problem)) => {
+                    summary.content_crc = summary.content_crc.wrapping_add(share_of(crc));
+                    if let Some(problem) = problem {
+                        summary.problems.push(format!("row {}: {problem}", summary.rows));
+                    }
+                    visit(found)?;
+                }
+                Err(problem) => {
+                    summary.left_out += 1;
+                    summary.problems.push(format!("row {} is left out: {problem}", summary.rows));
+                }
+            }
+        }
+        Ok(summary)
+    }
+
+    /// Whether nobody has written to a snapshot of ours since it was made, as SQLite counts.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.stamp.as_ref().is_some_and(|stamp| stamp.changes == self.changes)
+    }
+
+    /// Ids of memories that a snapshot of ours had and somebody took away by hand.
+    pub(crate) fn taken_away(&self) -> Result<Vec<String>> {
+        let failed = |error| sql(&self.path, error);
+        if self.stamp.is_none() {
+            return Ok(Vec::new());
+        }
+        let text =
+            "SELECT r.id FROM memento_rows r WHERE NOT EXISTS (SELECT 1 FROM memories m WHERE m.id = r.id)";
+        let mut statement = self.connection.prepare(text).map_err(failed)?;
+        let ids = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
+        ids.collect::<rusqlite::Result<_>>().map_err(failed)
+    }
+}
+
+/// A row with its checksum, and what had to be changed in it; or why it cannot be taken.
+fn read_row(row: &Row<'_>, dimensions: usize) -> Result<(Found, u32, Option<String>), String> {
+    let value = |index: usize| row.get_ref(index).map_err(|error| error.to_string());
+    let text = |index: usize| match value(index)? {
+        ValueRef::Text(bytes) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| format!("column {index} is not UTF-8"))?;
+            Ok(Some(text.to_owned()))
+        }
+        ValueRef::Null => Ok(None),
+        other => Err(format!("column {index} is {}, expected a text", other.data_type())),
+    };
+    let integer = |index: usize| match value(index)? {
+        ValueRef::Integer(number) => Ok(Some(number)),
+        ValueRef::Real(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Some(number as i64)),
+        ValueRef::Null => Ok(None),
+        other => Err(format!("column {index} is {}, expected a whole number", other.data_type())),
+    };
+    let blob = |index: usize| match value(index)? {
+        ValueRef::Blob(bytes) => Ok(Some(bytes)),
+        ValueRef::Null => Ok(None),
+        other => Err(format!("column {index} is {}, expected bytes", other.data_type())),
+    };
+    let id = text(0)?.ok_or("it has no id")?;
+    let id = MemoryId::new(id).map_err(|error| error.message().to_owned())?;
+    let mut memory = Memory::new(id, text(1)?.ok_or("it has no text")?, integer(2)?.ok_or("it has no time")?);
+    memory.source = text(3)?.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
+    memory.session_id = text(4)?.unwrap_or_else(|| DEFAULT_SESSION.to_owned());
+    memory.importance = match value(5)? {
+        ValueRef::Real(number) => number,
+        ValueRef::Integer(number) => number as f64,
+        _ => DEFAULT_IMPORTANCE,
+    };
+    memory.tags = tags_of(&text(6)?.unwrap_or_default(), text(11)?.as_deref());
+    memory.collection = text(7)?.unwrap_or_else(|| DEFAULT_COLLECTION.to_owned());
+    (memory.speaker, memory.role, memory.position) = (text(12)?, text(13)?, integer(14)?);
+    let metadata = text(15)?;
+    if let Some(metadata) = &metadata {
+        memory.metadata = serde_json::from_str::<Map<String, Value>>(metadata)
+            .map_err(|_| "its metadata is no JSON object")?;
+    }
+    let embedding = blob(8)?;
+    // Where the two do not begin alike, somebody changed the original's column by hand, and it counts.
+    let vectors = blob(16)?.filter(|all| embedding.is_none_or(|first| all.starts_with(first))).or(embedding);
+    let crc = row_crc(&memory, metadata.as_deref(), vectors);
+    let is_pristine = integer(10)? == Some(i64::from(crc));
+    let problem = if is_pristine { None } else { made_fit(&mut memory)? };
+    let found = Found {
+        memory,
+        seq: integer(9)?.map(i64::cast_unsigned),
+        is_pristine,
+        vectors: vectors.and_then(|bytes| values_of(bytes, dimensions)),
+    };
+    Ok((found, crc, problem))
+}
+
+/// What others wrote must be what this program would take: what can be mended is, and said.
+fn made_fit(memory: &mut Memory) -> Result<Option<String>, String> {
+    let said = |error: Error| error.message().to_owned();
+    check_text(&memory.text).map_err(said)?;
+    for (name, value) in
+        [("collection", &memory.collection), ("source", &memory.source), ("session", &memory.session_id)]
+    {
+        check_label(name, value).map_err(said)?;
+    }
+    crate::time::checked(memory.timestamp).map_err(said)?;
+    check_metadata(&memory.metadata).map_err(said)?;
+    memory.tags = clean_tags(std::mem::take(&mut memory.tags)).map_err(said)?;
+    if (0.0..=1.0).contains(&memory.importance) {
+        return Ok(None);
+    }
+    let former = memory.importance;
+    memory.importance = if former.is_nan() { DEFAULT_IMPORTANCE } else { former.clamp(0.0, 1.0) };
+    Ok(Some(format!("importance {former} is now {}", memory.importance)))
+}
+
+/// Vectors from their bytes; `None` when they cannot be such.
+fn values_of(bytes: &[u8], dimensions: usize) -> Option<Vec<f32>> {
+    let len = 4 * dimensions;
+    if dimensions == 0 || dimensions > DIMENSIONS_MAX || bytes.is_empty() || !bytes.len().is_multiple_of(len)
+    {
+        return None;
+    }
+    let (values, _) = bytes.as_chunks::<4>();
+    let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    values.iter().all(|value| value.is_finite()).then_some(values)
+}
+
+/// A file of the disk as a stream.
+struct FileReader<'a> {
+    file: &'a dyn DiskFile,
+    offset: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset).map_err(crate::fs::as_io)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+/// Whether a regular file is there.
+pub(crate) fn is_file(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    Ok(matches!(disk.kind(path)?, Some(Kind::File(_))))
+}
