@@ -10,7 +10,7 @@ use crate::format::op::{MemoryKey, ModelNumber};
 use crate::memory::{Degraded, Mode, Recall};
 use crate::rank::{Asked, Evidence};
 use crate::scope::{Deadline, Scope};
-use crate::text::{NONE, Scores, TextIndex, asks_when, names_in, without_names};
+use crate::text::{NONE, Reader, Scores, TextIndex, asks_when, names_in, without_names};
 use crate::vector::Limits;
 
 /// Of each kind of evidence so many of the best memories are ranked, or more when more are asked for.
@@ -166,17 +166,18 @@ fn gather(
     }
     if let Some(index) = words {
         let scores = index.score(&recall.query, deadline);
+        let reader = index.reader();
         found.truncated |= scores.truncated();
         found.asked.ceiling = scores.ceiling();
         found.asked.when = asks_when(&recall.query);
         for doc in scores.best(count, scope) {
-            list.add(Evidence { key: index.key_of(doc), is_in_scope: true, ..NOTHING });
+            list.add(Evidence { key: reader.key_of(doc), is_in_scope: true, ..NOTHING });
         }
-        list.with_turns_around(index, scope);
+        list.with_turns_around(&reader, scope);
         if let Some((vectors, _)) = meaning {
             list.with_sample(vectors, scope);
         }
-        list.attributes(index, &scores);
+        list.attributes(&reader, &scores);
         list.named(index, question, scope);
     } else if let Some((vectors, _)) = meaning {
         list.with_sample(vectors, scope);
@@ -218,7 +219,7 @@ impl Candidates {
     }
 
     /// Adds the turns before and after each one: what they say counts for it, and some of them answer.
-    fn with_turns_around(&mut self, index: &TextIndex, scope: &Scope) {
+    fn with_turns_around(&mut self, index: &Reader<'_>, scope: &Scope) {
         for at in 0..self.evidence.len() {
             let Some(doc) = index.doc_of(self.evidence[at].key) else { continue };
             let around = index.links_of(doc).map(|link| {
@@ -237,7 +238,7 @@ impl Candidates {
     }
 
     /// What the words say of each one, and what is known of it without reading it.
-    fn attributes(&mut self, index: &TextIndex, scores: &Scores<'_>) {
+    fn attributes(&mut self, index: &Reader<'_>, scores: &Scores<'_>) {
         for one in &mut self.evidence {
             let Some(doc) = index.doc_of(one.key) else { continue };
             let score = scores.of(doc);
@@ -254,8 +255,9 @@ impl Candidates {
         if question.names.is_empty() {
             return;
         }
+        let reader = index.reader();
         let in_scope = |docs: Vec<u32>| -> Vec<MemoryKey> {
-            docs.into_iter().map(|doc| index.key_of(doc)).filter(|key| scope.contains(*key)).collect()
+            docs.into_iter().map(|doc| reader.key_of(doc)).filter(|key| scope.contains(*key)).collect()
         };
         let mut said: Vec<MemoryKey> =
             question.names.iter().flat_map(|name| in_scope(index.said_by(Some(name)))).collect();

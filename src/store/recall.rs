@@ -210,8 +210,10 @@ impl Inner {
         };
         let index = search.text.index.as_ref().expect("it was just loaded");
         // Nearest first on both sides.
-        let beside: Vec<[Vec<MemoryKey>; 2]> =
-            keys.iter().map(|key| [0, 1].map(|side| index.turns_beside(*key, side, turns))).collect();
+        let beside: Vec<[Vec<MemoryKey>; 2]> = keys
+            .iter()
+            .map(|key| [0, 1].map(|side| index.reader().turns_beside(*key, side, turns)))
+            .collect();
         drop(search);
         self.read(|catalog| {
             let view = catalog.view();

@@ -63,7 +63,7 @@ impl Merge {
             }
             if !index.gone.contains(doc) {
                 merge.stored[doc as usize] = merge.keys.len() as u32;
-                let importance = index.attributes(doc).importance;
+                let importance = columns.importances[doc as usize];
                 merge.push(columns.order_of(doc), columns.lens[doc as usize], importance);
             }
         }

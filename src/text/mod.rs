@@ -178,7 +178,7 @@ impl TextIndex {
         let base = self.base();
         let in_file = self.columns().doc_of(key).filter(|doc| !self.gone.contains(*doc));
         let Some(doc) = self.live.slot_of(key).map(|slot| base + slot).or(in_file) else { return false };
-        let [before, after] = self.links_of(doc);
+        let [before, after] = self.reader().links_of(doc);
         if doc >= base {
             let document = self.live.remove(key).expect("it has a slot");
             self.sums.remove(document.len, document.session.is_some());
@@ -196,55 +196,14 @@ impl TextIndex {
         true
     }
 
-    /// The document of a memory.
-    pub(crate) fn doc_of(&self, key: MemoryKey) -> Option<u32> {
-        match self.live.slot_of(key) {
-            Some(slot) => Some(self.base() + slot),
-            None => self.columns().doc_of(key).filter(|doc| !self.gone.contains(*doc)),
-        }
+    /// For looking at many texts: it asks the file for its columns once.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { index: self, columns: self.columns() }
     }
 
     /// The memory of a document.
     pub(crate) fn key_of(&self, doc: u32) -> MemoryKey {
-        MemoryKey(self.attributes(doc).order.key)
-    }
-
-    /// What is known of a text.
-    pub(crate) fn attributes(&self, doc: u32) -> Attributes {
-        match self.slot(doc) {
-            Some(slot) => {
-                let Document { order, importance, names_time, .. } = slot.document;
-                Attributes { order, importance, names_time }
-            }
-            None => {
-                let columns = self.columns();
-                Attributes {
-                    order: columns.order_of(doc),
-                    importance: columns.importances.get(doc as usize).copied().unwrap_or(0.5),
-                    names_time: columns.names_time(doc),
-                }
-            }
-        }
-    }
-
-    /// The documents just before and just after one in its conversation; [`NONE`] where there is none.
-    pub(crate) fn links_of(&self, doc: u32) -> [u32; 2] {
-        match self.slot(doc) {
-            Some(slot) => slot.links,
-            None if self.links.is_empty() => self.columns().links_of(doc),
-            None => self.links.get(&doc).copied().unwrap_or_else(|| self.columns().links_of(doc)),
-        }
-    }
-
-    /// Up to `count` turns before (side 0) or after (side 1) a memory in its conversation, the nearest first.
-    pub(crate) fn turns_beside(&self, key: MemoryKey, side: usize, count: usize) -> Vec<MemoryKey> {
-        let next = |doc: &u32| Some(self.links_of(*doc)[side]).filter(|link| *link != NONE);
-        // A damaged file may have a circle, so that the count alone ends it.
-        std::iter::successors(self.doc_of(key), next)
-            .skip(1)
-            .take(count)
-            .map(|doc| self.key_of(doc))
-            .collect()
+        self.reader().key_of(doc)
     }
 
     /// Whether anybody of this name, as [`name_of`] gives it, has said something.
@@ -274,10 +233,6 @@ impl TextIndex {
     /// The number of the first text in memory.
     fn base(&self) -> u32 {
         self.columns().len() as u32
-    }
-
-    fn slot(&self, doc: u32) -> Option<&live::Slot> {
-        self.live.slots.get(doc.checked_sub(self.base())? as usize)
     }
 
     fn stored_postings(&self, term: &str) -> impl Iterator<Item = (u32, u32)> {
@@ -345,5 +300,68 @@ impl TextIndex {
         };
         self.live.slots.iter_mut().flat_map(|slot| &mut slot.links).for_each(new);
         self.links.values_mut().flatten().for_each(new);
+    }
+}
+
+/// Looks at texts one by one.
+pub(crate) struct Reader<'a> {
+    index: &'a TextIndex,
+    columns: Columns<'a>,
+}
+
+impl Reader<'_> {
+    /// The document of a memory.
+    pub(crate) fn doc_of(&self, key: MemoryKey) -> Option<u32> {
+        match self.index.live.slot_of(key) {
+            Some(slot) => Some(self.columns.len() as u32 + slot),
+            None => self.columns.doc_of(key).filter(|doc| !self.index.gone.contains(*doc)),
+        }
+    }
+
+    /// The memory of a document.
+    pub(crate) fn key_of(&self, doc: u32) -> MemoryKey {
+        MemoryKey(self.attributes(doc).order.key)
+    }
+
+    /// What is known of a text.
+    pub(crate) fn attributes(&self, doc: u32) -> Attributes {
+        match self.slot(doc) {
+            Some(slot) => {
+                let Document { order, importance, names_time, .. } = slot.document;
+                Attributes { order, importance, names_time }
+            }
+            None => {
+                let columns = &self.columns;
+                Attributes {
+                    order: columns.order_of(doc),
+                    importance: columns.importances.get(doc as usize).copied().unwrap_or(0.5),
+                    names_time: columns.names_time(doc),
+                }
+            }
+        }
+    }
+
+    /// The documents just before and just after one in its conversation; [`NONE`] where there is none.
+    pub(crate) fn links_of(&self, doc: u32) -> [u32; 2] {
+        match self.slot(doc) {
+            Some(slot) => slot.links,
+            None if self.index.links.is_empty() => self.columns.links_of(doc),
+            None => self.index.links.get(&doc).copied().unwrap_or_else(|| self.columns.links_of(doc)),
+        }
+    }
+
+    /// Up to `count` turns before (side 0) or after (side 1) a memory in its conversation, the nearest first.
+    pub(crate) fn turns_beside(&self, key: MemoryKey, side: usize, count: usize) -> Vec<MemoryKey> {
+        let next = |doc: &u32| Some(self.links_of(*doc)[side]).filter(|link| *link != NONE);
+        // A damaged file may have a circle, so that the count alone ends it.
+        std::iter::successors(self.doc_of(key), next)
+            .skip(1)
+            .take(count)
+            .map(|doc| self.key_of(doc))
+            .collect()
+    }
+
+    fn slot(&self, doc: u32) -> Option<&live::Slot> {
+        self.index.live.slots.get(doc.checked_sub(self.columns.len() as u32)? as usize)
     }
 }

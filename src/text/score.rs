@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::stored::Columns;
 use super::terms::each_term;
-use super::{NONE, TextIndex};
+use super::{NONE, Reader, TextIndex};
 use crate::memory::Language;
 use crate::scope::{Deadline, Scope};
 
@@ -23,9 +23,9 @@ const OWN_WEIGHT: f32 = 3.0;
 const DEADLINE_POSTINGS: usize = 1 << 16;
 
 /// What the words of a question say of the texts.
-#[derive(Debug)]
 pub(crate) struct Scores<'a> {
     index: &'a TextIndex,
+    reader: Reader<'a>,
     scratch: Scratch,
     /// Documents that share a word with the question, or whose neighbours do.
     hits: Vec<u32>,
@@ -84,7 +84,14 @@ impl TextIndex {
             scratch.weights.resize(docs, 0.0);
             scratch.scores.resize(docs, 0.0);
         }
-        let mut scores = Scores { index: self, scratch, hits: Vec::new(), ceiling: 0.0, truncated: false };
+        let mut scores = Scores {
+            index: self,
+            reader: self.reader(),
+            scratch,
+            hits: Vec::new(),
+            ceiling: 0.0,
+            truncated: false,
+        };
         let lens = FieldLens { columns: self.columns(), index: self };
         let average_len = self.average_len();
         let mut touched = Vec::new();
@@ -296,11 +303,11 @@ impl Scores<'_> {
         match scope {
             Scope::All => self.hits.iter().for_each(|doc| best.take(*doc, self.of(*doc))),
             Scope::Keys(keys) if keys.len() < self.hits.len() => {
-                let docs = keys.iter().filter_map(|key| self.index.doc_of(*key));
+                let docs = keys.iter().filter_map(|key| self.reader.doc_of(*key));
                 docs.filter(|doc| self.of(*doc) > 0.0).for_each(|doc| best.take(doc, self.of(doc)));
             }
             Scope::Keys(_) => {
-                let in_scope = self.hits.iter().filter(|doc| scope.contains(self.index.key_of(**doc)));
+                let in_scope = self.hits.iter().filter(|doc| scope.contains(self.reader.key_of(**doc)));
                 in_scope.for_each(|doc| best.take(*doc, self.of(*doc)));
             }
         }

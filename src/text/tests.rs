@@ -231,11 +231,11 @@ proptest! {
         }
         prop_assert_eq!(index.len(), memories.len());
         for (key, memory) in &memories {
-            let doc = index.doc_of(MemoryKey(*key)).expect("it is there");
+            let doc = index.reader().doc_of(MemoryKey(*key)).expect("it is there");
             let links: Vec<u64> =
-                index.links_of(doc).into_iter().filter(|link| *link != NONE).map(|link| index.key_of(link).0).collect();
+                index.reader().links_of(doc).into_iter().filter(|link| *link != NONE).map(|link| index.key_of(link).0).collect();
             prop_assert_eq!(links, around(&memories, *key));
-            prop_assert_eq!(index.attributes(doc).order.time, memory.timestamp);
+            prop_assert_eq!(index.reader().attributes(doc).order.time, memory.timestamp);
         }
         let found = found(&index, &query, &Scope::All);
         let expected = textbook(&memories, &query);
@@ -358,10 +358,10 @@ fn a_conversation_of_many_turns_is_one_chain() {
     for at in (1..100_000).step_by(2) {
         index.insert(MemoryKey(at), &turn(at));
     }
-    let mut doc = index.doc_of(MemoryKey(0)).expect("it is there");
+    let mut doc = index.reader().doc_of(MemoryKey(0)).expect("it is there");
     for at in 0..100_000 {
         assert_eq!(index.key_of(doc), MemoryKey(at));
-        doc = index.links_of(doc)[1];
+        doc = index.reader().links_of(doc)[1];
     }
     assert_eq!(doc, NONE);
 }

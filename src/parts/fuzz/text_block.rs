@@ -81,8 +81,12 @@ fn search(index: &TextIndex) {
         for doc in scores.best(10, &Scope::All) {
             assert!(scores.of(doc) > 0.0);
             let key = index.key_of(doc);
-            let _ = (index.attributes(doc), index.turns_beside(key, 0, 20), index.turns_beside(key, 1, 20));
-            assert!(index.links_of(doc).iter().all(|link| *link == NONE || *link < 1 << 20));
+            let _ = (
+                index.reader().attributes(doc),
+                index.reader().turns_beside(key, 0, 20),
+                index.reader().turns_beside(key, 1, 20),
+            );
+            assert!(index.reader().links_of(doc).iter().all(|link| *link == NONE || *link < 1 << 20));
         }
         drop(scores);
     }
