@@ -46,6 +46,7 @@ pub mod parts;
 mod rank;
 mod scope;
 pub mod secrets;
+pub mod spool;
 mod store;
 mod text;
 pub mod time;

@@ -63,7 +63,8 @@ impl CaptureOptions {
     pub fn of(home: &Home) -> Result<Self> {
         let config = &home.config.capture;
         let decisions = Decisions::of(&home.path)?;
-        let mut options = Self::default().threshold(decisions.shifted(config.threshold)).per_hour(config.per_hour);
+        let mut options =
+            Self::default().threshold(decisions.shifted(config.threshold)).per_hour(config.per_hour);
         for (name, tag) in &config.names {
             options = options.name(name, tag);
         }
@@ -230,13 +231,19 @@ impl Capturer {
     fn compose(&self, exchange: &Exchange, kept: &[(Role, Judged)], captured: &mut Captured) {
         let is_kept = |judged: &Judged| judged.sentences.iter().any(|sentence| sentence.kept);
         let turns: Vec<&(Role, Judged)> = kept.iter().filter(|(_, judged)| is_kept(judged)).collect();
-        let Some((_, best)) = turns.iter().copied().reduce(|best, one| if one.1.score > best.1.score { one } else { best }) else {
+        let Some((_, best)) =
+            turns.iter().copied().reduce(|best, one| if one.1.score > best.1.score { one } else { best })
+        else {
             return;
         };
         let kind = best.best().and_then(|sentence| sentence.kind);
         let text: Vec<String> = turns.iter().map(|(_, judged)| kept_text(judged)).collect();
         let mut kinds: Vec<Kind> = kind.into_iter().collect();
-        for sentence in turns.iter().flat_map(|(_, judged)| &judged.sentences).filter(|sentence| sentence.score >= self.options.threshold && sentence.kept) {
+        for sentence in turns
+            .iter()
+            .flat_map(|(_, judged)| &judged.sentences)
+            .filter(|sentence| sentence.score >= self.options.threshold && sentence.kept)
+        {
             kinds.extend(sentence.kind.filter(|kind| !kinds.contains(kind)));
         }
         captured.text = text.join("\n");
@@ -358,7 +365,8 @@ fn near(store: &Store, captured: &Captured) -> Result<Vec<Memory>> {
 
 /// The memory of which everything that was kept is a copy, if each kept sentence is in one.
 fn copied<'a>(captured: &Captured, near: &'a [Memory]) -> Option<&'a Memory> {
-    let there: Vec<(&Memory, BTreeSet<String>)> = near.iter().map(|memory| (memory, words_of(&memory.text))).collect();
+    let there: Vec<(&Memory, BTreeSet<String>)> =
+        near.iter().map(|memory| (memory, words_of(&memory.text))).collect();
     let mut first = None;
     for sentence in captured.sentences.iter().filter(|sentence| sentence.kept) {
         let words = words_of(&sentence.text);
@@ -370,12 +378,21 @@ fn copied<'a>(captured: &Captured, near: &'a [Memory]) -> Option<&'a Memory> {
 
 /// What was said in another conversation before becomes a little more important. What the same conversation says again,
 /// or what was handed to the agent in it, does not: it would be an echo.
-fn reinforce(store: &Store, mut captured: Captured, copied: &Memory, exchange: &Exchange) -> Result<Captured> {
+fn reinforce(
+    store: &Store,
+    mut captured: Captured,
+    copied: &Memory,
+    exchange: &Exchange,
+) -> Result<Captured> {
     captured.id = Some(copied.id.clone());
     let session = label(exchange.session.as_deref(), DEFAULT_SESSION);
     let last = copied.metadata.get("reinforced_by").and_then(Value::as_str).unwrap_or(&copied.session_id);
     captured.outcome = CapturedAs::Known;
-    if captured.fenced || last == session || copied.session_id == session || copied.importance >= IMPORTANCE_MAX {
+    if captured.fenced
+        || last == session
+        || copied.session_id == session
+        || copied.importance >= IMPORTANCE_MAX
+    {
         return Ok(captured);
     }
     let importance = (copied.importance + REINFORCED_BY).min(IMPORTANCE_MAX);
@@ -385,7 +402,8 @@ fn reinforce(store: &Store, mut captured: Captured, copied: &Memory, exchange: &
 }
 
 fn kept_text(judged: &Judged) -> String {
-    let kept: Vec<&str> = judged.sentences.iter().filter(|one| one.kept).map(|one| one.text.as_str()).collect();
+    let kept: Vec<&str> =
+        judged.sentences.iter().filter(|one| one.kept).map(|one| one.text.as_str()).collect();
     kept.join(" ")
 }
 

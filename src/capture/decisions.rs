@@ -69,7 +69,8 @@ impl Decisions {
     pub fn record(&mut self, id: &str, verdict: Verdict, at: i64) -> Result<()> {
         let decision = Decision { id: id.to_owned(), verdict, at };
         let io = |error| Error::io("write", &self.path, error);
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path).map_err(io)?;
+        let mut file =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path).map_err(io)?;
         let line = serde_json::to_string(&decision).expect("strings and numbers are always JSON");
         // A line of its own, also behind a torn one.
         file.write_all(format!("\n{line}\n").as_bytes()).map_err(io)?;

@@ -50,11 +50,15 @@ pub(crate) const NAMES: [&str; 39] = [
 ];
 
 /// Words that turn what follows into its opposite.
-const NEGATIONS: &[&str] = &["not", "haven't", "hasn't", "didn't", "never", "don't", "isn't", "wasn't", "no", "without", "if", "whether"];
+const NEGATIONS: &[&str] = &[
+    "not", "haven't", "hasn't", "didn't", "never", "don't", "isn't", "wasn't", "no", "without", "if",
+    "whether",
+];
 /// Units behind a number.
 const UNITS: &[&str] = &[
-    "ms", "s", "us", "µs", "ns", "sec", "seconds", "minutes", "hours", "days", "weeks", "kb", "mb", "gb", "tb", "kib", "mib", "gib", "%",
-    "percent", "x", "times", "qps", "rps", "req", "requests", "rows", "ops", "euros", "dollars", "people", "°c",
+    "ms", "s", "us", "µs", "ns", "sec", "seconds", "minutes", "hours", "days", "weeks", "kb", "mb", "gb",
+    "tb", "kib", "mib", "gib", "%", "percent", "x", "times", "qps", "rps", "req", "requests", "rows", "ops",
+    "euros", "dollars", "people", "°c",
 ];
 
 /// A sentence with what is known of it.
@@ -99,7 +103,8 @@ pub(crate) fn measure(sentence: &str, is_agent: bool) -> Measured {
     let mut hits = hits(list);
     // "haven't decided" and "if we decide" are no decisions.
     hits.retain(|hit| {
-        let is_kind = matches!(hit.group, Group::Strong(Kind::Decision | Kind::Bug | Kind::Benchmark | Kind::Design));
+        let is_kind =
+            matches!(hit.group, Group::Strong(Kind::Decision | Kind::Bug | Kind::Benchmark | Kind::Design));
         let before = &list[hit.at.saturating_sub(2)..hit.at];
         !(is_kind && before.iter().any(|word| NEGATIONS.contains(&word.as_str())))
     });
@@ -117,7 +122,8 @@ pub(crate) fn measure(sentence: &str, is_agent: bool) -> Measured {
         set(kind.name(), share(strong, 2));
         set(words_name(kind), share(count(Group::Weak(kind)), 3));
     }
-    let opening = |group: Group| f32::from(u8::from(hits.iter().any(|hit| hit.group == group && hit.at <= 1)));
+    let opening =
+        |group: Group| f32::from(u8::from(hits.iter().any(|hit| hit.group == group && hit.at <= 1)));
     let is_any = |names: &[&str]| list.iter().filter(|word| names.contains(&word.as_str())).count();
     let has = |yes: bool| f32::from(u8::from(yes));
     let numbers = list.iter().filter(|word| word.bytes().any(|byte| byte.is_ascii_digit())).count();
@@ -136,9 +142,15 @@ pub(crate) fn measure(sentence: &str, is_agent: bool) -> Measured {
     set("time", share(count(Group::Time), 2));
     set("event", share(count(Group::Event), 1));
     set("reason", share(count(Group::Reason), 1));
-    set("first-person", share(is_any(&["i", "we", "my", "our", "i'm", "we're", "i've", "we've", "us", "me"]), 2));
+    set(
+        "first-person",
+        share(is_any(&["i", "we", "my", "our", "i'm", "we're", "i've", "we've", "us", "me"]), 2),
+    );
     set("second-person", share(is_any(&["you", "your", "you're", "you've", "you'll"]), 2));
-    set("third-person", share(is_any(&["he", "she", "they", "her", "his", "their", "she's", "he's", "them", "him"]), 2));
+    set(
+        "third-person",
+        share(is_any(&["he", "she", "they", "her", "his", "their", "she's", "he's", "them", "him"]), 2),
+    );
     set("names", share(found.inner_capitals, 3));
     set("numbers", share(numbers, 3));
     set("measures", share(measures(list), 2));
@@ -161,6 +173,10 @@ fn measures(words: &[String]) -> usize {
         let number = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
         starts(word) && number < word.len() && is_unit(&word[number..])
     };
-    let apart = |two: &[String]| two[0].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && starts(&two[0]) && is_unit(&two[1]);
+    let apart = |two: &[String]| {
+        two[0].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+            && starts(&two[0])
+            && is_unit(&two[1])
+    };
     words.iter().filter(|word| together(word)).count() + words.windows(2).filter(|two| apart(two)).count()
 }

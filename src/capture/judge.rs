@@ -73,7 +73,10 @@ pub(crate) fn judge(text: &str, is_agent: bool, threshold: f64) -> Judged {
     let mut judged = Judged::default();
     for text in sentences(text) {
         let measured = measure(text, is_agent);
-        let asked = !is_agent && measured.asks_to_remember() && words_of(text) >= ASKED_WORDS_MIN && measured.value("question") == 0.0;
+        let asked = !is_agent
+            && measured.asks_to_remember()
+            && words_of(text) >= ASKED_WORDS_MIN
+            && measured.value("question") == 0.0;
         let score = if asked { ASKED_SCORE } else { score(&measured.values) };
         judged.asked |= asked;
         judged.score = judged.score.max(score);
@@ -190,7 +193,10 @@ mod tests {
         let judged = judge("Approved RFC-001 for Rust architecture", false, THRESHOLD_DEFAULT);
         let best = judged.best().expect("a sentence");
         assert!(best.kept, "{best:?}");
-        assert!(best.reasons.iter().any(|reason| reason.feature == "decision" && reason.weight > 0.0), "{best:?}");
+        assert!(
+            best.reasons.iter().any(|reason| reason.feature == "decision" && reason.weight > 0.0),
+            "{best:?}"
+        );
         let other = judge("Approved RFC-001 for Rust architecture", false, THRESHOLD_DEFAULT);
         assert_eq!(judged, other);
     }

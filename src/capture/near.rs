@@ -24,7 +24,9 @@ pub(crate) fn is_copy(text: &BTreeSet<String>, other: &BTreeSet<String>) -> bool
         return false;
     }
     // "not" turns a statement round.
-    let negations = |words: &BTreeSet<String>| ["not", "no", "never", "don't", "won't", "isn't"].iter().any(|word| words.contains(*word));
+    let negations = |words: &BTreeSet<String>| {
+        ["not", "no", "never", "don't", "won't", "isn't"].iter().any(|word| words.contains(*word))
+    };
     if negations(text) != negations(other) {
         return false;
     }

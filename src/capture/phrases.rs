@@ -157,7 +157,8 @@ pub(crate) fn hits(words: &[String]) -> Vec<Hit> {
     for at in 0..words.len() {
         let word = words[at].as_str();
         let exact = table.by_first.get(word).into_iter().flatten().copied();
-        let open = table.open_first.iter().filter(|(start, _)| word.starts_with(start)).map(|(_, index)| *index);
+        let open =
+            table.open_first.iter().filter(|(start, _)| word.starts_with(start)).map(|(_, index)| *index);
         for index in exact.chain(open) {
             let phrase = &table.phrases[index];
             let is_new = |hit: &Hit| hit.phrase != phrase.text || hit.group != phrase.group;
@@ -187,7 +188,8 @@ mod tests {
 
     #[test]
     fn phrases_match_whole_words_only() {
-        for text in ["improve the process", "the latest address", "a prefix in the explanation", "debugging"] {
+        for text in ["improve the process", "the latest address", "a prefix in the explanation", "debugging"]
+        {
             let kinds = groups(text).into_iter().filter(|group| matches!(group, Group::Strong(_))).count();
             assert_eq!(kinds, 0, "{text}");
         }

@@ -83,7 +83,9 @@ impl ConversationReader {
         while at < bytes.len() {
             let end = memchr::memchr(b'\n', &bytes[at..]).map(|len| at + len + 1);
             let line = String::from_utf8_lossy(&bytes[at..end.unwrap_or(bytes.len())]);
-            let is_torn = end.is_none() && line.trim_start().starts_with('{') && serde_json::from_str::<Value>(line.trim()).is_err();
+            let is_torn = end.is_none()
+                && line.trim_start().starts_with('{')
+                && serde_json::from_str::<Value>(line.trim()).is_err();
             if is_torn {
                 break;
             }
@@ -120,7 +122,9 @@ impl ConversationReader {
         let mark = trimmed.split_once(':').filter(|(name, _)| name.len() <= 24).and_then(|(name, rest)| {
             let role = match name.trim_end_matches('*').trim().to_ascii_lowercase().as_str() {
                 "user" | "human" | "you" | "q" => Role::User,
-                "assistant" | "ai" | "agent" | "claude" | "chatgpt" | "codex" | "bot" | "a" => Role::Assistant,
+                "assistant" | "ai" | "agent" | "claude" | "chatgpt" | "codex" | "bot" | "a" => {
+                    Role::Assistant
+                }
                 "system" | "tool" => Role::System,
                 _ => return None,
             };
@@ -164,7 +168,11 @@ impl ConversationReader {
         };
         let text = |names: &[&str]| names.iter().find_map(|name| object.get(*name)?.as_str());
         let session = text(&["session", "session_id", "sessionId", "conversation_id"]);
-        let at = object.get("timestamp").or_else(|| object.get("at")).or_else(|| object.get("time")).and_then(|at| self.time(at));
+        let at = object
+            .get("timestamp")
+            .or_else(|| object.get("at"))
+            .or_else(|| object.get("time"))
+            .and_then(|at| self.time(at));
         if let Some(source) = text(&["source"]) {
             self.source = Some(source.to_owned());
         }
@@ -188,7 +196,9 @@ impl ConversationReader {
         // Codex wraps what is said; Claude Code and the original do so under another name.
         if let Some(inner @ Value::Object(_)) = object.get("payload") {
             let kind = inner.get("type").and_then(Value::as_str);
-            if let Some(id) = inner.get("id").and_then(Value::as_str).filter(|_| text(&["type"]) == Some("session_meta")) {
+            if let Some(id) =
+                inner.get("id").and_then(Value::as_str).filter(|_| text(&["type"]) == Some("session_meta"))
+            {
                 self.session = Some(id.to_owned());
             }
             match (text(&["type"]), kind) {
@@ -218,9 +228,11 @@ impl ConversationReader {
 
     /// `{"role": …, "content": …}`.
     fn message(&mut self, message: &Value, session: Option<&str>, at: Option<i64>, done: &mut Vec<Exchange>) {
-        let role = ["role", "speaker", "from", "type", "author"].iter().find_map(|name| match message.get(name)? {
-            Value::String(role) => Some(Role::named(role)),
-            other => other.get("role").and_then(Value::as_str).map(Role::named),
+        let role = ["role", "speaker", "from", "type", "author"].iter().find_map(|name| {
+            match message.get(name)? {
+                Value::String(role) => Some(Role::named(role)),
+                other => other.get("role").and_then(Value::as_str).map(Role::named),
+            }
         });
         let content = message.get("content").or_else(|| message.get("text")).or_else(|| message.get("value"));
         let (Some(role), Some(content)) = (role, content) else {
@@ -237,9 +249,17 @@ impl ConversationReader {
     }
 
     /// Adds a turn; a person who speaks after an agent begins a new exchange.
-    fn say(&mut self, role: Role, text: &str, session: Option<&str>, at: Option<i64>, done: &mut Vec<Exchange>) {
+    fn say(
+        &mut self,
+        role: Role,
+        text: &str,
+        session: Option<&str>,
+        at: Option<i64>,
+        done: &mut Vec<Exchange>,
+    ) {
         let answered = self.open.turns.iter().any(|turn| turn.role == Role::Assistant);
-        let other_session = session.is_some() && self.open.session.is_some() && session != self.open.session.as_deref();
+        let other_session =
+            session.is_some() && self.open.session.is_some() && session != self.open.session.as_deref();
         if (role == Role::User && answered) || other_session {
             let speaking = self.speaking;
             done.extend(self.finish());
@@ -295,7 +315,9 @@ mod tests {
 
     fn read(text: &str) -> Vec<Vec<(&'static str, String)>> {
         let (done, _) = ConversationReader::new(None, None).read(text.as_bytes());
-        done.into_iter().map(|one| one.turns.into_iter().map(|turn| (turn.role.name(), turn.text)).collect()).collect()
+        done.into_iter()
+            .map(|one| one.turns.into_iter().map(|turn| (turn.role.name(), turn.text)).collect())
+            .collect()
     }
 
     fn pair(user: &str, assistant: &str) -> Vec<(&'static str, String)> {
@@ -316,7 +338,13 @@ mod tests {
         ] {
             let found: Vec<_> = read(text)
                 .into_iter()
-                .map(|turns| turns.into_iter().filter(|(_, text)| !text.starts_with("not json")).map(|(role, text)| (role, text.trim().replace("\nnot json {", ""))).collect::<Vec<_>>())
+                .map(|turns| {
+                    turns
+                        .into_iter()
+                        .filter(|(_, text)| !text.starts_with("not json"))
+                        .map(|(role, text)| (role, text.trim().replace("\nnot json {", "")))
+                        .collect::<Vec<_>>()
+                })
                 .collect();
             assert_eq!(found, expected, "{text}");
         }
@@ -344,7 +372,15 @@ mod tests {
 
     #[test]
     fn no_bytes_make_it_panic() {
-        for bytes in [&b"\xff\xfe{"[..], b"{}", b"[1,2,{\"role\":3}]", b"{\"messages\":[null]}", b"", b"\n\n:\n", b"{\"content\":[[[]]],\"role\":{\"role\":\"user\"}}"] {
+        for bytes in [
+            &b"\xff\xfe{"[..],
+            b"{}",
+            b"[1,2,{\"role\":3}]",
+            b"{\"messages\":[null]}",
+            b"",
+            b"\n\n:\n",
+            b"{\"content\":[[[]]],\"role\":{\"role\":\"user\"}}",
+        ] {
             let _ = ConversationReader::new(None, None).read(bytes);
         }
     }

@@ -5,7 +5,10 @@ const SENTENCES_MAX: usize = 400;
 /// Longest sentence, in bytes; longer ones are logs and data.
 const SENTENCE_LEN_MAX: usize = 1200;
 /// What ends with a dot and ends no sentence.
-const ABBREVIATIONS: &[&str] = &["e.g.", "i.e.", "etc.", "vs.", "cf.", "no.", "dr.", "mr.", "mrs.", "ms.", "st.", "approx.", "bzw.", "z.b.", "ca."];
+const ABBREVIATIONS: &[&str] = &[
+    "e.g.", "i.e.", "etc.", "vs.", "cf.", "no.", "dr.", "mr.", "mrs.", "ms.", "st.", "approx.", "bzw.",
+    "z.b.", "ca.",
+];
 
 /// The sentences of a text, in order.
 pub(crate) fn sentences(text: &str) -> Vec<&str> {

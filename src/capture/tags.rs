@@ -64,15 +64,99 @@ const AMBIGUOUS: &[(&str, &[&str])] = &[
 
 /// Words which say that a text is about programming.
 const TECHNICAL: &[&str] = &[
-    "code", "compiler", "compile", "compiles", "crate", "crates", "api", "sdk", "binary", "library", "libraries", "function", "module", "repo", "repository",
-    "backend", "frontend", "server", "servers", "database", "db", "schema", "parser", "runtime", "async", "thread", "threads", "deploy", "deployment", "rfc",
-    "ci", "cli", "test", "tests", "build", "builds", "engine", "architecture", "rewrite", "rewritten", "port", "ported", "version", "script", "scripts", "package",
-    "cluster", "broker", "brokers", "consumer", "topic", "latency", "benchmark", "benchmarks", "bug", "bugs", "software", "service", "services", "programming", "language",
-    "developer", "developers", "engineer", "framework", "component", "components", "migration", "migrate", "implementation", "implement", "toolchain", "linter", "app", "sqlite", "postgres", "typescript", "javascript", "docker", "linux", "wasm", "edition", "cache", "memory", "log", "stack",
+    "code",
+    "compiler",
+    "compile",
+    "compiles",
+    "crate",
+    "crates",
+    "api",
+    "sdk",
+    "binary",
+    "library",
+    "libraries",
+    "function",
+    "module",
+    "repo",
+    "repository",
+    "backend",
+    "frontend",
+    "server",
+    "servers",
+    "database",
+    "db",
+    "schema",
+    "parser",
+    "runtime",
+    "async",
+    "thread",
+    "threads",
+    "deploy",
+    "deployment",
+    "rfc",
+    "ci",
+    "cli",
+    "test",
+    "tests",
+    "build",
+    "builds",
+    "engine",
+    "architecture",
+    "rewrite",
+    "rewritten",
+    "port",
+    "ported",
+    "version",
+    "script",
+    "scripts",
+    "package",
+    "cluster",
+    "broker",
+    "brokers",
+    "consumer",
+    "topic",
+    "latency",
+    "benchmark",
+    "benchmarks",
+    "bug",
+    "bugs",
+    "software",
+    "service",
+    "services",
+    "programming",
+    "language",
+    "developer",
+    "developers",
+    "engineer",
+    "framework",
+    "component",
+    "components",
+    "migration",
+    "migrate",
+    "implementation",
+    "implement",
+    "toolchain",
+    "linter",
+    "app",
+    "sqlite",
+    "postgres",
+    "typescript",
+    "javascript",
+    "docker",
+    "linux",
+    "wasm",
+    "edition",
+    "cache",
+    "memory",
+    "log",
+    "stack",
 ];
 
 /// Words before which `cargo` is the tool.
-const CARGO: &[&str] = &["build", "test", "run", "check", "add", "clippy", "fmt", "doc", "publish", "bench", "install", "update", "nextest", "deny", "audit", "fuzz"];
+const CARGO: &[&str] = &[
+    "build", "test", "run", "check", "add", "clippy", "fmt", "doc", "publish", "bench", "install", "update",
+    "nextest", "deny", "audit", "fuzz",
+];
 
 /// A name that is a tag where it stands: a person, a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +209,9 @@ pub(crate) fn tags(text: &str, kinds: &[Kind], names: &[Name]) -> Vec<String> {
             match word {
                 "cargo" => CARGO.contains(&next),
                 // As a language it has a capital, and a version or a technical text around it.
-                "go" | "spring" | "react" | "swift" | "windows" => tokens[*at].is_capital && !tokens[*at].is_first && is_technical,
+                "go" | "spring" | "react" | "swift" | "windows" => {
+                    tokens[*at].is_capital && !tokens[*at].is_first && is_technical
+                }
                 _ => is_technical,
             }
         };
@@ -182,10 +268,12 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
 
 fn is_rfc(lower: &[String], tokens: &[Token<'_>]) -> bool {
     lower.iter().zip(tokens).any(|(word, token)| {
-        token.text == "RFC" || token.text == "RFCs" || word.strip_prefix("rfc").is_some_and(|rest| {
-            let rest = rest.trim_start_matches(['-', '_', '#']);
-            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())
-        })
+        token.text == "RFC"
+            || token.text == "RFCs"
+            || word.strip_prefix("rfc").is_some_and(|rest| {
+                let rest = rest.trim_start_matches(['-', '_', '#']);
+                !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())
+            })
     })
 }
 
@@ -246,7 +334,10 @@ mod tests {
             ("Approved RFC-001 for Rust architecture", &["rust", "rfc"][..]),
             ("run cargo test before merging PR #12", &["rust", "github"]),
             ("Bob reviews it, Brett deploys tidepool-core.", &["bob", "brett", "tidepool"]),
-            ("We moved from Postgres to SQLite on Linux #storage", &["postgres", "sqlite", "linux", "storage"]),
+            (
+                "We moved from Postgres to SQLite on Linux #storage",
+                &["postgres", "sqlite", "linux", "storage"],
+            ),
             ("the Kafka brokers were upgraded", &["kafka"]),
             ("The service is rewritten in Go now", &["go"]),
         ] {

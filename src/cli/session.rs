@@ -6,6 +6,7 @@ use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
+use crate::spool::{self, Spool};
 use crate::{Error, ErrorKind, Healed, Options, Result, Store};
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
@@ -48,7 +49,36 @@ fn opened(context: &Context<'_>, options: Options) -> Result<Store> {
     if store.is_read_only() && !context.global.read_only {
         context.out.warn("the medium cannot be written: the store is open for reading only");
     }
+    if !store.is_read_only() {
+        drain(context, &store);
+    }
     Ok(store)
+}
+
+/// Brings in what was spooled while the store could not be written.
+fn drain(context: &Context<'_>, store: &Store) {
+    let spool = Spool::of(store.home());
+    if !spool.is_there() {
+        return;
+    }
+    match spool.drain(store) {
+        Ok(drained) => {
+            spool::journal(
+                store.home(),
+                context.now_ms,
+                &format!("drained stored={} damaged={}", drained.stored, drained.damaged),
+            );
+            if drained.stored > 0 {
+                let count = super::text::count(drained.stored, "spooled memory was", "spooled memories were");
+                context.out.warn(&format!("{count} brought into the store"));
+            }
+            if drained.damaged > 0 {
+                let count = super::text::count(drained.damaged, "line", "lines");
+                context.out.warn(&format!("{count} of the spool file were damaged and are kept beside it"));
+            }
+        }
+        Err(error) => context.out.warn(&format!("what was spooled stays in the spool file: {error}")),
+    }
 }
 
 /// Tells what was healed, and where the damaged file is now.
@@ -63,9 +93,14 @@ pub(crate) fn tell_healed(context: &Context<'_>, healed: &Healed) {
 /// Opens the store, which is made when it is not there.
 pub(crate) fn open(context: &Context<'_>) -> Result<(Home, Store)> {
     let home = home(context)?;
-    offer_import(context, &home);
-    let store = opened(context, options(context, &home)?)?;
+    let store = open_in(context, &home)?;
     Ok((home, store))
+}
+
+/// As [`open`], in a home that was found already.
+pub(crate) fn open_in(context: &Context<'_>, home: &Home) -> Result<Store> {
+    offer_import(context, home);
+    opened(context, options(context, home)?)
 }
 
 /// As [`open`], for whoever imports already. With a folder, no store is made: an empty one in that folder is opened

@@ -6,13 +6,45 @@ use super::looks::{classes, entropy, is_code, is_placeholder, is_random, is_word
 /// Names, without `_`, `-` and case; the last part of a longer name counts.
 const PASSWORDS: &[&str] = &["password", "passwd", "passphrase", "passwort", "kennwort", "pwd", "passcode"];
 const TOKENS: &[&str] = &[
-    "token", "secret", "apikey", "accesskey", "secretkey", "privatekey", "authkey", "clientsecret", "encryptionkey",
-    "signingkey", "masterkey", "accountkey", "sharedaccesskey", "accesskeyid", "credential", "credentials", "authtoken",
-    "servicekey", "deploykey", "sessionkey", "hmackey", "appkey",
+    "token",
+    "secret",
+    "apikey",
+    "accesskey",
+    "secretkey",
+    "privatekey",
+    "authkey",
+    "clientsecret",
+    "encryptionkey",
+    "signingkey",
+    "masterkey",
+    "accountkey",
+    "sharedaccesskey",
+    "accesskeyid",
+    "credential",
+    "credentials",
+    "authtoken",
+    "servicekey",
+    "deploykey",
+    "sessionkey",
+    "hmackey",
+    "appkey",
 ];
 /// Parts of a name that make it something else.
-const HARMLESS: &[&str] =
-    &["hash", "public", "page", "cancel", "tokenizer", "continuation", "next", "pad", "eos", "bos", "unk", "mask", "cache"];
+const HARMLESS: &[&str] = &[
+    "hash",
+    "public",
+    "page",
+    "cancel",
+    "tokenizer",
+    "continuation",
+    "next",
+    "pad",
+    "eos",
+    "bos",
+    "unk",
+    "mask",
+    "cache",
+];
 /// Longest name that is looked at, in bytes.
 const NAME_LEN_MAX: usize = 64;
 /// Longest value that is looked at, in bytes.
@@ -65,7 +97,10 @@ pub(super) fn find(text: &str, found: &mut Vec<Secret>) {
 fn named(text: &str, start: usize, end: usize) -> Option<(Names, &'static str)> {
     // Bytes of ASCII only, so any cut is between characters.
     let name = &text[start.max(end.saturating_sub(NAME_LEN_MAX))..end];
-    if !matches!(name.as_bytes().last()?.to_ascii_lowercase(), b'd' | b'e' | b't' | b'n' | b'y' | b'l' | b's' | b'r') {
+    if !matches!(
+        name.as_bytes().last()?.to_ascii_lowercase(),
+        b'd' | b'e' | b't' | b'n' | b'y' | b'l' | b's' | b'r'
+    ) {
         return None;
     }
     let mut plain = String::with_capacity(24);
@@ -97,7 +132,10 @@ fn value_behind(text: &str, start: usize, end: usize, names: Names, kind: &'stat
         Some(quote) => {
             let inner = &rest[quote.len_utf8()..];
             let close = if quote == '“' { '”' } else { quote };
-            let len = inner.char_indices().take_while(|(at, _)| *at < VALUE_LEN_MAX).find(|(_, c)| *c == close || *c == '\n');
+            let len = inner
+                .char_indices()
+                .take_while(|(at, _)| *at < VALUE_LEN_MAX)
+                .find(|(_, c)| *c == close || *c == '\n');
             let (len, _) = len.filter(|(at, _)| inner[*at..].starts_with(close))?;
             (at + quote.len_utf8(), inner[..len].trim_end_matches('\\'))
         }
@@ -173,10 +211,17 @@ fn is_password(value: &str, tie: Tie, quoted: bool) -> bool {
     }
     // One word of letters may be anything, and a sentence in quotes is help, not a password.
     let is_sentence = value.split(' ').count() > 2;
-    classes(value) >= 2 && !is_sentence && entropy(value.as_bytes()) >= 2.2 && (tie == Tie::Sign || digits > 0 || classes(value) >= 3)
+    classes(value) >= 2
+        && !is_sentence
+        && entropy(value.as_bytes()) >= 2.2
+        && (tie == Tie::Sign || digits > 0 || classes(value) >= 3)
 }
 
 fn is_token(value: &str, quoted: bool) -> bool {
     let is_long = value.len() >= 16 || (quoted && value.len() >= 12);
-    is_long && !value.contains(' ') && !is_code(value, quoted) && is_random(value) && entropy(value.as_bytes()) >= 3.0
+    is_long
+        && !value.contains(' ')
+        && !is_code(value, quoted)
+        && is_random(value)
+        && entropy(value.as_bytes()) >= 3.0
 }

@@ -162,9 +162,9 @@ fn web_token(text: &str, at: usize) -> Option<Secret> {
 /// `Bearer TOKEN` and `Basic BASE64`.
 fn bearer(text: &str, at: usize) -> Option<Secret> {
     let bytes = &text.as_bytes()[at..];
-    let word = [("bearer ", "bearer-token", 16), ("basic ", "basic-credentials", 12)]
-        .into_iter()
-        .find(|(word, ..)| bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes())));
+    let word = [("bearer ", "bearer-token", 16), ("basic ", "basic-credentials", 12)].into_iter().find(
+        |(word, ..)| bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes())),
+    );
     let (word, kind, least) = word?;
     let body = &bytes[word.len()..];
     let len = body.iter().take_while(|byte| Base64.has(**byte) || matches!(byte, b'.' | b'~')).count();
@@ -201,10 +201,14 @@ fn private_key(text: &str, at: usize, found: &mut Vec<Secret>) -> Option<usize> 
         return None;
     }
     let body = KEY_BEGIN.len() + label_end;
-    let is_body = |byte: &u8| Base64.has(*byte) || byte.is_ascii_whitespace() || matches!(byte, b'\\' | b':' | b',' | b'.');
+    let is_body = |byte: &u8| {
+        Base64.has(*byte) || byte.is_ascii_whitespace() || matches!(byte, b'\\' | b':' | b',' | b'.')
+    };
     // The label ends with five hyphens, which count as a body here; the end mark stops at its blank-free word.
     let mut end = body + rest.as_bytes()[body..].iter().take_while(|byte| is_body(byte)).count();
-    let is_key = |word: &str| word.len() >= KEY_BODY_MIN && word.bytes().filter(|byte| *byte != b'-').count() >= KEY_BODY_MIN;
+    let is_key = |word: &str| {
+        word.len() >= KEY_BODY_MIN && word.bytes().filter(|byte| *byte != b'-').count() >= KEY_BODY_MIN
+    };
     if !rest[body..end].split_whitespace().any(is_key) {
         return None;
     }
@@ -221,7 +225,9 @@ fn private_key(text: &str, at: usize, found: &mut Vec<Secret>) -> Option<usize> 
 /// `scheme://user:PASSWORD@host`.
 fn url_password(text: &str, at: usize, found: &mut Vec<Secret>) -> Option<usize> {
     let rest = text[at..].strip_prefix("://")?;
-    let is_end = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'/' | b'"' | b'\'' | b'<' | b'>' | b'`' | b')');
+    let is_end = |byte: &u8| {
+        byte.is_ascii_whitespace() || matches!(byte, b'/' | b'"' | b'\'' | b'<' | b'>' | b'`' | b')')
+    };
     let authority = rest.as_bytes().iter().take(512).take_while(|byte| !is_end(byte)).count();
     // Only whole characters: the limit may cut one.
     let authority = rest.get(..authority)?;

@@ -2,9 +2,42 @@
 
 /// Values that stand for a secret in examples. Compared without case; also as the beginning of a longer value.
 const PLACEHOLDERS: &[&str] = &[
-    "changeme", "change_me", "change-me", "your", "my-", "my_", "example", "sample", "placeholder", "redacted",
-    "insert", "replace", "dummy", "xxx", "todo", "tbd", "none", "null", "undefined", "secret:", "fake", "put_",
-    "enter", "some-", "some_", "<", "[", "{", "$", "%", "***", "...", "…", "test_key", "not-a-", "foobar",
+    "changeme",
+    "change_me",
+    "change-me",
+    "your",
+    "my-",
+    "my_",
+    "example",
+    "sample",
+    "placeholder",
+    "redacted",
+    "insert",
+    "replace",
+    "dummy",
+    "xxx",
+    "todo",
+    "tbd",
+    "none",
+    "null",
+    "undefined",
+    "secret:",
+    "fake",
+    "put_",
+    "enter",
+    "some-",
+    "some_",
+    "<",
+    "[",
+    "{",
+    "$",
+    "%",
+    "***",
+    "...",
+    "…",
+    "test_key",
+    "not-a-",
+    "foobar",
 ];
 
 /// Characters of a kind that tokens are made of.
@@ -52,9 +85,7 @@ pub(super) fn entropy(bytes: &[u8]) -> f64 {
 
 /// Whether it stands for a secret and is none.
 pub(super) fn is_placeholder(value: &str) -> bool {
-    let starts = |word: &&str| {
-        value.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-    };
+    let starts = |word: &&str| value.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     let bytes = value.as_bytes();
     PLACEHOLDERS.iter().any(|word| starts(&word))
         || value.ends_with('>')
@@ -67,7 +98,8 @@ pub(super) fn is_placeholder(value: &str) -> bool {
 
 /// `12345678`, `abcdefgh`, `01234567890`: what people type when they show a form.
 fn is_counting(bytes: &[u8]) -> bool {
-    bytes.len() >= 8 && bytes.windows(2).filter(|two| two[1] == two[0].wrapping_add(1)).count() * 4 >= bytes.len() * 3
+    bytes.len() >= 8
+        && bytes.windows(2).filter(|two| two[1] == two[0].wrapping_add(1)).count() * 4 >= bytes.len() * 3
 }
 
 /// Whether the text has this word, without regard to case.
@@ -94,7 +126,8 @@ pub(super) fn is_words(value: &str) -> bool {
         let digits = bytes.len() - letters;
         let is_plain = bytes.iter().all(u8::is_ascii_alphanumeric);
         // `v2`, `sha256` and `2026` are words of names; `x7Kq2` is not.
-        let digits_together = bytes.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count() <= 1;
+        let digits_together =
+            bytes.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count() <= 1;
         let is_one_case = bytes.iter().skip(1).all(|byte| !byte.is_ascii_uppercase())
             || bytes.iter().all(|byte| !byte.is_ascii_lowercase());
         is_plain && digits_together && is_one_case && letters <= 14 && digits <= 4
@@ -105,10 +138,17 @@ pub(super) fn is_words(value: &str) -> bool {
 
 /// Code that computes or names a value, rather than the value.
 pub(super) fn is_code(value: &str, quoted: bool) -> bool {
-    if value.starts_with(['$', '{', '<', '%', '&', '(', '[', '`']) || value.contains("${") || value.contains("{{") {
+    if value.starts_with(['$', '{', '<', '%', '&', '(', '[', '`'])
+        || value.contains("${")
+        || value.contains("{{")
+    {
         return true;
     }
-    if value.starts_with("/run/") || value.starts_with("./") || value.starts_with("~/") || value.contains("://") {
+    if value.starts_with("/run/")
+        || value.starts_with("./")
+        || value.starts_with("~/")
+        || value.contains("://")
+    {
         return true;
     }
     if quoted {
@@ -130,5 +170,8 @@ pub(super) fn classes(value: &str) -> usize {
     has(&|c| c.is_lowercase() || c.is_uppercase())
         + usize::from(upper)
         + has(&|c| c.is_ascii_digit())
-        + has(&|c| c.is_ascii_punctuation() && !matches!(c, '-' | '_' | '.' | ',' | '\'' | '/' | ':' | '"' | '?' | ';'))
+        + has(&|c| {
+            c.is_ascii_punctuation()
+                && !matches!(c, '-' | '_' | '.' | ',' | '\'' | '/' | ':' | '"' | '?' | ';')
+        })
 }

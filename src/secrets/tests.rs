@@ -57,13 +57,27 @@ fn secret(chance: &mut Chance) -> (String, bool) {
         19 => {
             let lines: Vec<String> = (0..6).map(|_| c.of(BASE64, 64)).collect();
             let kind = c.one(&["RSA ", "EC ", "OPENSSH ", ""]);
-            (format!("-----BEGIN {kind}PRIVATE KEY-----\n{}\n-----END {kind}PRIVATE KEY-----", lines.join("\n")), true)
+            (
+                format!(
+                    "-----BEGIN {kind}PRIVATE KEY-----\n{}\n-----END {kind}PRIVATE KEY-----",
+                    lines.join("\n")
+                ),
+                true,
+            )
         }
         20 => {
             let scheme = c.one(&["postgres", "mysql", "redis", "amqp", "mongodb+srv", "https"]);
             (format!("{scheme}://app:{}@db.internal:5432/prod", c.of(ALNUM, 16)), true)
         }
-        21 => (format!("https://hooks.slack.com/services/T{}/B{}/{}", c.of(UPPER, 8), c.of(UPPER, 8), c.of(ALNUM, 24)), true),
+        21 => (
+            format!(
+                "https://hooks.slack.com/services/T{}/B{}/{}",
+                c.of(UPPER, 8),
+                c.of(UPPER, 8),
+                c.of(ALNUM, 24)
+            ),
+            true,
+        ),
         22 => (format!("Authorization: Bearer {}", c.of(URL, 40)), true),
         23 => (format!("{}:AA{}", c.of("123456789", 9), c.of(URL, 33)), true),
         24 => (c.of(BASE64, 40), false),
@@ -78,17 +92,41 @@ fn secret(chance: &mut Chance) -> (String, bool) {
 /// The secret where secrets stand.
 fn in_context(chance: &mut Chance, secret: &str, is_told: bool) -> String {
     let is_short = secret.len() < 24;
-    let free = ["use {} from now on", "I pasted {} into the form.", "{}", "the log has `{}` in it", "key: {}\nnext line", "export X={} && run"];
+    let free = [
+        "use {} from now on",
+        "I pasted {} into the form.",
+        "{}",
+        "the log has `{}` in it",
+        "key: {}\nnext line",
+        "export X={} && run",
+    ];
     let password = [
-        "password: {}", "DB_PASSWORD={}", "{\"user\": \"app\", \"password\": \"{}\"}", "the password is {}",
-        "The password for the staging box is {}, do not share it.", "mysql --password={} -u root", "pwd = '{}'",
-        "machine git.example.org login bot password {}", "Server=db;User Id=sa;Password={};", "admin_password: \"{}\"",
-        "set the passphrase to {}", "--password {} --host x",
+        "password: {}",
+        "DB_PASSWORD={}",
+        "{\"user\": \"app\", \"password\": \"{}\"}",
+        "the password is {}",
+        "The password for the staging box is {}, do not share it.",
+        "mysql --password={} -u root",
+        "pwd = '{}'",
+        "machine git.example.org login bot password {}",
+        "Server=db;User Id=sa;Password={};",
+        "admin_password: \"{}\"",
+        "set the passphrase to {}",
+        "--password {} --host x",
     ];
     let token = [
-        "API_KEY={}", "api_key: {}", "secret = \"{}\"", "export AUTH_TOKEN={}", "{\"client_secret\":\"{}\"}",
-        "the API key is {}", "aws_secret_access_key = {}", "config.token = '{}';", "curl -H 'X-Api-Key: {}' https://x.io",
-        "https://x.io/v1?access_token={}&page=2", "AccountName=x;AccountKey={};EndpointSuffix=y", "secret_key => '{}'",
+        "API_KEY={}",
+        "api_key: {}",
+        "secret = \"{}\"",
+        "export AUTH_TOKEN={}",
+        "{\"client_secret\":\"{}\"}",
+        "the API key is {}",
+        "aws_secret_access_key = {}",
+        "config.token = '{}';",
+        "curl -H 'X-Api-Key: {}' https://x.io",
+        "https://x.io/v1?access_token={}&page=2",
+        "AccountName=x;AccountKey={};EndpointSuffix=y",
+        "secret_key => '{}'",
     ];
     let template = if is_told {
         chance.one(&free)
@@ -103,7 +141,8 @@ fn in_context(chance: &mut Chance, secret: &str, is_told: bool) -> String {
 /// A text without a secret that looks like one.
 fn harmless(chance: &mut Chance) -> String {
     let c = chance;
-    let uuid = format!("{}-{}-4{}-a{}-{}", c.of(HEX, 8), c.of(HEX, 4), c.of(HEX, 3), c.of(HEX, 3), c.of(HEX, 12));
+    let uuid =
+        format!("{}-{}-4{}-a{}-{}", c.of(HEX, 8), c.of(HEX, 4), c.of(HEX, 3), c.of(HEX, 3), c.of(HEX, 12));
     match c.next(40) {
         0 => format!("commit {}", c.of(HEX, 40)),
         1 => format!("sha256: {}", c.of(HEX, 64)),
@@ -128,7 +167,8 @@ fn harmless(chance: &mut Chance) -> String {
         20 => "git clone https://github.com/rust-lang/rust.git && ssh git@github.com:org/repo.git".to_owned(),
         21 => "sk-learn and sk-image are not installed; see task-based-long-names-of-things-2024".to_owned(),
         22 => format!("we use {} as the id, 01JZ3V5N8M4Q2R7T9W1X3Y5Z7A is a ULID", c.of(UPPER, 26)),
-        23 => "a file that begins with -----BEGIN PRIVATE KEY----- must never be committed to the repository".to_owned(),
+        23 => "a file that begins with -----BEGIN PRIVATE KEY----- must never be committed to the repository"
+            .to_owned(),
         24 => format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----", c.of(BASE64, 64)),
         25 => format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", c.of(BASE64, 64)),
         26 => format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{} anna@laptop", c.of(BASE64, 43)),
@@ -144,7 +184,13 @@ fn harmless(chance: &mut Chance) -> String {
         36 => format!("cache_key: {}, primary key = {}", c.of(HEX, 32), c.next(10_000)),
         37 => "mount the secret: /run/secrets/db_password_2024 and password_file: ./db.pass1.txt".to_owned(),
         38 => format!("const HASH: &str = \"{}\";", c.of(HEX, 64)),
-        _ => format!("bytes {} to {} of build-{}-{}.tar.gz", c.next(900), c.next(9_000_000), c.of(HEX, 7), c.next(50)),
+        _ => format!(
+            "bytes {} to {} of build-{}-{}.tar.gz",
+            c.next(900),
+            c.next(9_000_000),
+            c.of(HEX, 7),
+            c.next(50)
+        ),
     }
 }
 
@@ -184,10 +230,7 @@ fn a_mask_names_the_kind_and_leaves_the_rest() {
     let token = format!("ghp_{}", "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0eF3hI6");
     assert_eq!(mask(&format!("push with {token}, then stop")), "push with [secret:github-token], then stop");
     assert_eq!(mask("the password is Tr0ub4dor&3."), "the password is [secret:password].");
-    assert_eq!(
-        mask("postgres://app:k2Jx8Qw1@db/prod"),
-        "postgres://app:[secret:url-password]@db/prod"
-    );
+    assert_eq!(mask("postgres://app:k2Jx8Qw1@db/prod"), "postgres://app:[secret:url-password]@db/prod");
     assert_eq!(mask("nothing here"), "nothing here");
 }
 
@@ -212,7 +255,32 @@ fn metadata_is_looked_at_with_its_keys() {
 
 #[test]
 fn no_text_makes_it_panic_or_gives_a_range_within_a_character() {
-    let pieces = ["é", "password", ":", " ", "=", "“", "”", "-----BEGIN ", "PRIVATE KEY", "://", "@", "eyJ", ".", "Bearer ", "\n", "日本", "\"", "bot", ":AA", "1234567890", "is ", "--", "ghp_", "x7Kq2Lm9"];
+    let pieces = [
+        "é",
+        "password",
+        ":",
+        " ",
+        "=",
+        "“",
+        "”",
+        "-----BEGIN ",
+        "PRIVATE KEY",
+        "://",
+        "@",
+        "eyJ",
+        ".",
+        "Bearer ",
+        "\n",
+        "日本",
+        "\"",
+        "bot",
+        ":AA",
+        "1234567890",
+        "is ",
+        "--",
+        "ghp_",
+        "x7Kq2Lm9",
+    ];
     let mut chance = Chance(3);
     for _ in 0..20_000 {
         let text: String = (0..chance.next(14)).map(|_| pieces[chance.next(pieces.len())]).collect();
