@@ -285,7 +285,7 @@ fn stream(count: usize, folder: &Path) {
     let (mut judging, mut capturing) = (0.0, 0.0);
     let mut longest = 0.0_f64;
     for at in 0..count {
-        let user = format!("{} This is about part{at}.", turns[at % turns.len()].text);
+        let user = format!("In part{at}: {}", turns[at % turns.len()].text);
         let exchange =
             Exchange::new(user, turns[(at * 7 + 3) % turns.len()].text.clone()).at(1_700_000_000 + at as i64);
         let start = Instant::now();

@@ -5,6 +5,8 @@
 //! by its best sentence, so training goes in rounds: the best sentence under the present weights is chosen, then the
 //! weights follow by gradient descent.
 
+#![allow(clippy::print_stdout)]
+
 use memento_kv::capture::training;
 
 /// Rounds of choosing the best sentences.

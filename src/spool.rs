@@ -47,7 +47,7 @@ pub struct Spooled {
 pub struct Drained {
     /// Memories that are in the store now.
     pub stored: u64,
-    /// Lines that were damaged, or that the store refuses; they are kept in a file beside the spool.
+    /// Lines that were damaged; they are kept in a file beside the spool.
     pub damaged: u64,
 }
 

@@ -69,6 +69,8 @@ fn drain(context: &Context<'_>, store: &Store) {
                 &format!("drained stored={} damaged={}", drained.stored, drained.damaged),
             );
             if drained.stored > 0 {
+                // They are safe, and found by words, whatever becomes of their vectors.
+                let _ = store.embed_pending(&mut |_| {});
                 let count = super::text::count(drained.stored, "spooled memory was", "spooled memories were");
                 context.out.warn(&format!("{count} brought into the store"));
             }

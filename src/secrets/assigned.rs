@@ -200,7 +200,7 @@ fn netrc(before: &str) -> bool {
 fn is_password(value: &str, tie: Tie, quoted: bool) -> bool {
     let len = value.chars().count();
     let digits = value.bytes().filter(u8::is_ascii_digit).count();
-    if len < 6 || len > 256 || is_placeholder(value) || is_code(value, quoted) || is_words(value) {
+    if !(6..=256).contains(&len) || is_placeholder(value) || is_code(value, quoted) || is_words(value) {
         return false;
     }
     if value.contains(' ') && !quoted {

@@ -85,9 +85,9 @@ pub(super) fn entropy(bytes: &[u8]) -> f64 {
 
 /// Whether it stands for a secret and is none.
 pub(super) fn is_placeholder(value: &str) -> bool {
-    let starts = |word: &&str| value.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    let starts = |word: &str| value.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     let bytes = value.as_bytes();
-    PLACEHOLDERS.iter().any(|word| starts(&word))
+    PLACEHOLDERS.iter().any(|word| starts(word))
         || value.ends_with('>')
         || bytes.windows(4).any(|four| four.iter().all(|byte| matches!(byte, b'x' | b'X' | b'*' | b'.')))
         || contains(value, "example")

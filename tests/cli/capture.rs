@@ -118,13 +118,7 @@ fn secrets_are_refused_with_seven_found_by_scan_and_never_shown() {
 fn what_the_store_cannot_take_is_spooled_and_comes_in_later_once_and_in_order() {
     let user = User::new();
     user.remember(["before"]);
-    // A second process holds the store.
-    let lock = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(user.home().join("store/LOCK"))
-        .expect("the lock");
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let lock = hold(&user);
     let output = user.command(["remember", "while it was locked", "--json"]).output().expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -146,21 +140,28 @@ fn what_the_store_cannot_take_is_spooled_and_comes_in_later_once_and_in_order() 
 
 #[test]
 fn when_not_even_the_home_can_be_written_the_state_folder_takes_it() {
-    if rustix::process::getuid().is_root() {
-        return; // Nothing is forbidden to root.
-    }
     let user = User::new();
     user.remember(["before"]);
-    let forbid =
-        |mode| std::fs::set_permissions(user.home(), std::fs::Permissions::from_mode(mode)).expect("a mode");
-    let segments = user.home().join("store");
-    std::fs::set_permissions(&segments, std::fs::Permissions::from_mode(0o000)).expect("a mode");
-    forbid(0o500);
+    let lock = hold(&user);
+    // No file can be made under this name.
+    let spool = user.home().join("spool.jsonl");
+    std::fs::create_dir(&spool).expect("a folder");
     let output = user.command(["remember", "kept elsewhere", "--json"]).output().expect("it runs");
-    forbid(0o700);
-    std::fs::set_permissions(&segments, std::fs::Permissions::from_mode(0o700)).expect("a mode");
+    drop(lock);
+    std::fs::remove_dir(&spool).expect("removed");
     let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert!(answer["path"].as_str().is_some_and(|path| path.contains(".local/state/memento")), "{answer}");
+    let path = answer["path"].as_str().expect("a path");
+    assert!(path.contains(".local/state/memento"), "{answer}");
+    let mode = std::fs::metadata(path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     user.remember(["after"]);
     assert_eq!(user.count(), 3);
+}
+
+/// As a second process that holds the store.
+fn hold(user: &User) -> std::fs::File {
+    let path = user.home().join("store/LOCK");
+    let lock = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the lock");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    lock
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fallback;
+use super::{fallback, load};
 use crate::capture::{
     CaptureOptions, Captured, CapturedAs, Capturer, ConversationReader, Exchange, Position, Role, Trust,
 };
@@ -352,6 +352,7 @@ impl<'a> Run<'a> {
 
     fn end(&mut self) -> Result<(), Failure> {
         if let Target::Store(store) = std::mem::replace(&mut self.target, Target::Nowhere) {
+            load::embed(&store, self.counts.get("stored").copied().unwrap_or(0), self.context.out);
             session::close(self.context, store);
         }
         if !self.single {

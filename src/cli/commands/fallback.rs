@@ -11,13 +11,16 @@ use crate::{Error, ErrorKind, Remember};
 /// Whether an error says that the store cannot be written now, rather than that the memory or the home is wrong. After
 /// [`ErrorKind::CommitUnknown`] the memory may be there, and spooling would store it twice.
 pub(super) fn is_spoolable(error: &Error, context: &Context<'_>) -> bool {
-    use ErrorKind as Kind;
-    let may_pass = match error.kind() {
-        Kind::NoSpace | Kind::Io | Kind::Busy | Kind::Corrupt | Kind::Poisoned | Kind::ReadOnly => true,
-        // The system's refusal may pass; a home that is not safe or no folder at all is a mistake to be told.
-        Kind::Permission => std::error::Error::source(error).is_some(),
-        _ => false,
-    };
+    // A store that may not be opened by this user is a mistake to be told, and so is a home that is no folder.
+    let may_pass = matches!(
+        error.kind(),
+        ErrorKind::NoSpace
+            | ErrorKind::Io
+            | ErrorKind::Busy
+            | ErrorKind::Corrupt
+            | ErrorKind::Poisoned
+            | ErrorKind::ReadOnly
+    );
     may_pass && !context.global.read_only
 }
 
