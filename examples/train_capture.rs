@@ -1,7 +1,7 @@
 //! Trains the model of auto-memory and writes `src/capture/weights.rs`.
 //!
 //! `cargo run --example train_capture [TURNS.tsv...] > src/capture/weights.rs`, by default with
-//! `benches/capture_data/train.tsv`. The same input gives the same weights to the last bit on one machine. A text counts
+//! `benches/capture_data/train.tsv`, then `cargo fmt`. The same input gives the same weights to the last bit on one machine. A text counts
 //! by its best sentence, so training goes in rounds: the best sentence under the present weights is chosen, then the
 //! weights follow by gradient descent.
 

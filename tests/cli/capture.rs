@@ -115,6 +115,29 @@ fn secrets_are_refused_with_seven_found_by_scan_and_never_shown() {
 }
 
 #[test]
+fn a_damaged_store_leaves_what_is_said_in_the_spool() {
+    let user = User::new();
+    user.remember(["before"]);
+    std::fs::write(user.home().join("store/MANIFEST"), b"nonsense").expect("written");
+    let folder = user.home().join("store/seg");
+    for entry in std::fs::read_dir(folder).expect("segments") {
+        std::fs::write(entry.expect("an entry").path(), b"nonsense").expect("written");
+    }
+    std::fs::write(user.home().join("store/view.redb"), b"nonsense").expect("written");
+    let answer = user.json(["remember", "kept all the same", "--json"]);
+    assert_eq!(
+        (answer["spooled"].as_bool(), answer["reason"].as_str()),
+        (Some(true), Some("corrupt")),
+        "{answer}"
+    );
+    // The damaged store is put away, and a new one takes what was said meanwhile.
+    std::fs::rename(user.home().join("store"), user.path("damaged")).expect("renamed");
+    user.remember(["after"]);
+    let kept = user.json(["get", answer["id"].as_str().expect("an id"), "--json"]);
+    assert_eq!((kept["text"].as_str(), user.count()), (Some("kept all the same"), 2));
+}
+
+#[test]
 fn what_the_store_cannot_take_is_spooled_and_comes_in_later_once_and_in_order() {
     let user = User::new();
     user.remember(["before"]);

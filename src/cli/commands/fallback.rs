@@ -38,8 +38,9 @@ pub(super) fn spool(
     let kind = error.kind().name();
     spool::journal(&home.path, context.now_ms, &format!("spooled id={} reason={kind}", spooled.id));
     context.out.warn(&format!(
-        "the store cannot be written ({error}); the memory is kept in {} and comes into the store as soon as that works",
-        spooled.path.display()
+        "the store cannot be written ({error}); the memory is kept in {} and comes into the store as soon as that works{}",
+        spooled.path.display(),
+        error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default()
     ));
     if context.out.json {
         return context.out.print_json(&json!({

@@ -93,11 +93,6 @@ pub(crate) fn run(args: RememberArgs, context: &Context<'_>) -> Result<(), Failu
     }
     let remember = args.into_remember(context)?;
     let shown = excerpt(remember.text());
-    let mut remember = remember;
-    if remember.timestamp().is_none() {
-        // What is spooled keeps the time at which it was said.
-        remember = remember.at(context.now());
-    }
     remember.check_secrets()?;
     let home = session::home(context)?;
     let stored = session::open_in(context, &home).and_then(|store| {
