@@ -24,6 +24,7 @@
 //! blocking code. One process has a store open at a time. Every error has a [kind](ErrorKind), says what is known about
 //! the [durability](Durability) of the call, and never holds the text of a memory.
 
+pub mod capture;
 mod catalog;
 pub mod check;
 #[cfg(feature = "cli")]
@@ -44,7 +45,9 @@ mod pack;
 pub mod parts;
 mod rank;
 mod scope;
+pub mod secrets;
 mod snapshot;
+pub mod spool;
 mod store;
 mod text;
 pub mod time;

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("clock", &[]),
+    ("secrets", &[]),
     ("time", &["error"]),
-    ("memory", &["error", "time"]),
+    ("memory", &["error", "secrets", "time"]),
     ("config", &["error", "memory"]),
     ("fs", &["error"]),
     ("format", &["memory"]),
@@ -30,13 +31,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "store",
         &[
-            "error", "clock", "time", "memory", "home", "fs", "format", "scope", "log", "catalog", "rank",
-            "text", "vector", "index", "embed",
+            "error", "clock", "secrets", "time", "memory", "home", "fs", "format", "scope", "log", "catalog",
+            "rank", "text", "vector", "index", "embed",
         ],
     ),
+    ("capture", &["error", "clock", "secrets", "time", "memory", "home", "store"]),
     ("check", &["error", "fs", "format", "log", "catalog", "text", "index", "embed", "store"]),
     ("transfer", &["error", "time", "memory", "store"]),
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
+    ("spool", &["error", "clock", "time", "memory", "store", "transfer"]),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.
@@ -44,7 +47,8 @@ const DOORS: &str = "parts";
 
 /// The program's room: it sees what a user of the library sees, the crate's root and these rooms.
 const PROGRAM: &str = "cli";
-const PUBLIC_ROOMS: &[&str] = &["check", "clock", "config", "embed", "home", "time", "transfer"];
+const PUBLIC_ROOMS: &[&str] =
+    &["capture", "check", "clock", "config", "embed", "home", "secrets", "spool", "time", "transfer"];
 
 /// Where the rooms are put together.
 const ROOTS: &[&str] = &["lib", "main", "bin"];
@@ -56,7 +60,7 @@ const UNSAFE_FILES: &[&str] = &["src/embed/minilm/kernels.rs", "src/fs/map.rs", 
 const THREADED_FILES: &[&str] = &["src/vector/link/hnsw.rs", "src/vector/link/work.rs"];
 
 /// The rooms that know nothing of files, processes and clocks.
-const PURE_ROOMS: &[&str] = &["memory", "format", "rank", "text", "pack", "vector"];
+const PURE_ROOMS: &[&str] = &["secrets", "memory", "format", "rank", "text", "pack", "vector"];
 
 #[test]
 fn every_room_stands_in_the_table_and_the_table_names_no_other() {

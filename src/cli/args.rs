@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
-    backup::BackupArgs, backups::BackupsArgs, check::CheckArgs, completions::CompletionsArgs, demo::DemoArgs,
-    diff::DiffArgs, eval::EvalArgs, export::ExportArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs,
-    list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs,
-    reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, stats::StatsArgs, update::UpdateArgs,
+    backup::BackupArgs, backups::BackupsArgs, capture::CaptureArgs, captured::CapturedArgs, check::CheckArgs,
+    completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, eval::EvalArgs, export::ExportArgs,
+    forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs,
+    recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs,
+    restore::RestoreArgs, scan::ScanArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -74,6 +75,12 @@ pub(crate) enum Command {
     /// Find the best memories for a question
     #[command(visible_aliases = ["search", "find", "q"])]
     Recall(RecallArgs),
+    /// Remember what matters of a conversation, and nothing else
+    Capture(CaptureArgs),
+    /// Review what was captured: list it, keep it, forget it
+    Captured(CapturedArgs),
+    /// Find passwords, keys and tokens in the store or in a file
+    Scan(ScanArgs),
     /// Show one memory
     Get(GetArgs),
     /// List memories by time
@@ -181,6 +188,20 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Only what was captured, and whether more than that was asked for.
+    pub(crate) fn captured(mut self) -> (Self, bool) {
+        let is_any = self.tags.is_empty()
+            && self.tags_all.is_empty()
+            && self.collection.is_none()
+            && self.source.is_none()
+            && self.session.is_none()
+            && self.since.is_none()
+            && self.before.is_none()
+            && self.min_importance.is_none();
+        self.tags_all.push(crate::capture::CAPTURED_TAG.to_owned());
+        (self, !is_any)
+    }
+
     pub(crate) fn filter(self, now_ms: i64) -> Result<Filter> {
         let time = |text: Option<String>| text.map(|text| parse_time(&text, now_ms)).transpose();
         Ok(Filter {

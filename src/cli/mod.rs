@@ -54,6 +54,9 @@ fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
     match command {
         Command::Remember(args) => c::remember::run(args, &context),
         Command::Recall(args) => c::recall::run(args, &context),
+        Command::Capture(args) => c::capture::run(args, &context),
+        Command::Captured(args) => c::captured::run(args, &context),
+        Command::Scan(args) => c::scan::run(&args, &context),
         Command::Get(args) => c::get::run(&args, &context),
         Command::List(args) => c::list::run(args, &context),
         Command::Update(args) => c::update::run(args, &context),

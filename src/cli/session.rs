@@ -6,6 +6,7 @@ use super::context::Context;
 use super::logging;
 use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
+use crate::spool::{self, Spool};
 use crate::time::parse_time;
 use crate::{Error, ErrorKind, Healed, Moment, Options, Result, Store, TakenOver, TakenOverKind};
 
@@ -52,6 +53,9 @@ fn opened(context: &Context<'_>, options: Options) -> Result<Store> {
     if store.is_read_only() && !context.global.read_only {
         context.out.warn("the medium cannot be written: the store is open for reading only");
     }
+    if !store.is_read_only() {
+        drain(context, &store);
+    }
     Ok(store)
 }
 
@@ -80,6 +84,34 @@ fn tell_taken_over(context: &Context<'_>, taken: &TakenOver) {
     context.out.warn(&message);
 }
 
+/// Brings in what was spooled while the store could not be written.
+fn drain(context: &Context<'_>, store: &Store) {
+    let spool = Spool::of(store.home());
+    if !spool.is_there() {
+        return;
+    }
+    match spool.drain(store) {
+        Ok(drained) => {
+            spool::journal(
+                store.home(),
+                context.now_ms,
+                &format!("drained stored={} damaged={}", drained.stored, drained.damaged),
+            );
+            if drained.stored > 0 {
+                // They are safe, and found by words, whatever becomes of their vectors.
+                let _ = store.embed_pending(&mut |_| {});
+                let count = super::text::count(drained.stored, "spooled memory was", "spooled memories were");
+                context.out.warn(&format!("{count} brought into the store"));
+            }
+            if drained.damaged > 0 {
+                let count = super::text::count(drained.damaged, "line", "lines");
+                context.out.warn(&format!("{count} of the spool file were damaged and are kept beside it"));
+            }
+        }
+        Err(error) => context.out.warn(&format!("what was spooled stays in the spool file: {error}")),
+    }
+}
+
 /// Tells what was healed, and where the damaged file is now.
 pub(crate) fn tell_healed(context: &Context<'_>, healed: &Healed) {
     let kept = match healed.quarantined.as_slice() {
@@ -92,9 +124,14 @@ pub(crate) fn tell_healed(context: &Context<'_>, healed: &Healed) {
 /// Opens the store, which is made when it is not there.
 pub(crate) fn open(context: &Context<'_>) -> Result<(Home, Store)> {
     let home = home(context)?;
-    offer_import(context, &home);
-    let store = opened(context, options(context, &home)?)?;
+    let store = open_in(context, &home)?;
     Ok((home, store))
+}
+
+/// As [`open`], in a home that was found already.
+pub(crate) fn open_in(context: &Context<'_>, home: &Home) -> Result<Store> {
+    offer_import(context, home);
+    opened(context, options(context, home)?)
 }
 
 /// As [`open`], for whoever imports already. With a folder, no store is made: an empty one in that folder is opened

@@ -105,6 +105,16 @@ const KEYS: &[Key] = &[
     key("health", "auto_rollback", "health.auto_rollback", "true", |config, value, _| {
         switch(value, |on| config.health.auto_rollback = on)
     }),
+    key("capture", "threshold", "capture.threshold", "0.5", |config, value, _| {
+        share(value, |share| config.capture.threshold = share)
+    }),
+    key("capture", "per_hour", "capture.per_hour", "1000", |config, value, _| {
+        whole(value, 0, 1_000_000, |count| config.capture.per_hour = count as usize)
+    }),
+    key("capture", "names", "capture.names", "{ Rita: rita }", |config, value, _| {
+        config.capture.names = aliases(value)?;
+        Ok(())
+    }),
     key("", "debug", "debug", "true", |config, value, _| switch(value, |on| config.debug = on)),
 ];
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub search: SearchConfig,
     /// What the scheduled health run does.
     pub health: HealthConfig,
+    /// What is captured of conversations.
+    pub capture: CaptureConfig,
     /// `debug`, or `MEMENTO_DEBUG`: log at debug level. Default false.
     pub debug: bool,
     files: Vec<PathBuf>,
@@ -137,6 +139,23 @@ pub struct HealthConfig {
 impl Default for HealthConfig {
     fn default() -> Self {
         Self { check_interval_hours: 1, auto_rollback: true }
+    }
+}
+
+/// Section `capture`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaptureConfig {
+    /// `threshold`: from which score on a sentence is kept, 0 (all) to 1 (none). Default 0.5.
+    pub threshold: f64,
+    /// `per_hour`: most memories of one source within an hour, 0 (no limit) to 1,000,000. Default 1000.
+    pub per_hour: usize,
+    /// `names`: names of people and projects, each with the tag that it gives.
+    pub names: Vec<(String, String)>,
+}
+
+impl Default for CaptureConfig {
+    fn default() -> Self {
+        Self { threshold: 0.5, per_hour: 1000, names: Vec::new() }
     }
 }
 

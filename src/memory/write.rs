@@ -8,7 +8,8 @@ use super::{
     DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, Digest, Memory, MemoryId,
     Receipt,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::secrets;
 use crate::time;
 
 /// What happens when a memory with the same text is already in the collection.
@@ -40,6 +41,7 @@ pub struct Remember {
     pub(crate) metadata: Map<String, Value>,
     pub(crate) vector: Option<Vec<f32>>,
     pub(crate) duplicates: Duplicates,
+    pub(crate) allow_secrets: bool,
 }
 
 impl Remember {
@@ -61,6 +63,7 @@ impl Remember {
             metadata: Map::new(),
             vector: None,
             duplicates: Duplicates::default(),
+            allow_secrets: false,
         }
     }
 
@@ -149,6 +152,25 @@ impl Remember {
         self
     }
 
+    /// Whether it is stored although a password, a key or a token is found in its text or its metadata. By default that
+    /// is an error of kind [`Refused`](crate::ErrorKind::Refused), and nothing of it is written anywhere.
+    pub fn allow_secrets(mut self, allow: bool) -> Self {
+        self.allow_secrets = allow;
+        self
+    }
+
+    /// Refuses what holds a secret, unless that is allowed. The store does so itself; this is for whoever writes it
+    /// elsewhere first.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) with the kinds of secrets that were found, without the secrets.
+    pub fn check_secrets(&self) -> Result<()> {
+        if self.allow_secrets {
+            return Ok(());
+        }
+        refuse_secrets(&self.text, &self.metadata)
+    }
+
     /// The memory's text.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -201,6 +223,15 @@ impl Remember {
     }
 }
 
+fn refuse_secrets(text: &str, metadata: &Map<String, Value>) -> Result<()> {
+    let kinds = secrets::kinds(text, metadata);
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, format!("the memory holds a secret: {}", kinds.join(", ")))
+        .hint("leave it out; or store it as it is with --allow-secrets (in the library: `allow_secrets`)"))
+}
+
 /// What became of a [`Remember`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -248,6 +279,7 @@ pub struct Update {
     pub(crate) collection: Option<String>,
     pub(crate) metadata: Map<String, Value>,
     pub(crate) vector: Option<Vec<f32>>,
+    pub(crate) allow_secrets: bool,
 }
 
 impl Update {
@@ -314,6 +346,21 @@ impl Update {
     pub fn meta(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
+    }
+
+    /// Whether a text or metadata with a password, a key or a token in it is stored, see
+    /// [`Remember::allow_secrets`].
+    pub fn allow_secrets(mut self, allow: bool) -> Self {
+        self.allow_secrets = allow;
+        self
+    }
+
+    /// Refuses what holds a secret, unless that is allowed.
+    pub(crate) fn check_secrets(&self) -> Result<()> {
+        if self.allow_secrets {
+            return Ok(());
+        }
+        refuse_secrets(self.text.as_deref().unwrap_or_default(), &self.metadata)
     }
 
     /// A vector of the caller's own embedder for the new text.

@@ -14,6 +14,7 @@ use crate::format::op::MemoryKey;
 use crate::memory::{Answer, Degraded, Effort, Filter, Match, Memory, Mode, Reason, Recall};
 use crate::rank::{Ranked, rank};
 use crate::scope::{Deadline, Scope};
+use crate::secrets;
 use crate::vector::Limits;
 
 /// The vector of a question, and the model it belongs to.
@@ -314,7 +315,10 @@ impl Inner {
         };
         match made {
             Ok(vector) => {
-                self.query_cache.put(&identity, text, &vector);
+                // Not even the vector of a secret is left on the disk.
+                if secrets::find(text).is_empty() {
+                    self.query_cache.put(&identity, text, &vector);
+                }
                 Ok(Some(((number, identity), vector)))
             }
             Err(error) if recall.mode == Mode::Vector => Err(error),

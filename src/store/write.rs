@@ -58,10 +58,13 @@ impl Store {
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) and [`TooLarge`](ErrorKind::TooLarge) for what cannot be stored,
-    /// [`Conflict`](ErrorKind::Conflict) when the given id has other content, [`NoSpace`](ErrorKind::NoSpace);
+    /// [`Conflict`](ErrorKind::Conflict) when the given id has other content, [`Refused`](ErrorKind::Refused) when a
+    /// secret is found in it, [`NoSpace`](ErrorKind::NoSpace);
     /// with [`CommitUnknown`](ErrorKind::CommitUnknown) it is not known whether the memory is stored.
     pub fn remember(&self, remember: Remember) -> Result<Remembered> {
         let item = remember.checked()?;
+        // Before anything is written, and before the text meets a cache.
+        item.check_secrets()?;
         let vectors = match &item.vector {
             Some(vector) => Some(self.inner.given_vectors(vector)?),
             None => self.inner.vectors_of(&item.text)?,
@@ -92,6 +95,7 @@ impl Store {
         }
         let prepare = |remember: Remember| {
             let item = remember.checked()?;
+            item.check_secrets()?;
             let vectors =
                 item.vector.as_deref().map(|vector| self.inner.given_vectors(vector)).transpose()?;
             Ok(Prepared { item, vectors, near: None })
@@ -110,6 +114,7 @@ impl Store {
         let id = MemoryId::new(id.as_ref())?;
         let inner = &self.inner;
         check_update(&update)?;
+        update.check_secrets()?;
         let vectors = match (&update.vector, &update.text) {
             (Some(vector), _) => Some(inner.given_vectors(vector)?),
             (None, Some(text)) => inner.vectors_of(text)?,

@@ -2,9 +2,12 @@
 
 use crate::support::User;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "remember",
     "recall",
+    "capture",
+    "captured",
+    "scan",
     "get",
     "list",
     "update",

@@ -1,6 +1,7 @@
 //! The built program, run as a person or a script runs it: each test in a home of its own.
 
 mod bad_input;
+mod capture;
 mod demo;
 mod help;
 mod memories;

@@ -66,7 +66,8 @@ pub(crate) fn run(args: EvalArgs, mut context: Context<'_>) -> Result<(), Failur
     match args.step {
         Step::Ingest { store } => {
             context.global.home = Some(store);
-            let load = Load { file: Path::new("-"), duplicates: Duplicates::Keep, embed: true };
+            let load =
+                Load { file: Path::new("-"), duplicates: Duplicates::Keep, embed: true, allow_secrets: true };
             load::run(&load, &context)
         }
         Step::Query { store, k, mode, explain } => {

@@ -31,6 +31,8 @@ pub(super) struct Load<'a> {
     pub(super) duplicates: Duplicates,
     /// Whether vectors are made at once.
     pub(super) embed: bool,
+    /// Whether memories with secrets are stored.
+    pub(super) allow_secrets: bool,
 }
 
 /// What became of it.
@@ -45,7 +47,7 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn run(load: &Load<'_>, context: &Context<'_>) -> Result<(), Failure> {
-    let mut source = Source::open(load.file, context.out)?;
+    let mut source = Source::open(load.file, context.out)?.allow_secrets(load.allow_secrets);
     source.check(context.out)?;
     let (_, store) = session::open(context)?;
     let mut loaded = source.store(&store, load.duplicates, context.out)?;
@@ -64,6 +66,7 @@ pub(super) struct Source<'a> {
     name: &'a Path,
     file: File,
     count: u64,
+    allow_secrets: bool,
 }
 
 impl<'a> Source<'a> {
@@ -71,7 +74,7 @@ impl<'a> Source<'a> {
         if path == Path::new("-") {
             let mut file = unnamed_file()?;
             input::spool_stdin(&mut file, out)?;
-            return Ok(Self { name: Path::new(STDIN_NAME), file, count: 0 });
+            return Ok(Self { name: Path::new(STDIN_NAME), file, count: 0, allow_secrets: false });
         }
         let mut file = File::open(path).map_err(|error| Error::io("open", path, error))?;
         let metadata = file.metadata().map_err(|error| Error::io("read", path, error))?;
@@ -80,7 +83,13 @@ impl<'a> Source<'a> {
             input::spool(&mut file, path, &mut spooled)?;
             file = spooled;
         }
-        Ok(Self { name: path, file, count: 0 })
+        Ok(Self { name: path, file, count: 0, allow_secrets: false })
+    }
+
+    /// Whether memories with secrets are stored.
+    pub(super) fn allow_secrets(mut self, allow: bool) -> Self {
+        self.allow_secrets = allow;
+        self
     }
 
     /// Reads all of it without storing anything, and says how many memories there are.
@@ -89,7 +98,15 @@ impl<'a> Source<'a> {
         let len = self.file.metadata().map_or(0, |metadata| metadata.len());
         let mut count: u64 = 0;
         let mut reader = self.reader()?;
-        while reader.next_memory().map_err(|error| nothing_stored(error, self.name))?.is_some() {
+        while let Some(JsonlMemory { line, remember }) =
+            reader.next_memory().map_err(|error| nothing_stored(error, self.name))?
+        {
+            let refused = |error: Error| {
+                let hint = error.hint_text().unwrap_or_default().to_owned();
+                let placed = Error::new(error.kind(), format!("line {line}: {}", error.message()));
+                nothing_stored(placed.hint(hint), self.name)
+            };
+            remember.allow_secrets(self.allow_secrets).check_secrets().map_err(refused)?;
             count += 1;
             if count.is_multiple_of(1000) {
                 bar.set((&self.file).stream_position().unwrap_or(0), len);
@@ -111,7 +128,9 @@ impl<'a> Source<'a> {
             let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(loaded) };
             let lines = (first.line, last.line);
             let stored = |error| partly_stored(error, self.name, loaded.remembered, Some(lines));
-            let all = batch.into_iter().map(|JsonlMemory { remember, .. }| remember.on_duplicate(duplicates));
+            let all = batch.into_iter().map(|JsonlMemory { remember, .. }| {
+                remember.on_duplicate(duplicates).allow_secrets(self.allow_secrets)
+            });
             let remembered = store.remember_many(all.collect()).map_err(stored)?;
             loaded.remembered += remembered.len() as u64;
             loaded.duplicates += remembered.iter().filter(|one| one.duplicate_of.is_some()).count() as u64;
@@ -269,7 +288,7 @@ mod tests {
     fn a_pipe_is_spooled_and_read_from_its_beginning() {
         let mut file = unnamed_file().expect("a temporary file");
         input::spool(&mut &b"{\"text\":\"a\"}\n"[..], Path::new(STDIN_NAME), &mut file).expect("spooled");
-        let mut source = Source { name: Path::new(STDIN_NAME), file, count: 0 };
+        let mut source = Source { name: Path::new(STDIN_NAME), file, count: 0, allow_secrets: false };
         for _ in 0..2 {
             assert_eq!(source.check(&Output::pipe()).expect("one line"), 1);
         }

@@ -2,6 +2,8 @@
 
 pub(crate) mod backup;
 pub(crate) mod backups;
+pub(crate) mod capture;
+pub(crate) mod captured;
 pub(crate) mod check;
 pub(crate) mod compact;
 pub(crate) mod completions;
@@ -9,6 +11,7 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod export;
+mod fallback;
 pub(crate) mod forget;
 pub(crate) mod get;
 pub(crate) mod import;
@@ -22,6 +25,7 @@ pub(crate) mod reembed;
 pub(crate) mod reindex;
 pub(crate) mod remember;
 pub(crate) mod restore;
+pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod update;

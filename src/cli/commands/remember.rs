@@ -6,7 +6,7 @@ use anstyle::AnsiColor;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::load;
+use super::{fallback, load};
 use crate::cli::args::clean_tags;
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
@@ -28,7 +28,9 @@ Examples:
 
 A line of JSONL is an object with `text` and, as you like, `id`, `timestamp`, `source`, `session_id`,
 `importance`, `tags`, `collection`, `speaker`, `role`, `position`, `metadata`, `vector`.
-The id is printed when the memory is on stable storage.")]
+The id is printed when the memory is on stable storage. When the store cannot be written (no space,
+locked, damaged), the memory goes to a spool file, which the next command that opens the store brings in.
+Passwords, keys and tokens are refused with exit code 7 unless --allow-secrets is given.")]
 pub(crate) struct RememberArgs {
     /// The text; words are joined by blanks, and a single - reads standard input
     #[arg(required_unless_present = "jsonl")]
@@ -66,6 +68,9 @@ pub(crate) struct RememberArgs {
     /// The id to store it under [default: a new one]
     #[arg(long)]
     id: Option<String>,
+    /// Store it although a password, a key or a token is found in it
+    #[arg(long)]
+    allow_secrets: bool,
     /// Store it even if the same text is there
     #[arg(long)]
     keep_duplicates: bool,
@@ -83,12 +88,21 @@ pub(crate) struct RememberArgs {
 pub(crate) fn run(args: RememberArgs, context: &Context<'_>) -> Result<(), Failure> {
     if let Some(file) = &args.jsonl {
         let duplicates = duplicates(args.keep_duplicates);
-        return load::run(&load::Load { file, duplicates, embed: !args.no_embed }, context);
+        let (embed, allow_secrets) = (!args.no_embed, args.allow_secrets);
+        return load::run(&load::Load { file, duplicates, embed, allow_secrets }, context);
     }
     let remember = args.into_remember(context)?;
     let shown = excerpt(remember.text());
-    let (_, store) = session::open(context)?;
-    let remembered = store.remember(remember)?;
+    remember.check_secrets()?;
+    let home = session::home(context)?;
+    let stored = session::open_in(context, &home).and_then(|store| {
+        let remembered = store.remember(remember.clone())?;
+        Ok((store, remembered))
+    });
+    let (store, remembered) = match stored {
+        Ok(stored) => stored,
+        Err(error) => return fallback::spool(context, &home, &remember, error),
+    };
     let safe = format!("the memory is safely stored as {}", remembered.id);
     let told = tell(&remembered, &shown, context).map_err(|failure| failure.although(&safe));
     session::close(context, store);
@@ -107,6 +121,7 @@ impl RememberArgs {
             .source(self.source)
             .session(self.session)
             .metadata(metadata)
+            .allow_secrets(self.allow_secrets)
             .on_duplicate(duplicates(self.keep_duplicates));
         if let Some(id) = id {
             remember = remember.id(id);

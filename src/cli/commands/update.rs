@@ -60,6 +60,9 @@ pub(crate) struct UpdateArgs {
     /// A new time
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     at: Option<String>,
+    /// Store it although a password, a key or a token is found in it
+    #[arg(long)]
+    allow_secrets: bool,
 }
 
 pub(crate) fn run(args: UpdateArgs, context: &Context<'_>) -> Result<(), Failure> {
@@ -76,6 +79,7 @@ impl UpdateArgs {
     fn into_update(self, context: &Context<'_>) -> Result<Update> {
         let mut update =
             Update::new().add_tags(clean_tags(self.add_tags)).remove_tags(clean_tags(self.remove_tags));
+        update = update.allow_secrets(self.allow_secrets);
         if let Some(tags) = self.tags {
             update = update.tags(clean_tags(tags));
         }
