@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let rounds: usize = args.number("--rounds", 3, 1);
     let folder = args.folder();
     let home = folder.path().join("home");
-    let options = Options::at(&home).model(ModelSpec::None).background_embedding(false);
+    let options = Options::at(&home).model(ModelSpec::None).publish(false).background_embedding(false);
     let store = Store::open(options)?;
     let mut made = 0;
     while made < memories {
