@@ -1,8 +1,7 @@
 //! Names of authors in a question.
 //!
 //! People do not say their own name, so a question that names somebody is nearer to what that person said when it
-//! says "I" instead. Measured on LoCoMo (EMBEDDINGS of this project's study, 5,882 turns): recall@10 of vectors alone
-//! goes from 33 % to 62 %.
+//! says "I" instead. Measured on LoCoMo (5,882 turns): recall@10 of vectors alone goes from 33 % to 62 %.
 
 use std::ops::Range;
 
