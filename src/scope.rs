@@ -48,6 +48,14 @@ impl Deadline {
         Self(limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit))))
     }
 
+    /// When half of the time that is left is over.
+    pub(crate) fn half(self) -> Self {
+        Self(self.0.map(|(at, limit)| {
+            let left = at.saturating_duration_since(Instant::now());
+            (at.checked_sub(left / 2).unwrap_or(at), limit)
+        }))
+    }
+
     /// The moment when the time is over.
     pub(crate) fn instant(self) -> Option<Instant> {
         self.0.map(|(at, _)| at)
@@ -90,6 +98,16 @@ mod tests {
         let error = passed.check(format_args!("vector scan: {} of {} rows", 10, 20)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(error.message(), "it took longer than 0 ms; vector scan: 10 of 20 rows");
+    }
+
+    #[test]
+    fn half_of_a_time_ends_before_it_and_half_of_none_never() {
+        let whole = Deadline::after(Some(Duration::from_secs(1000)));
+        let (half, end) = (whole.half().instant().expect("a time"), whole.instant().expect("a time"));
+        let early = end.duration_since(half);
+        assert!(early > Duration::from_secs(400) && early <= Duration::from_secs(500), "{early:?}");
+        assert!(Deadline::after(Some(Duration::ZERO)).half().is_over());
+        assert_eq!(Deadline::NEVER.half().instant(), None);
     }
 
     #[test]

@@ -246,14 +246,10 @@ impl Recall {
                 format!("{} turns around each match were asked for, the most is {CONTEXT_MAX}", self.context),
             ));
         }
-        for (name, value) in
-            [("the lowest score", self.min_score), ("the share of meaning", Some(self.meaning_share))]
-        {
-            if let Some(value) = value.filter(|value| !(-1.0..=1.0).contains(value)) {
-                return Err(Error::new(ErrorKind::Invalid, format!("{name} is {value}, not -1 to 1")));
-            }
+        if let Some(score) = self.min_score.filter(|score| !(-1.0..=1.0).contains(score)) {
+            return Err(Error::new(ErrorKind::Invalid, format!("the lowest score is {score}, not -1 to 1")));
         }
-        if self.meaning_share < 0.0 {
+        if !(0.0..=1.0).contains(&self.meaning_share) {
             let message = format!("the share of meaning is {}, not 0 to 1", self.meaning_share);
             return Err(Error::new(ErrorKind::Invalid, message));
         }

@@ -35,7 +35,7 @@ pub(super) struct Found {
     /// Whether time ran out.
     truncated: bool,
     /// Memories whose vectors could not be read.
-    unread: Option<u64>,
+    unread: u64,
 }
 
 impl Inner {
@@ -51,7 +51,9 @@ impl Inner {
         if recall.query.trim().is_empty() {
             return Ok(plain());
         }
-        let search = match self.loaded(true, None, deadline) {
+        // Words that take long must leave time for what else can answer.
+        let words_deadline = if recall.mode == Mode::Text { deadline } else { deadline.half() };
+        let search = match self.loaded(true, None, words_deadline) {
             Ok(search) => search,
             Err(error) if error.kind() == ErrorKind::Timeout && recall.mode != Mode::Text => {
                 degraded.push(Degraded::WordsNotLoaded);
@@ -106,8 +108,8 @@ impl Inner {
         drop(search);
         found.asked.now = self.clock.now_ms() / 1000;
         found.asked.half_life = self.recency_half_life;
-        if let Some(vectors) = found.unread.take() {
-            degraded.push(Degraded::VectorsUnread(vectors));
+        if found.unread > 0 {
+            degraded.push(Degraded::VectorsUnread(found.unread));
         }
         if found.truncated {
             degraded.push(Degraded::Truncated);
@@ -153,7 +155,7 @@ fn gather(
         let near = vectors.index.search(query, scope, count, recall.effort, &mut limits)?;
         found.truncated |= near.truncated;
         found.walked = near.walked;
-        found.unread = (vectors.unread > 0).then_some(vectors.unread);
+        found.unread = vectors.unread;
         nearest = near.memories;
     }
     let mut list = Candidates::default();
@@ -164,26 +166,23 @@ fn gather(
         found.evidence = list.evidence;
         return Ok(found);
     }
-    if let Some(index) = words {
-        let scores = index.score(&recall.query, deadline);
-        let reader = index.reader();
+    let words = words.map(|index| (index, index.reader(), index.score(&recall.query, deadline)));
+    if let Some((_, reader, scores)) = &words {
         found.truncated |= scores.truncated();
         found.asked.ceiling = scores.ceiling();
         found.asked.when = asks_when(&recall.query);
         for doc in scores.best(count, scope) {
             list.add(Evidence { key: reader.key_of(doc), is_in_scope: true, ..NOTHING });
         }
-        list.with_turns_around(&reader, scope);
-        if let Some((vectors, _)) = meaning {
-            list.with_sample(vectors, scope);
-        }
-        list.attributes(&reader, &scores);
-        list.named(index, question, scope);
-    } else if let Some((vectors, _)) = meaning {
-        list.with_sample(vectors, scope);
+        list.with_turns_around(reader, scope);
     }
     if let Some((vectors, query)) = meaning {
+        list.with_sample(vectors, scope);
         found.truncated |= list.cosines(vectors, query, nearest.len(), &limits)?;
+    }
+    if let Some((index, reader, scores)) = &words {
+        list.attributes(reader, scores);
+        list.named(index, question, scope);
     }
     found.evidence = list.evidence;
     Ok(found)

@@ -208,17 +208,13 @@ impl TextIndex {
 
     /// Whether anybody of this name, as [`name_of`] gives it, has said something.
     pub(crate) fn knows(&self, name: &str) -> bool {
-        let term = speaker_term(name);
-        self.live.postings_of(&term).iter().any(|(slot, _)| self.live.slots[*slot as usize].is_live)
-            || self.stored_postings(&term).next().is_some()
+        self.reader().holders(&speaker_term(name)).next().is_some()
     }
 
     /// What somebody of this name has said; with `None`, what anybody has.
     pub(crate) fn said_by(&self, name: Option<&str>) -> Vec<u32> {
         let term = name.map_or_else(|| ANY_SPEAKER.to_owned(), speaker_term);
-        let mut docs = Vec::new();
-        self.each_holder(&term, |doc, _| docs.push(doc));
-        docs
+        self.reader().holders(&term).map(|(doc, _)| doc).collect()
     }
 
     /// Everything that the index has, for a file that takes its place.
@@ -233,23 +229,6 @@ impl TextIndex {
     /// The number of the first text in memory.
     fn base(&self) -> u32 {
         self.columns().len() as u32
-    }
-
-    fn stored_postings(&self, term: &str) -> impl Iterator<Item = (u32, u32)> {
-        let columns = self.columns();
-        let postings = columns.find(term).map(|at| columns.each_posting(at));
-        postings.into_iter().flatten().filter(|(doc, _)| self.gone.is_empty() || !self.gone.contains(*doc))
-    }
-
-    /// Calls with each text that is there and holds a term, and how often it does.
-    fn each_holder(&self, term: &str, mut visit: impl FnMut(u32, u32)) {
-        self.stored_postings(term).for_each(|(doc, count)| visit(doc, count));
-        let base = self.base();
-        for (slot, count) in self.live.postings_of(term) {
-            if self.live.slots[*slot as usize].is_live {
-                visit(base + slot, *count);
-            }
-        }
     }
 
     /// The turns just before and just after a place in a conversation.
@@ -304,12 +283,44 @@ impl TextIndex {
 }
 
 /// Looks at texts one by one.
+#[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     index: &'a TextIndex,
     columns: Columns<'a>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// The texts that are there and hold a term, those of the file first, each with how often it does.
+    fn holders(&self, term: &str) -> impl Iterator<Item = (u32, u32)> + use<'a> {
+        let Self { index, columns } = *self;
+        let postings = columns.find(term).map(|at| columns.each_posting(at));
+        let is_there = move |(doc, _): &(u32, u32)| index.gone.is_empty() || !index.gone.contains(*doc);
+        let stored = postings.into_iter().flatten().filter(is_there);
+        let base = columns.len() as u32;
+        let live = index.live.postings_of(term).iter();
+        let live = live.filter(|(slot, _)| index.live.slots[*slot as usize].is_live);
+        stored.chain(live.map(move |(slot, count)| (base + slot, *count)))
+    }
+
+    /// How many texts hold a term.
+    fn holder_count(&self, term: &str) -> usize {
+        let Self { index, columns } = self;
+        match columns.find(term) {
+            // The file says it, so that its postings are not read for it.
+            Some(at) if index.gone.is_empty() => {
+                let live = index.live.postings_of(term).iter();
+                let live = live.filter(|(slot, _)| index.live.slots[*slot as usize].is_live);
+                columns.entries[at].holders as usize + live.count()
+            }
+            _ => self.holders(term).count(),
+        }
+    }
+
+    /// How many terms a text has.
+    fn terms_of(&self, doc: u32) -> u32 {
+        self.slot(doc).map_or_else(|| self.columns.terms_of(doc), |slot| slot.document.len)
+    }
+
     /// The document of a memory.
     pub(crate) fn doc_of(&self, key: MemoryKey) -> Option<u32> {
         match self.index.live.slot_of(key) {
@@ -361,7 +372,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn slot(&self, doc: u32) -> Option<&live::Slot> {
+    fn slot(&self, doc: u32) -> Option<&'a live::Slot> {
         self.index.live.slots.get(doc.checked_sub(self.columns.len() as u32)? as usize)
     }
 }

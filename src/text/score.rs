@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use super::stored::Columns;
 use super::terms::each_term;
 use super::{NONE, Reader, TextIndex};
 use crate::memory::Language;
@@ -24,7 +23,6 @@ const DEADLINE_POSTINGS: usize = 1 << 16;
 
 /// What the words of a question say of the texts.
 pub(crate) struct Scores<'a> {
-    index: &'a TextIndex,
     reader: Reader<'a>,
     scratch: Scratch,
     /// Documents that share a word with the question, or whose neighbours do.
@@ -84,84 +82,27 @@ impl TextIndex {
             scratch.weights.resize(docs, 0.0);
             scratch.scores.resize(docs, 0.0);
         }
-        let mut scores = Scores {
-            index: self,
-            reader: self.reader(),
-            scratch,
-            hits: Vec::new(),
-            ceiling: 0.0,
-            truncated: false,
-        };
-        let lens = FieldLens { columns: self.columns(), index: self };
+        let mut scores =
+            Scores { reader: self.reader(), scratch, hits: Vec::new(), ceiling: 0.0, truncated: false };
         let average_len = self.average_len();
-        let mut touched = Vec::new();
         let mut clock = Clock { read: 0, deadline };
         // Without conversations no text has anything of its neighbours', and one pass is enough.
         let has_turns = self.sums.turn_terms > 0;
+        let mut touched = Vec::new();
         for term in &terms {
-            if !has_turns {
-                scores.truncated = !scores.add_plain(term, average_len, &mut clock);
-                if scores.truncated {
-                    break;
-                }
-                continue;
-            }
-            scores.truncated = !self.weigh(term, &mut scores.scratch.weights, &mut touched, &mut clock);
-            let rarity = rarity(self.len() as f32, touched.len() as f32);
-            scores.ceiling += rarity * (TERM_SATURATION + 1.0);
-            scores.add(&mut touched, rarity, average_len, &lens);
-            if scores.truncated {
+            let was_enough = if has_turns {
+                let was_enough = scores.weigh(term, &mut touched, &mut clock);
+                scores.add(&mut touched, average_len);
+                was_enough
+            } else {
+                scores.add_plain(term, average_len, &mut clock)
+            };
+            if !was_enough {
+                scores.truncated = true;
                 break;
             }
         }
         scores
-    }
-
-    /// Adds up what each text holds of a term, in its own words and those around it; says whether time was enough.
-    fn weigh(&self, term: &str, weights: &mut [f32], touched: &mut Vec<u32>, clock: &mut Clock) -> bool {
-        let columns = self.columns();
-        let base = columns.len() as u32;
-        let mut bump = |doc: u32, weight: f32| {
-            if doc == NONE {
-                return;
-            }
-            let Some(sum) = weights.get_mut(doc as usize) else { return };
-            if *sum == 0.0 {
-                touched.push(doc);
-            }
-            *sum += weight;
-        };
-        if let Some(at) = columns.find(term) {
-            let has_gone = !self.gone.is_empty();
-            for (doc, count) in columns.each_posting(at) {
-                if clock.is_over() {
-                    return false;
-                }
-                if has_gone && self.gone.contains(doc) {
-                    continue;
-                }
-                let links = if self.links.is_empty() {
-                    columns.links_of(doc)
-                } else {
-                    self.links.get(&doc).copied().unwrap_or_else(|| columns.links_of(doc))
-                };
-                bump(doc, OWN_WEIGHT * count as f32);
-                bump(links[0], count as f32);
-                bump(links[1], count as f32);
-            }
-        }
-        for (slot, count) in self.live.postings_of(term) {
-            if clock.is_over() {
-                return false;
-            }
-            let text = &self.live.slots[*slot as usize];
-            if text.is_live {
-                bump(base + slot, OWN_WEIGHT * *count as f32);
-                bump(text.links[0], *count as f32);
-                bump(text.links[1], *count as f32);
-            }
-        }
-        true
     }
 
     /// Weighted terms of an average text, as if every turn had one before and one after it.
@@ -171,115 +112,80 @@ impl TextIndex {
     }
 }
 
-/// How long texts are, without asking for the columns each time.
-struct FieldLens<'a> {
-    columns: Columns<'a>,
-    index: &'a TextIndex,
-}
-
-impl FieldLens<'_> {
-    /// Weighted terms of a text with those around it.
-    fn of(&self, doc: u32) -> f32 {
-        let stored = self.columns.len() as u32;
-        let links = if doc >= stored {
-            self.index.live.slots.get((doc - stored) as usize).map_or([NONE; 2], |slot| slot.links)
-        } else if self.index.links.is_empty() {
-            self.columns.links_of(doc)
-        } else {
-            self.index.links.get(&doc).copied().unwrap_or_else(|| self.columns.links_of(doc))
-        };
-        let around: f32 = links.into_iter().filter(|link| *link != NONE).map(|link| self.own(link)).sum();
-        OWN_WEIGHT * self.own(doc) + around
-    }
-
-    fn own(&self, doc: u32) -> f32 {
-        let stored = self.columns.len() as u32;
-        let len = if doc >= stored {
-            self.index.live.slots.get((doc - stored) as usize).map_or(0, |slot| slot.document.len)
-        } else {
-            self.columns.terms_of(doc)
-        };
-        len as f32
-    }
-}
-
 impl Scores<'_> {
-    /// Adds what one term says.
+    /// Adds up what each text holds of a term, in its own words and those around it; says whether time was enough.
+    fn weigh(&mut self, term: &str, touched: &mut Vec<u32>, clock: &mut Clock) -> bool {
+        let reader = self.reader;
+        let weights = &mut self.scratch.weights;
+        let mut bump = |doc: u32, weight: f32| {
+            // What is no document is beyond them all.
+            let Some(sum) = weights.get_mut(doc as usize) else { return };
+            if *sum == 0.0 {
+                touched.push(doc);
+            }
+            *sum += weight;
+        };
+        for (doc, count) in reader.holders(term) {
+            if clock.is_over() {
+                return false;
+            }
+            let [before, after] = reader.links_of(doc);
+            bump(doc, OWN_WEIGHT * count as f32);
+            bump(before, count as f32);
+            bump(after, count as f32);
+        }
+        true
+    }
+
+    /// Adds what one term says, of which [`Self::weigh`] has found out what each text holds.
     ///
     /// The formula is BM25 as in Robertson and Zaragoza (2009), equation 3.15, with 1 added inside the
     /// logarithm so that a word that most texts hold still counts a little instead of against them.
-    fn add(&mut self, touched: &mut Vec<u32>, rarity: f32, average_len: f32, lens: &FieldLens<'_>) {
-        let Scratch { weights, scores } = &mut self.scratch;
+    fn add(&mut self, touched: &mut Vec<u32>, average_len: f32) {
+        let most = self.most(touched.len());
         for doc in touched.drain(..) {
-            let weight = std::mem::take(&mut weights[doc as usize]);
-            let relative_len = lens.of(doc) / average_len;
-            let fullness = 1.0 - LENGTH_NORMALIZATION + LENGTH_NORMALIZATION * relative_len;
-            let adds = rarity * weight * (TERM_SATURATION + 1.0) / (weight + TERM_SATURATION * fullness);
-            // With lengths of a damaged file it may be nothing, or no number.
-            if !(adds > 0.0 && adds.is_finite()) {
-                continue;
+            let weight = std::mem::take(&mut self.scratch.weights[doc as usize]);
+            let [before, after] = self
+                .reader
+                .links_of(doc)
+                .map(|link| if link == NONE { 0 } else { self.reader.terms_of(link) });
+            let len = OWN_WEIGHT * self.reader.terms_of(doc) as f32 + before as f32 + after as f32;
+            self.add_one(doc, most * saturated(weight, len / average_len));
+        }
+    }
+
+    /// As [`Self::weigh`] and [`Self::add`], where no text is a turn of a conversation.
+    fn add_plain(&mut self, term: &str, average_len: f32, clock: &mut Clock) -> bool {
+        let reader = self.reader;
+        let most = self.most(reader.holder_count(term));
+        for (doc, count) in reader.holders(term) {
+            if clock.is_over() {
+                return false;
             }
-            let score = &mut scores[doc as usize];
+            let len = OWN_WEIGHT * reader.terms_of(doc) as f32;
+            self.add_one(doc, most * saturated(OWN_WEIGHT * count as f32, len / average_len));
+        }
+        true
+    }
+
+    /// The most that a term can say of a text, when so many hold it.
+    fn most(&mut self, holders: usize) -> f32 {
+        let most = rarity(self.reader.index.len() as f32, holders as f32) * (TERM_SATURATION + 1.0);
+        self.ceiling += most;
+        most
+    }
+
+    fn add_one(&mut self, doc: u32, adds: f32) {
+        // With lengths of a damaged file it may be nothing, or no number.
+        if adds > 0.0
+            && adds.is_finite()
+            && let Some(score) = self.scratch.scores.get_mut(doc as usize)
+        {
             if *score == 0.0 {
                 self.hits.push(doc);
             }
             *score += adds;
         }
-    }
-
-    /// Adds what one term says where no text is a turn of a conversation; says whether time was enough.
-    fn add_plain(&mut self, term: &str, average_len: f32, clock: &mut Clock) -> bool {
-        let index = self.index;
-        let columns = index.columns();
-        let base = columns.len() as u32;
-        let at = columns.find(term);
-        let live = index.live.postings_of(term);
-        let is_live = |slot: &u32| index.live.slots[*slot as usize].is_live;
-        let stored_holders = match at {
-            None => 0,
-            Some(at) if index.gone.is_empty() => columns.entries[at].holders as usize,
-            Some(at) => columns.each_posting(at).filter(|(doc, _)| !index.gone.contains(*doc)).count(),
-        };
-        let holders = stored_holders + live.iter().filter(|(slot, _)| is_live(slot)).count();
-        let rarity = rarity(index.len() as f32, holders as f32);
-        self.ceiling += rarity * (TERM_SATURATION + 1.0);
-        let most = rarity * (TERM_SATURATION + 1.0);
-        // The formula of `add`, with what does not depend on the text taken out.
-        let fixed = TERM_SATURATION * (1.0 - LENGTH_NORMALIZATION);
-        let for_each_term = TERM_SATURATION * LENGTH_NORMALIZATION * OWN_WEIGHT / average_len;
-        let (scores, hits) = (&mut self.scratch.scores, &mut self.hits);
-        let mut add = |doc: u32, count: u32, len: u32| {
-            let weight = OWN_WEIGHT * count as f32;
-            let adds = most * weight / (weight + fixed + for_each_term * len as f32);
-            if adds > 0.0
-                && adds.is_finite()
-                && let Some(score) = scores.get_mut(doc as usize)
-            {
-                if *score == 0.0 {
-                    hits.push(doc);
-                }
-                *score += adds;
-            }
-        };
-        let has_gone = !index.gone.is_empty();
-        for (doc, count) in at.into_iter().flat_map(|at| columns.each_posting(at)) {
-            if clock.is_over() {
-                return false;
-            }
-            if !has_gone || !index.gone.contains(doc) {
-                add(doc, count, columns.terms_of(doc));
-            }
-        }
-        for (slot, count) in live {
-            if clock.is_over() {
-                return false;
-            }
-            let text = &index.live.slots[*slot as usize];
-            if text.is_live {
-                add(base + slot, *count, text.document.len);
-            }
-        }
-        true
     }
 
     /// BM25 of a text, 0 when it shares no word with the question.
@@ -345,6 +251,13 @@ impl Best {
         self.least = self.kept[self.count].0;
         self.kept.truncate(self.count);
     }
+}
+
+/// How near a text comes to the most that a term can say of it, 0 to 1, with this weight of the term in a field that has
+/// so many times the usual length.
+fn saturated(weight: f32, relative_len: f32) -> f32 {
+    let fullness = 1.0 - LENGTH_NORMALIZATION + LENGTH_NORMALIZATION * relative_len;
+    weight / (weight + TERM_SATURATION * fullness)
 }
 
 /// How much it says that a text holds a word that so many of all texts hold.
