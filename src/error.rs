@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What happened, for callers that branch on it.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub enum ErrorKind {
     /// An argument is outside its documented range.
     Invalid,
@@ -28,8 +28,14 @@ pub enum ErrorKind {
     ReadOnly,
     /// The operating system refused access, or the folder is not safe to use.
     Permission,
-    /// Another process holds the store.
+    /// Another process holds the store, and does not share it or is not asked to.
     Busy,
+    /// The process that owns the store does not answer.
+    OwnerUnresponsive,
+    /// The process that owns the store is of another version, and the two do not understand each other.
+    VersionSkew,
+    /// The handle was made before a fork, by the parent of this process.
+    ForkedHandle,
     /// The operation did not end within its time limit.
     Timeout,
     /// The commit failed on its way to the disk: it may or may not be there after a reopen.
@@ -65,6 +71,9 @@ impl ErrorKind {
             Self::ReadOnly => "read_only",
             Self::Permission => "permission",
             Self::Busy => "busy",
+            Self::OwnerUnresponsive => "owner_unresponsive",
+            Self::VersionSkew => "version_skew",
+            Self::ForkedHandle => "forked_handle",
             Self::Timeout => "timeout",
             Self::CommitUnknown => "commit_unknown",
             Self::Poisoned => "poisoned",
@@ -80,7 +89,7 @@ impl ErrorKind {
 }
 
 /// What is known about the operation's data after the error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub enum Durability {
     /// Nothing of the operation is in the store.
     NotWritten,
@@ -229,7 +238,11 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind(),
-            ErrorKind::Busy | ErrorKind::Timeout | ErrorKind::NoSpace | ErrorKind::CommitUnknown
+            ErrorKind::Busy
+                | ErrorKind::OwnerUnresponsive
+                | ErrorKind::Timeout
+                | ErrorKind::NoSpace
+                | ErrorKind::CommitUnknown
         )
     }
 }

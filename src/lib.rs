@@ -21,8 +21,9 @@
 //! ```
 //!
 //! The store is synchronous, `Send + Sync` and cheap to clone; asynchronous callers use their runtime's way to call
-//! blocking code. One process has a store open at a time. Every error has a [kind](ErrorKind), says what is known about
-//! the [durability](Durability) of the call, and never holds the text of a memory.
+//! blocking code. The first process that opens a store owns it and serves the others, see [`Options::serve`]. Every
+//! error has a [kind](ErrorKind), says what is known about the [durability](Durability) of the call, and never holds the
+//! text of a memory.
 
 pub mod capture;
 mod catalog;
@@ -46,6 +47,7 @@ pub mod parts;
 mod rank;
 mod scope;
 pub mod secrets;
+mod share;
 mod snapshot;
 pub mod spool;
 mod store;
@@ -62,5 +64,6 @@ struct ReadmeExamples;
 pub use error::{Durability, Error, ErrorKind, Result};
 pub use memory::*;
 pub use pack::{Packed, estimate_tokens};
+pub use share::*;
 pub use snapshot::*;
 pub use store::*;

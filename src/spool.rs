@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{MemoryId, Remember};
-use crate::store::Store;
+use crate::share::Store;
 use crate::transfer::JsonlReader;
 
 /// Name of the spool in a home.

@@ -22,7 +22,9 @@ fn files_with(folder: &Path, bytes: &[u8]) -> Vec<String> {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             found.extend(files_with(&path, bytes));
-        } else if std::fs::read(&path).expect("read").windows(bytes.len()).any(|window| window == bytes) {
+        } else if path.is_file()
+            && std::fs::read(&path).expect("read").windows(bytes.len()).any(|window| window == bytes)
+        {
             found.push(path.display().to_string());
         }
     }

@@ -267,7 +267,7 @@ fn a_check_finds_every_flipped_bit_of_a_block_and_a_repair_makes_it_anew() {
         assert_eq!(kinds, ["index-block"], "offset {at}");
     }
     let options = Options::at(home.path()).model(ModelSpec::None);
-    let (store, report) = memento_kv::check::repair(options, &mut |_| {}).expect("repair");
+    let (store, report) = memento_kv::Store::repair(options, &mut |_| {}).expect("repair");
     assert_eq!(report.status, CheckStatus::Repaired);
     assert!(!block.exists(), "it is derived: a repair takes it away");
     assert_eq!(store.check(&mut |_| {}).expect("check").status, CheckStatus::Ok);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{everything, overwrite, segments};
-use memento_kv::check::{CheckStatus, check_files, repair};
+use memento_kv::check::{CheckStatus, check_files};
 use memento_kv::{ErrorKind, Memory, MemoryId, ProofState, Receipt, Remember, Store, Update};
 
 fn id(text: &str) -> MemoryId {
@@ -64,7 +64,7 @@ fn damage_within_a_sealed_segment_is_found_by_a_deep_check_and_mended_by_repair(
             assert!(report.findings[0].offset.is_some() && report.findings[0].kind == "record", "{report:?}");
             store.close().expect("close");
         }
-        let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
+        let (store, report) = Store::repair(common::options(home.path()), &mut |_| {}).expect("repair");
         assert_eq!(report.status, CheckStatus::Repaired, "{report:?}");
         assert_eq!(report.healed.len(), 1, "{report:?}");
         assert_eq!((report.healed[0].quarantined.len(), report.healed[0].lost.as_slice()), (1, &[][..]));
@@ -86,7 +86,7 @@ fn damage_within_a_sealed_segment_is_found_by_a_deep_check_and_mended_by_repair(
 
 fn repair_closed(store: Store, home: &Path) -> (Store, memento_kv::check::CheckReport) {
     store.close().expect("close");
-    repair(common::options(home), &mut |_| {}).expect("repair")
+    Store::repair(common::options(home), &mut |_| {}).expect("repair")
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn what_neither_log_nor_view_has_needs_a_decision_and_is_named_by_repair() {
     let before: Vec<_> =
         segments(home.path()).iter().map(|path| std::fs::read(path).expect("read")).collect();
 
-    let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
+    let (store, report) = Store::repair(common::options(home.path()), &mut |_| {}).expect("repair");
     assert_eq!(report.status, CheckStatus::Repaired, "{report:?}");
     let lost = report.healed[0].lost.clone();
     assert_eq!(lost.len(), 1, "{report:?}");
@@ -141,7 +141,7 @@ fn what_one_damaged_segment_brings_back_stays_forgotten_when_the_next_has_lost_i
     let paths = segments(home.path());
     flip(&paths[0], 2100);
     flip(&paths[1], 4140);
-    let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
+    let (store, report) = Store::repair(common::options(home.path()), &mut |_| {}).expect("repair");
     assert_eq!((report.status, report.healed.len()), (CheckStatus::Repaired, 2), "{report:?}");
     store.close().expect("close");
     std::fs::remove_file(home.path().join("store/view.redb")).expect("remove");
@@ -162,7 +162,7 @@ fn segments_that_changed_names_stay_where_they_are_until_somebody_decides_and_gi
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(segments(home.path())[..4], paths, "they are left alone");
     assert_eq!(std::fs::read(&paths[0]).expect("read"), bytes[1]);
-    let (store, report) = repair(common::options(home.path()), &mut |_| {}).expect("repair");
+    let (store, report) = Store::repair(common::options(home.path()), &mut |_| {}).expect("repair");
     assert_eq!(report.status, CheckStatus::Repaired, "{report:?}");
     assert!(report.healed.iter().all(|healed| healed.lost.is_empty()), "{report:?}");
     assert_eq!(everything(&store).expect("list"), memories);

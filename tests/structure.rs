@@ -35,11 +35,15 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rank", "text", "vector", "index", "embed",
         ],
     ),
-    ("capture", &["error", "clock", "secrets", "time", "memory", "home", "store"]),
     ("check", &["error", "fs", "format", "log", "catalog", "text", "index", "embed", "store"]),
-    ("transfer", &["error", "time", "memory", "store"]),
+    ("transfer", &["error", "time", "memory", "fs", "store"]),
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
-    ("spool", &["error", "clock", "time", "memory", "store", "transfer"]),
+    (
+        "share",
+        &["error", "memory", "home", "fs", "format", "embed", "store", "check", "transfer", "snapshot"],
+    ),
+    ("capture", &["error", "clock", "secrets", "time", "memory", "home", "share"]),
+    ("spool", &["error", "clock", "time", "memory", "transfer", "share"]),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.

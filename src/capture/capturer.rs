@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::memory::{DEFAULT_SESSION, Filter, List, Memory, MemoryId, Mode, Order, Recall, Remember, Update};
 use crate::secrets;
-use crate::store::Store;
+use crate::share::Store;
 
 /// Where captured memories come from, when the exchange does not say.
 const SOURCE_DEFAULT: &str = "capture";

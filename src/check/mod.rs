@@ -25,13 +25,13 @@ use crate::format::manifest::ManifestV1;
 use crate::format::op::{LostV1, MemoryKey};
 use crate::fs::{OverlayDisk, RealDisk};
 use crate::log::{self, Place, Segment};
-use crate::store::{Healed, Layout, Options, Progress, Store};
+use crate::store::{Engine, Healed, Layout, Options, Progress};
 
 /// Cache of a view that is opened for a check only.
 const VIEW_CACHE_BYTES: usize = 16 << 20;
 
 /// Whether anything is wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
     /// Nothing is.
@@ -46,7 +46,7 @@ pub enum CheckStatus {
 }
 
 /// Sequences whose records were acknowledged, or may have been, and are gone. Healing found it so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Loss {
     /// The first of them.
@@ -58,7 +58,7 @@ pub struct Loss {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Finding {
     /// The file, relative to the home folder.
@@ -74,7 +74,7 @@ pub struct Finding {
 }
 
 /// What a check found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct CheckReport {
     /// Whether anything is wrong.
@@ -128,20 +128,14 @@ enum Depth {
     Deep,
 }
 
-impl Store {
+impl Engine {
     /// Reads every record of the log and every row of the view, and holds one against the other.
-    ///
-    /// # Errors
-    /// When a file cannot be read. What is read and wrong is a finding.
-    pub fn check(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
+    pub(crate) fn check(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
         self.check_with(&CheckOptions::new(), progress)
     }
 
-    /// As [`Store::check`], within a time limit or going on where another check was cut short.
-    ///
-    /// # Errors
-    /// As [`Store::check`], and when the file to resume from cannot be read or written.
-    pub fn check_with(
+    /// As [`Engine::check`], within a time limit or going on where another check was cut short.
+    pub(crate) fn check_with(
         &self,
         options: &CheckOptions,
         progress: &mut dyn FnMut(Progress),
@@ -152,12 +146,8 @@ impl Store {
     }
 
     /// Reads the manifest, the header and the seal of every segment and how they follow each other, and every record of
-    /// the segment that is open. Takes milliseconds, whatever the size of the store; damage within a sealed segment or
-    /// a row is found by [`Store::check`].
-    ///
-    /// # Errors
-    /// As [`Store::check`].
-    pub fn check_quickly(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
+    /// the segment that is open.
+    pub(crate) fn check_quickly(&self, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
         Ok(self.check_folder(Depth::Quick, &CheckOptions::new(), progress)?.report)
     }
 
@@ -249,8 +239,8 @@ pub fn check_files_with(
 ///
 /// # Errors
 /// As [`Store::open`] and [`Store::check`].
-pub fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(Store, CheckReport)> {
-    let store = Store::open(options.clone().salvage(true))?;
+pub(crate) fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(Engine, CheckReport)> {
+    let store = Engine::open(options.clone().salvage(true))?;
     let first = store.check(progress)?;
     let mut healed = first.healed.clone();
     if first.findings.is_empty() {
@@ -260,7 +250,7 @@ pub fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(S
     let damaged: BTreeSet<_> =
         first.findings.iter().map(|finding| store.home().join(&finding.file)).collect();
     store.close()?;
-    let store = Store::open(options.salvage(true).damaged(damaged))?;
+    let store = Engine::open(options.salvage(true).damaged(damaged))?;
     healed.extend(store.healed());
     let second = store.check(progress)?;
     let is_mended = second.findings.is_empty();

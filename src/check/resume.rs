@@ -17,7 +17,7 @@ use crate::fs::{Access, Disk, DiskFile, RealDisk, read_exact_at};
 use crate::log::{self, Segment};
 
 /// How a check of every byte is done.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, bincode::Encode, bincode::Decode)]
 #[must_use]
 pub struct CheckOptions {
     pub(super) resume: Option<PathBuf>,
@@ -25,6 +25,12 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
+    /// The same for a process with another working folder.
+    pub(crate) fn with_absolute_paths(&self) -> Result<Self> {
+        let resume = self.resume.as_deref().map(crate::fs::absolute).transpose()?;
+        Ok(Self { resume, ..self.clone() })
+    }
+
     /// Everything is read, however long it takes.
     pub fn new() -> Self {
         Self::default()

@@ -8,9 +8,9 @@ use crate::embed::ModelSpec;
 use crate::{Remember, Update};
 
 /// A store of many small segments, with every kind of change.
-fn store(home: &Path) -> Store {
+fn store(home: &Path) -> Engine {
     let options = Options::at(home).model(ModelSpec::None).background_embedding(false).query_cache(false);
-    let store = Store::open(options.segment_len_max(16 << 10)).expect("open");
+    let store = Engine::open(options.segment_len_max(16 << 10)).expect("open");
     let ids: Vec<_> = (0..300)
         .map(|at| {
             store.remember(Remember::new(format!("text {at} {}", "long ".repeat(40)))).expect("remember").id
@@ -26,7 +26,7 @@ fn store(home: &Path) -> Store {
 }
 
 /// Leaves notes of some segments, as a check does that is killed.
-fn cut_short(store: &Store, notes: &Path) {
+fn cut_short(store: &Engine, notes: &Path) {
     let mut parts = 0;
     let killed = catch_unwind(AssertUnwindSafe(|| {
         store.check_with(&CheckOptions::new().resume(notes), &mut |_| {

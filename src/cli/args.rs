@@ -10,7 +10,7 @@ use super::commands::{
     completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, eval::EvalArgs, export::ExportArgs,
     forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs,
     recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs,
-    restore::RestoreArgs, scan::ScanArgs, stats::StatsArgs, update::UpdateArgs,
+    restore::RestoreArgs, scan::ScanArgs, stats::StatsArgs, update::UpdateArgs, watch::WatchArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -98,6 +98,8 @@ pub(crate) enum Command {
         after_help = "Examples:\n  memento-kv where\n  MEMENTO_HOME=/srv/agent memento-kv where --json"
     )]
     Where,
+    /// Follow what is remembered, updated and forgotten, in any process
+    Watch(WatchArgs),
     /// Check the integrity of the store's files, and mend them
     Check(CheckArgs),
     /// Prove from the log's own bytes that memories are there as they were acknowledged

@@ -53,8 +53,12 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         | ErrorKind::UnknownFormat
         | ErrorKind::ForeignStore
         | ErrorKind::Model => 3,
-        ErrorKind::Busy | ErrorKind::Timeout => 4,
-        ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::CommitUnknown | ErrorKind::Poisoned => 5,
+        ErrorKind::Busy | ErrorKind::OwnerUnresponsive | ErrorKind::VersionSkew | ErrorKind::Timeout => 4,
+        ErrorKind::Io
+        | ErrorKind::NoSpace
+        | ErrorKind::CommitUnknown
+        | ErrorKind::Poisoned
+        | ErrorKind::ForkedHandle => 5,
         ErrorKind::Config => 6,
         ErrorKind::Refused | ErrorKind::ReadOnly => 7,
     }

@@ -63,6 +63,7 @@ fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Command::Forget(args) => c::forget::run(&args, &context),
         Command::Stats(args) => c::stats::run(&args, &context),
         Command::Where => c::place::run(&context),
+        Command::Watch(args) => c::watch::run(&args, &context),
         Command::Check(args) => c::check::run(&args, &context),
         Command::Prove(args) => c::prove::run(&args, &context),
         Command::Compact => c::compact::run(&context),

@@ -89,6 +89,11 @@ impl Output {
         if self.terminal { self.print_indented(answer) } else { self.print_line(&to_json(answer, false)) }
     }
 
+    /// Writes one of many answers as JSON on a line of its own.
+    pub(crate) fn print_json_line<T: Serialize + ?Sized>(&self, answer: &T) -> Result<(), Failure> {
+        self.print_line(&to_json(answer, false))
+    }
+
     /// Writes an answer as indented JSON.
     pub(crate) fn print_indented<T: Serialize + ?Sized>(&self, answer: &T) -> Result<(), Failure> {
         self.print_line(&to_json(answer, true))

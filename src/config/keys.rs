@@ -61,6 +61,9 @@ const KEYS: &[Key] = &[
     key("storage", "history_max_mb", "storage.history_max_mb", "1024", |config, value, _| {
         whole(value, 0, 1 << 20, |mb| config.storage.history_max_mb = mb as u32)
     }),
+    key("storage", "allow_network_fs", "storage.allow_network_fs", "false", |config, value, _| {
+        switch(value, |on| config.storage.allow_network_fs = on)
+    }),
     ignored("storage", "journal_mode", NO_SQLITE),
     ignored("storage", "synchronous", NO_SQLITE),
     ignored("storage", "collection_table", NO_SQLITE),

@@ -64,6 +64,8 @@ pub struct StorageConfig {
     pub history_days: u32,
     /// `history_max_mb`: how many MiB that may take beside the log, 0 to 1,048,576. Default 1024.
     pub history_max_mb: u32,
+    /// `allow_network_fs`: whether a store on a network file system is written. Default false.
+    pub allow_network_fs: bool,
 }
 
 impl Default for StorageConfig {
@@ -74,6 +76,7 @@ impl Default for StorageConfig {
             backup_retention_days: 7,
             history_days: 7,
             history_max_mb: 1024,
+            allow_network_fs: false,
         }
     }
 }
@@ -357,7 +360,7 @@ mod tests {
     #[test]
     fn every_option_is_read_and_knows_its_line() {
         let config = merged(
-            "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\n  history_days: 3\n  history_max_mb: 10\n\
+            "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\n  history_days: 3\n  history_max_mb: 10\n  allow_network_fs: true\n\
              embed:\n  model: some/model\n  cache_size: 10\n  cache_dir: models\n\
              search:\n  default_topk: 8\n  timeout_ms: 0\n  hybrid_alpha: 0.25\n\
              health:\n  check_interval_hours: 24\n  auto_rollback: false\ndebug: true\n",
@@ -371,6 +374,7 @@ mod tests {
                 backup_retention_days: 30,
                 history_days: 3,
                 history_max_mb: 10,
+                allow_network_fs: true,
             }
         );
         assert_eq!(
@@ -391,7 +395,7 @@ mod tests {
         assert_eq!(config.health, HealthConfig { check_interval_hours: 24, auto_rollback: false });
         assert!(config.debug);
         assert_eq!(config.remarks(), []);
-        assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 14 });
+        assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 15 });
         assert_eq!(config.origin("search.nothing"), &Origin::Default);
     }
 

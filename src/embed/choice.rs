@@ -25,7 +25,7 @@ const BUILTIN_NAMES: [&str; 2] = ["sentence-transformers/all-MiniLM-L6-v2", "all
 /// # Ok::<(), memento_kv::Error>(())
 /// ```
 #[non_exhaustive]
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub enum ModelSpec {
     /// `builtin:minilm-l6`: all-MiniLM-L6-v2, inside the program.
     #[default]

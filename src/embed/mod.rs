@@ -42,6 +42,20 @@ pub fn builtin() -> Result<&'static dyn Embedder> {
     Ok(minilm::MiniLm::builtin()?)
 }
 
+impl<E: Embedder + ?Sized> Embedder for std::sync::Arc<E> {
+    fn identity(&self) -> &ModelIdentity {
+        (**self).identity()
+    }
+
+    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+        (**self).embed_document(text)
+    }
+
+    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
+        (**self).embed_query(query)
+    }
+}
+
 impl<E: Embedder + ?Sized> Embedder for &E {
     fn identity(&self) -> &ModelIdentity {
         (**self).identity()

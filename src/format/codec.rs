@@ -137,3 +137,39 @@ pub(crate) fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T,
         .map_err(|error| Damage::Codec(error.to_string()))?;
     Ok(value)
 }
+
+/// Most bytes that the decoder of a message to the owner may allocate, ...
+const CALL_DECODE_MAX: usize = 128 << 20;
+/// ... and that of a message from it.
+const ANSWER_DECODE_MAX: usize = 2 << 30;
+
+/// Appends a value of a message between processes.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub(crate) fn encode_message<T: bincode::Encode>(value: &T, out: &mut Vec<u8>) -> Result<(), Damage> {
+    bincode::encode_into_std_write(value, out, bincode::config::standard())
+        .map(drop)
+        .map_err(|error| Damage::Codec(error.to_string()))
+}
+
+/// Takes a value from the front of a message to the owner.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub(crate) fn decode_call<T: bincode::Decode<()>>(bytes: &mut &[u8]) -> Result<T, Damage> {
+    let config = bincode::config::standard().with_limit::<CALL_DECODE_MAX>();
+    taken(bytes, bincode::decode_from_slice(bytes, config))
+}
+
+/// Takes a value from the front of a message from the owner.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub(crate) fn decode_answer<T: bincode::Decode<()>>(bytes: &mut &[u8]) -> Result<T, Damage> {
+    let config = bincode::config::standard().with_limit::<ANSWER_DECODE_MAX>();
+    taken(bytes, bincode::decode_from_slice(bytes, config))
+}
+
+fn taken<T>(
+    bytes: &mut &[u8],
+    decoded: Result<(T, usize), bincode::error::DecodeError>,
+) -> Result<T, Damage> {
+    let (value, used) = decoded.map_err(|error| Damage::Codec(error.to_string()))?;
+    *bytes = &bytes[used..];
+    Ok(value)
+}

@@ -6,6 +6,7 @@ pub(crate) mod block;
 pub(crate) mod codec;
 pub(crate) mod frame;
 pub(crate) mod manifest;
+pub(crate) mod message;
 pub(crate) mod op;
 pub(crate) mod pages;
 pub(crate) mod record;

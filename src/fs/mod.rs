@@ -8,6 +8,7 @@
 #[cfg(test)]
 pub(crate) mod faulty;
 mod map;
+mod network;
 mod overlay;
 mod real;
 
@@ -16,10 +17,16 @@ use std::io;
 use std::path::Path;
 
 pub(crate) use map::Mapped;
+pub(crate) use network::network_file_system;
 pub(crate) use overlay::OverlayDisk;
 pub(crate) use real::RealDisk;
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// A path that means the same in a process with another working folder.
+pub(crate) fn absolute(path: &Path) -> Result<std::path::PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io("make absolute", path, error))
+}
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

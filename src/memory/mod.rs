@@ -4,6 +4,7 @@
 
 mod language;
 mod limits;
+mod message;
 mod model;
 mod query;
 mod receipt;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The full identity of an embedding model: two embedders give comparable vectors only when all of it is equal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
 pub struct ModelIdentity {
     /// The model's name, such as `sentence-transformers/all-MiniLM-L6-v2`.
     pub name: String,

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 const CONTEXT_MAX: usize = 1000;
 
 /// Which memories are in scope. Empty lists and `None` let everything through; all conditions must hold.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Filter {
     /// At least one of these tags, whole.
     pub tags_any: Vec<String>,
@@ -71,7 +71,7 @@ impl Filter {
 }
 
 /// Which evidence ranks the memories.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// By words and by meaning.
@@ -85,7 +85,7 @@ pub enum Mode {
 
 /// How thoroughly the nearest vectors are looked for, where there are more than some ten thousand. Fewer are always
 /// compared one by one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
     /// A walk through a graph that finds 99 of the 100 nearest.
@@ -109,7 +109,7 @@ impl Effort {
 }
 
 /// A question to the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
 #[must_use]
 pub struct Recall {
     pub(crate) query: String,
@@ -264,7 +264,7 @@ impl Recall {
 }
 
 /// In which order a list comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum Order {
     /// By time, the newest first; of one second, the last stored first.
     #[default]
@@ -274,7 +274,7 @@ pub enum Order {
 }
 
 /// A list of memories, without a question.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
 #[must_use]
 pub struct List {
     pub(crate) filter: Filter,
@@ -321,7 +321,7 @@ impl List {
 }
 
 /// What a score is made of: the parts from `text` on add up to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Explain {
     /// BM25 of the words, not scaled, where words ranked.
@@ -380,7 +380,7 @@ impl Explain {
 }
 
 /// One memory that was found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Match {
     /// The memory.
@@ -421,7 +421,7 @@ impl Serialize for Match {
 }
 
 /// Why an answer is not all that it could be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub enum Degraded {
     /// The store's embedding model is not there: words alone ranked. The reason and what to do.
@@ -483,7 +483,7 @@ impl Serialize for Degraded {
 }
 
 /// Why there are no memories in an answer, or why there could be more.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub enum Reason {
     /// The question is blank.
@@ -521,7 +521,7 @@ impl std::fmt::Display for Reason {
 }
 
 /// The answer to a [`Recall`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Answer {
     /// The memories, best first; at most as many as were asked for.

@@ -13,12 +13,12 @@ const DIGEST_LEN: usize = 16;
 /// A fingerprint of a memory's state: the first 16 bytes of the SHA-256 of the store's identity, the sequence of the
 /// record and the memory as the record has it, without vectors. Written as 32 hexadecimal digits. Spec:
 /// `format-spec/op.md`, "Receipts".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Digest(pub(crate) [u8; DIGEST_LEN]);
 
 /// What an acknowledged write gives: the sequence of its record, and the digest of what it stored. Written as
 /// `12-0123456789abcdef0123456789abcdef`, which [`Store::prove`](crate::Store::prove) takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Receipt {
     /// Sequence of the record.
     pub seq: u64,

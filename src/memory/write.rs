@@ -13,7 +13,7 @@ use crate::secrets;
 use crate::time;
 
 /// What happens when a memory with the same text is already in the collection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum Duplicates {
     /// The same text is kept once: tags are merged and the higher importance is kept. A text that is nearly the
     /// same (cosine above 0.95) is stored beside it. Both are reported as [`Remembered::duplicate_of`].
@@ -28,6 +28,8 @@ pub enum Duplicates {
 #[must_use]
 pub struct Remember {
     pub(crate) id: Option<MemoryId>,
+    /// The id that it gets when it is new and has none of its own: whoever asks again after a cut knows it by that.
+    pub(crate) proposed: Option<MemoryId>,
     pub(crate) text: String,
     pub(crate) timestamp: Option<i64>,
     pub(crate) source: String,
@@ -50,6 +52,7 @@ impl Remember {
     pub fn new(text: impl Into<String>) -> Self {
         Self {
             id: None,
+            proposed: None,
             text: text.into(),
             timestamp: None,
             source: DEFAULT_SOURCE.to_owned(),
@@ -233,7 +236,7 @@ fn refuse_secrets(text: &str, metadata: &Map<String, Value>) -> Result<()> {
 }
 
 /// What became of a [`Remember`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Remembered {
     /// The memory that holds the text.
@@ -371,7 +374,7 @@ impl Update {
 }
 
 /// What became of an [`Update`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Updated {
     /// The memory.
@@ -385,7 +388,7 @@ pub struct Updated {
 }
 
 /// What became of a request to forget.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Forgotten {
     /// The memories that are gone.

@@ -14,7 +14,7 @@ use super::retention::{Made, expired};
 use super::write::new_id;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Access, Disk, Kind};
-use crate::store::{Inner, Progress, Store};
+use crate::store::{Engine, Inner, Progress};
 
 /// The folder of backups in a home.
 const FOLDER: &str = "backups";
@@ -26,7 +26,7 @@ const HASH_LEN: usize = 1 << 20;
 const NAMES_TRIED: i64 = 60;
 
 /// What is known of a backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BackupVerdict {
@@ -51,7 +51,7 @@ impl BackupVerdict {
 }
 
 /// One backup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Backup {
     /// The file.
@@ -84,14 +84,14 @@ struct Manifest {
     dimensions: Option<u32>,
 }
 
-impl Store {
+impl Engine {
     /// Makes a backup in the home's folder `backups`, `memory_YYYYMMDD_HHMMSS.db` by local time, and lets go of older
-    /// ones as `retention_days` says: kept are the last verified one of each hour, for the 24 latest hours that have
-    /// one, and of each day, for so many latest days that have one. A backup counts when it was read back and compared.
-    ///
-    /// # Errors
-    /// As [`Store::snapshot`]; then no backup is gone.
-    pub fn backup_with(&self, retention_days: u32, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
+    /// ones as `retention_days` says.
+    pub(crate) fn backup_with(
+        &self,
+        retention_days: u32,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Backup> {
         let store = self.inner();
         store.check_writable()?;
         let folder = backup_folder(store)?;
@@ -107,19 +107,8 @@ impl Store {
         Ok(backup)
     }
 
-    /// As [`Store::backup_with`], with 7 days; says where the backup is.
-    ///
-    /// # Errors
-    /// As [`Store::backup_with`].
-    pub fn backup(&self) -> Result<PathBuf> {
-        Ok(self.backup_with(7, &mut |_| {})?.path)
-    }
-
-    /// Makes a backup under this name, with its manifest beside it. In a folder it gets a name of its own.
-    ///
-    /// # Errors
-    /// As [`Store::snapshot`], and [`Refused`](ErrorKind::Refused) when a file has the name.
-    pub fn backup_to(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
+    /// Makes a backup under this name, with its manifest beside it.
+    pub(crate) fn backup_to(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
         let store = self.inner();
         let disk = store.disk();
         let path = match disk.kind(path)? {
@@ -134,12 +123,8 @@ impl Store {
         make(store, &path, progress)
     }
 
-    /// The backups of the home, the newest first: those of this program, and those that the original has left in the
-    /// home. With `deep` every verified one is read as a whole and compared with its manifest; otherwise its size is.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn backups(&self, deep: bool) -> Result<Vec<Backup>> {
+    /// The backups of the home, the newest first.
+    pub(crate) fn backups(&self, deep: bool) -> Result<Vec<Backup>> {
         let store = self.inner();
         backups_of(&**store.disk(), store.home(), deep)
     }

@@ -10,7 +10,7 @@ use super::recognise::{is_untouched, recognise};
 use super::write::{Names, build, install, new_id, upkeep};
 use crate::error::{ErrorKind, Result};
 use crate::fs::{self, Fingerprint};
-use crate::store::{Beside, Inner, Options, Progress, Store};
+use crate::store::{Beside, Engine, Inner, Options, Progress};
 
 /// A store that is closed brings `memory.db` up to date when at most so many records came since, ...
 const RECORDS_AT_CLOSE_MAX: u64 = 256;
@@ -26,7 +26,7 @@ const CHANGED_SHARE: u64 = 10;
 const STATE_LEN_MAX: usize = 64 << 10;
 
 /// How `memory.db` came to be what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PublishKind {
@@ -39,7 +39,7 @@ pub enum PublishKind {
 }
 
 /// What a publish did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Published {
     /// Where it is.
@@ -132,25 +132,16 @@ fn told(published: Result<Option<Published>>) {
     }
 }
 
-impl Store {
-    /// Brings `memory.db` up to date: a SQLite file with everything that the store remembers, which `sqlite3` and the
-    /// original Memento can read. After a crash the former one is there or the new one.
-    ///
-    /// # Errors
-    /// [`ReadOnly`](ErrorKind::ReadOnly), [`NoSpace`](ErrorKind::NoSpace) and what the disk says; the former file is
-    /// as it was then.
-    pub fn snapshot(&self, progress: &mut dyn FnMut(Progress)) -> Result<Published> {
+impl Engine {
+    /// Brings `memory.db` up to date.
+    pub(crate) fn snapshot(&self, progress: &mut dyn FnMut(Progress)) -> Result<Published> {
         let store = self.inner();
         store.check_writable()?;
         Ok(publish(store, When::Asked, progress)?.expect("whoever asks gets one"))
     }
 
-    /// Writes everything that the store remembers into a SQLite file of this name, as [`Store::snapshot`] does. A file
-    /// that has the name is replaced when the new one is whole and durable.
-    ///
-    /// # Errors
-    /// As [`Store::snapshot`].
-    pub fn export_sqlite(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Published> {
+    /// Writes everything that the store remembers into a SQLite file of this name, as [`Engine::snapshot`] does.
+    pub(crate) fn export_sqlite(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Published> {
         let store = self.inner();
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");

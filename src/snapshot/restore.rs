@@ -1,6 +1,6 @@
 //! Restore: from a backup or another file, to a moment of the log, or back from the last restore.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use super::copy::{Copied, Look, look_at};
 use super::layout::hex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::ModelIdentity;
-use crate::store::{Changed, Changes, Inner, RestoreKind, Store};
+use crate::store::{Changed, Changes, Engine, Inner, RestoreKind};
 
 /// What to restore.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub enum RestoreFrom {
     /// A backup, a snapshot, or another file with the original's table of memories.
@@ -30,7 +30,7 @@ pub enum RestoreFrom {
 }
 
 /// How a restore is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct RestoreOptions {
     /// Go back to exactly what a file holds. Otherwise a file gives back what the store has lost or never had, and all
     /// that the log knows to be newer stays.
@@ -40,7 +40,7 @@ pub struct RestoreOptions {
 }
 
 /// What a restore did, or would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Restored {
     /// What it went to.
@@ -61,15 +61,9 @@ pub struct Restored {
     pub problems: Vec<String>,
 }
 
-impl Store {
-    /// Takes the store to another state. What differs is logged as one group: after a crash all of it counts, or nothing.
-    /// Nothing is removed by it, and [`RestoreFrom::Undo`] takes it back for at least 30 days.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when there is no such file, backup or moment,
-    /// [`Invalid`](ErrorKind::Invalid) and [`Corrupt`](ErrorKind::Corrupt) when the file cannot be used, and those of
-    /// [`Store::remember`]; then nothing has changed.
-    pub fn restore(&self, from: &RestoreFrom, options: RestoreOptions) -> Result<Restored> {
+impl Engine {
+    /// Takes the store to another state.
+    pub(crate) fn restore(&self, from: &RestoreFrom, options: RestoreOptions) -> Result<Restored> {
         let store = self.inner();
         if !options.dry_run {
             store.check_writable()?;
@@ -155,7 +149,7 @@ pub(super) fn take_over(
     let stamp = file.stamp.as_ref();
     let own_seq = stamp.filter(|stamp| stamp.store_id == hex(&store.store_id())).map(|stamp| stamp.seq);
     // What was forgotten after the file was written stays so, unless exactly the file's state is asked for.
-    let mut forgotten_since = BTreeSet::new();
+    let mut forgotten_since = BTreeMap::new();
     if let Some(seq) = own_seq.filter(|seq| !options.exact && *seq < store.durable_seq()) {
         forgotten_since = store.forgotten_since(seq)?;
     }
@@ -175,7 +169,7 @@ pub(super) fn take_over(
                     (Some(row), Some(seq)) => row.seq > seq,
                     _ => false,
                 };
-                if is_newer || (present.is_none() && forgotten_since.contains(id.as_str())) {
+                if is_newer || (present.is_none() && forgotten_since.contains_key(id.as_str())) {
                     kept += 1;
                     return changes.leave(id.as_str());
                 }

@@ -122,6 +122,7 @@ impl Inner {
             }
             // From here on the view answers for these records.
             self.log.with_staged(|pending| pending.applied(last_seq));
+            self.feed.take(&records);
         }
         Ok(catalog)
     }
@@ -250,6 +251,7 @@ impl Inner {
         if lock(&self.background.state).idle {
             self.background.wake.notify_all();
         }
+        self.feed.wake();
     }
 
     /// Ends the threads behind the calls and waits for them.

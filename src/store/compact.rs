@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::history::{self, History, Window};
-use super::{Inner, Progress, Store, lock};
+use super::{Engine, Inner, Progress, lock};
 use crate::catalog::{Catalog, Moved, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, OpKind};
@@ -31,7 +31,7 @@ const SEGMENT_DEAD_SHARE: u64 = 5;
 const RUN_BYTES_MAX: u64 = 48 << 20;
 
 /// What a compaction did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Compacted {
     /// Segments that were rewritten.
@@ -54,18 +54,9 @@ pub(super) enum Keep<'a> {
     AllBut(&'a HashSet<MemoryKey>),
 }
 
-impl Store {
-    /// Leaves out of the log what nothing needs any more: former versions, forgotten memories, replaced vectors. Also
-    /// happens by itself, behind the calls and when a store is closed, when more than a third of the log is dead.
-    ///
-    /// What it replaces stays in the trash as long as [`Options::history`](super::Options::history) says, unless the disk is full.
-    ///
-    /// Works on a full disk, too, with the space that is kept in reserve: a quarter of the log, at least 1 and at most
-    /// 32 MiB, in which what is left of a segment must have room. A crash in between loses nothing.
-    ///
-    /// # Errors
-    /// As [`Store::remember`], and [`Corrupt`](ErrorKind::Corrupt) when a segment is damaged: it stays as it is.
-    pub fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted> {
+impl Engine {
+    /// Leaves out of the log what nothing needs any more.
+    pub(crate) fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted> {
         self.inner.check_writable()?;
         self.inner.compact(&|| false, progress)
     }

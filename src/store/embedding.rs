@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::embedders::Embeds;
 use super::models::Activate;
-use super::{Inner, Progress, Store, apply, lock};
+use super::{Engine, Inner, Progress, apply, lock};
 use crate::embed::{Embedder, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op, Vectors, WINDOWS_MAX};
@@ -22,7 +23,7 @@ const COMMIT_LEN: usize = 8 << 20;
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What became of the vectors that were due.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Embedded {
     /// Memories that got their vectors.
@@ -31,46 +32,38 @@ pub struct Embedded {
     pub failed: u64,
 }
 
-impl Store {
-    /// Makes the vectors that are due and returns when they are stored. A crash or a stop in between loses nothing:
-    /// what is done is done, the rest stays due.
-    ///
-    /// # Errors
-    /// [`Model`](ErrorKind::Model) when the store's model is not there; otherwise as [`Store::remember`].
-    pub fn embed_pending(&self, progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
-        match self.inner.embedder()? {
+impl Engine {
+    /// Makes the vectors that are due and returns when they are stored.
+    pub(crate) fn embed_pending(&self, progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
+        match self.inner.embedder(self.inner.models.embedders())? {
             Some((number, embedder)) => self.inner.embed_missing(&*embedder, number, progress, &|| false),
             None => Ok(Embedded::default()),
         }
     }
 
-    /// Moves the store to a model, or with `None` makes what is due for the present one. All vectors are made anew
-    /// beside the old ones; when none is missing, recall switches to them at once. Interrupted, it goes on where it
-    /// was; until the switch recall uses the old vectors.
-    ///
-    /// # Errors
-    /// As [`Store::embed_pending`].
-    pub fn reembed(&self, model: Option<&ModelSpec>, progress: &mut dyn FnMut(Progress)) -> Result<Embedded> {
+    /// Moves the store to a model, or with `None` makes what is due for the present one.
+    pub(crate) fn reembed(
+        &self,
+        model: Option<&ModelSpec>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Embedded> {
         let Some(spec) = model else { return self.embed_pending(progress) };
-        let Some(embedder) = self.inner.models.other(spec)? else {
+        let Some(embedder) = self.inner.models.embedders().other(spec)? else {
             return Err(Error::new(ErrorKind::Invalid, "a store cannot be converted to no model")
                 .hint("`recall --mode text` ranks by words only"));
         };
         self.reembed_with(&embedder, progress)
     }
 
-    /// As [`Store::reembed`], with a model of the caller's own.
-    ///
-    /// # Errors
-    /// As [`Store::embed_pending`].
-    pub fn reembed_with(
+    /// As [`Engine::reembed`], with an embedder that is there for this call only.
+    pub(crate) fn reembed_by(
         &self,
-        embedder: &Arc<dyn Embedder>,
+        embedder: &dyn Embedder,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Embedded> {
         let inner = &self.inner;
         let number = inner.register(embedder.identity(), Activate::No)?;
-        let embedded = inner.embed_missing(&**embedder, number, progress, &|| false)?;
+        let embedded = inner.embed_missing(embedder, number, progress, &|| false)?;
         if embedded.failed > 0 {
             return Err(Error::new(
                 ErrorKind::Model,
@@ -78,17 +71,28 @@ impl Store {
             )
             .hint("run it again: what is done is kept"));
         }
-        inner.activate(embedder)?;
+        inner.register(embedder.identity(), Activate::Yes)?;
         // Memories that others stored in this moment have vectors of the former model.
         inner.wake_embedder();
+        Ok(embedded)
+    }
+
+    /// As [`Engine::reembed`], with a model of the caller's own.
+    pub(crate) fn reembed_with(
+        &self,
+        embedder: &Arc<dyn Embedder>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Embedded> {
+        let embedded = self.reembed_by(&**embedder, progress)?;
+        self.inner.models.embedders().keep(embedder);
         Ok(embedded)
     }
 }
 
 impl Inner {
     /// Vectors of a new text; `None` when they are to be made later, or never.
-    pub(super) fn vectors_of(&self, text: &str) -> Result<Option<Vectors>> {
-        let (number, embedder) = match self.embedder() {
+    pub(super) fn vectors_of(&self, text: &str, by: &dyn Embeds) -> Result<Option<Vectors>> {
+        let (number, embedder) = match self.embedder(by) {
             Ok(Some(embedder)) => embedder,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == ErrorKind::Model => {
@@ -227,7 +231,9 @@ impl Inner {
         if due == 0 {
             return Ok(Embedded::default());
         }
-        let Some((number, embedder)) = self.embedder()? else { return Ok(Embedded::default()) };
+        let Some((number, embedder)) = self.embedder(self.models.embedders())? else {
+            return Ok(Embedded::default());
+        };
         let is_over =
             || self.is_stopping() || self.models.active().is_none_or(|(active, _)| active != number);
         self.embed_missing(&*embedder, number, &mut |_| {}, &is_over)

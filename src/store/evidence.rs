@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::Inner;
+use super::embedders::Embeds;
 use super::index::ModelVectors;
 use super::recall::SPARE;
 use crate::error::{ErrorKind, Result};
@@ -82,12 +83,13 @@ impl Inner {
         recall: &Recall,
         scope: &Scope,
         question: &Question,
+        by: &dyn Embeds,
         deadline: Deadline,
         degraded: &mut Vec<Degraded>,
     ) -> Result<Found> {
         let query = match recall.mode {
             Mode::Text => None,
-            Mode::Hybrid | Mode::Vector => self.query_vector(recall, &question.spoken, degraded)?,
+            Mode::Hybrid | Mode::Vector => self.query_vector(recall, &question.spoken, by, degraded)?,
         };
         let has_words = recall.mode != Mode::Vector
             && !recall.query.trim().is_empty()

@@ -21,7 +21,7 @@ use crate::log::{self, Hole, Listing, Place, Salvaged, ScanEnd, Scanner};
 use crate::memory::MemoryId;
 
 /// What was healed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Healed {
     /// The file, relative to the home folder.

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::embedders::Embeds;
 use super::models::Activate;
-use super::{Inner, Store};
+use super::{Engine, Inner};
 use crate::embed::Embedder;
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +13,7 @@ use crate::log;
 use crate::memory::{DIMENSIONS_MAX, ModelIdentity, Remember, check_vector};
 
 /// The vectors of a memory, window by window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryVectors {
     /// The model that made them: all of it must be the same where they are to be used.
@@ -40,12 +41,9 @@ pub(crate) enum Given {
     Own(Vec<f32>),
 }
 
-impl Store {
+impl Engine {
     /// The vectors that recall uses for a memory; None when it has none yet, or there is no such memory.
-    ///
-    /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) when the log does not have them whole; those of the system.
-    pub fn vectors(&self, id: impl AsRef<str>) -> Result<Option<MemoryVectors>> {
+    pub(crate) fn vectors(&self, id: impl AsRef<str>) -> Result<Option<MemoryVectors>> {
         let inner = &self.inner;
         let Some((number, identity)) = inner.models.active() else { return Ok(None) };
         inner.read(|catalog| {
@@ -117,6 +115,6 @@ impl Inner {
         if let Some((_, identity)) = self.models.active() {
             return Ok(Some(ModelIdentity::clone(&identity)));
         }
-        Ok(self.models.embedder_of(None)?.map(|embedder| embedder.identity().clone()))
+        Ok(self.models.embedders().embedder_of(None)?.map(|embedder| embedder.identity().clone()))
     }
 }

@@ -6,10 +6,13 @@
 
 mod apply;
 mod compact;
+mod embedders;
 mod embedding;
 mod evidence;
+mod feed;
 mod heal;
 mod history;
+mod ids;
 mod import;
 mod index;
 mod models;
@@ -33,27 +36,29 @@ mod write;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::catalog::Catalog;
 use crate::clock::{Clock, SystemClock};
 use crate::embed::cache::QueryCache;
 use crate::embed::{Embedder, ModelSpec};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{DiskFile, RealDisk};
-use crate::home::{Home, HomeInputs, locate};
+use crate::home::Home;
 use crate::log::{Log, Place, SEGMENT_LEN_MAX, Segment};
 use crate::memory::{Language, List, Memory};
 
 pub use compact::Compacted;
 pub use embedding::Embedded;
+pub use feed::{Change, ChangeKind};
 pub use heal::Healed;
 pub use import::MemoryVectors;
 pub(crate) use import::{Given, Incoming};
 pub use index::{IndexBuilder, IndexStats, TextStats};
-pub use past::{AsOf, Moment};
+pub use past::Moment;
+pub(crate) use past::PastStore;
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
 pub use restore::{Changed, RestoreKind};
@@ -63,10 +68,13 @@ pub use write::OnConflict;
 pub(crate) use write::Outcome;
 
 use apply::Applying;
+pub(crate) use embedders::{Embedders, Embeds};
+use feed::Feed;
 use history::Window;
+pub(crate) use ids::Ids;
 use index::Indexing;
 use models::Models;
-pub(crate) use open::Layout;
+pub(crate) use open::{Holder, Layout, this_program};
 use recall::{AnswerCache, ScopeCache};
 pub(crate) use restore::Changes;
 use search::Search;
@@ -80,23 +88,23 @@ const RECENCY_HALF_LIFE_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Clone)]
 #[must_use]
 pub struct Options {
-    home: PathBuf,
+    pub(crate) home: PathBuf,
     create: bool,
-    lock_wait: Duration,
+    pub(crate) lock_wait: Duration,
     model: ModelSpec,
     embedder: Option<Arc<dyn Embedder>>,
     models_dir: Option<PathBuf>,
     background_embedding: bool,
     query_cache: bool,
-    clock: Arc<dyn Clock>,
-    disk: Arc<dyn crate::fs::Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn crate::fs::Disk>,
     /// Whether a thread behind the calls applies what was written; otherwise whoever reads does.
     follow: bool,
     /// Whether what neither the log nor the view has whole is given up, so that the rest can be used.
     salvage: bool,
     /// Files that a check found damaged.
     damaged: BTreeSet<PathBuf>,
-    read_only: bool,
+    pub(crate) read_only: bool,
     index_builder: IndexBuilder,
     recency_half_life: Option<Duration>,
     language: Language,
@@ -108,6 +116,10 @@ pub struct Options {
     db_path: Option<PathBuf>,
     /// What follows the store beside it.
     beside: Option<Arc<dyn Beside>>,
+    /// Whether a store on a network file system is written.
+    allow_network_fs: bool,
+    pub(crate) serve: bool,
+    pub(crate) connect: bool,
 }
 
 impl Options {
@@ -137,6 +149,9 @@ impl Options {
             frozen: false,
             db_path: None,
             beside: None,
+            allow_network_fs: false,
+            serve: true,
+            connect: true,
         }
     }
 
@@ -176,6 +191,7 @@ impl Options {
             .model(home.model()?)
             .models_dir(home.models_dir())
             .db_path(&home.db_path)
+            .allow_network_fs(storage.allow_network_fs)
             .history(storage.history_days, u64::from(storage.history_max_mb) << 20)
             .language(search.language)
             .recency_half_life((!half_life.is_zero()).then_some(half_life));
@@ -189,9 +205,31 @@ impl Options {
         self
     }
 
-    /// How long to wait for another process to let go of the store.
+    /// How long to wait for another process that neither serves this one nor lets go of the store.
     pub fn lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
+        self
+    }
+
+    /// Whether a store is written although it is on a network file system, where locks of other machines and maps of files
+    /// may not hold; by default it is not, and opening it is an error of kind [`Refused`](crate::ErrorKind::Refused)
+    /// unless it is opened for reading only.
+    pub fn allow_network_fs(mut self, on: bool) -> Self {
+        self.allow_network_fs = on;
+        self
+    }
+
+    /// Whether other processes are served while this one has the store open; by default they are. Otherwise they get an
+    /// error of kind [`Busy`](crate::ErrorKind::Busy) that names this process.
+    pub fn serve(mut self, on: bool) -> Self {
+        self.serve = on;
+        self
+    }
+
+    /// Whether a process that has the store open is asked to serve this one; by default it is. Otherwise opening such a
+    /// store is an error of kind [`Busy`](crate::ErrorKind::Busy) that names it.
+    pub fn connect(mut self, on: bool) -> Self {
+        self.connect = on;
         self
     }
 
@@ -300,7 +338,7 @@ impl Options {
 }
 
 /// How far a long work is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Progress {
     /// Steps that are done.
@@ -322,7 +360,7 @@ impl Progress {
 /// The last handle closes it: what is only in memory is written, and the lock is let go. [`Store::close`] does the
 /// same and says whether it went well. Nothing acknowledged depends on either.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Engine {
     inner: Arc<Inner>,
     /// Stops the threads behind the calls when the last handle goes.
     _alive: Arc<Alive>,
@@ -376,8 +414,12 @@ pub(crate) struct Inner {
     follow: bool,
     /// Whether nothing is written: what recovery had to change is in memory only.
     read_only: bool,
-    last_id: Mutex<ulid::Ulid>,
+    ids: Ids,
     background: Background,
+    /// What was written lately, for those who follow it.
+    feed: Feed,
+    /// Whether somebody else takes the store over at once, and what can wait is left to it.
+    hands_over: AtomicBool,
 }
 
 /// What wakes and stops the threads behind the calls.
@@ -403,55 +445,70 @@ struct BackgroundState {
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
-impl Store {
+impl Engine {
     /// Opens a store, recovers it if it was left by a crash, and makes it if it is not there.
-    ///
-    /// # Errors
-    /// [`Busy`](crate::ErrorKind::Busy) when another process holds it, [`Permission`](crate::ErrorKind::Permission)
-    /// when the folder is not safe, [`Corrupt`](crate::ErrorKind::Corrupt) when acknowledged records are damaged,
-    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) when a newer version wrote it, and what the disk says.
-    pub fn open(options: Options) -> Result<Self> {
-        let inner = open::open(options)?;
+    pub(crate) fn open(options: Options) -> Result<Self> {
+        let (disk, home) = (Arc::clone(&options.disk), options.home.clone());
+        Self::open_if_free(options)?.ok_or_else(|| busy(&*disk, &home))
+    }
+
+    /// As [`Engine::open`]; `None` when another process holds the store for as long as is waited.
+    pub(crate) fn open_if_free(options: Options) -> Result<Option<Self>> {
+        let Some(inner) = open::open(options)? else { return Ok(None) };
         let alive = Arc::new(Alive(Arc::downgrade(&inner)));
         let store = Self { inner, _alive: alive };
         if let Some(beside) = store.inner.beside.as_ref().filter(|_| !store.inner.read_only) {
             beside.opened(&store.inner);
         }
-        Ok(store)
+        Ok(Some(store))
+    }
+
+    /// The store's own name.
+    pub(crate) fn store_id(&self) -> [u8; 16] {
+        self.inner.store_id
+    }
+
+    /// Milliseconds since the Unix epoch, by the store's clock.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.inner.now_ms()
+    }
+
+    /// The sequence of a moment.
+    pub(crate) fn seq_of(&self, moment: Moment) -> Result<u64> {
+        self.inner.seq_of(moment)
+    }
+
+    /// Somebody else takes the store over when it is closed: what can wait is left to it.
+    pub(crate) fn hand_over(&self) {
+        self.inner.hands_over.store(true, Ordering::Relaxed);
     }
 
     /// The home folder.
     #[must_use]
-    pub fn home(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
         &self.inner.home
     }
 
     /// Whether the store is only read, because it was opened so or because its medium cannot be written.
     #[must_use]
-    pub fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.inner.read_only
     }
 
     /// What was missing or damaged and was healed since this store was opened, the opening included.
     #[must_use]
-    pub fn healed(&self) -> Vec<Healed> {
+    pub(crate) fn healed(&self) -> Vec<Healed> {
         lock(&self.inner.healed).clone()
     }
 
     /// The memory of this id.
-    ///
-    /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) when it is damaged on disk, and what the disk says.
-    pub fn get(&self, id: impl AsRef<str>) -> Result<Option<Memory>> {
+    pub(crate) fn get(&self, id: impl AsRef<str>) -> Result<Option<Memory>> {
         let row = self.inner.read(|catalog| catalog.get(id.as_ref()))?;
         Ok(row.map(|row| row.memory))
     }
 
     /// Memories by time, without a question.
-    ///
-    /// # Errors
-    /// As [`Store::get`], and [`Invalid`](crate::ErrorKind::Invalid) for a bad filter.
-    pub fn list(&self, list: &List) -> Result<Vec<Memory>> {
+    pub(crate) fn list(&self, list: &List) -> Result<Vec<Memory>> {
         list.filter.check()?;
         let rows = self
             .inner
@@ -475,11 +532,8 @@ impl Store {
         self.inner.log.segments().all()
     }
 
-    /// Writes what is only in memory and lets go of the store. With other handles still there, only the former.
-    ///
-    /// # Errors
-    /// What the disk says. All that was acknowledged is durable nevertheless.
-    pub fn close(self) -> Result<()> {
+    /// Writes what is only in memory and lets go of the store.
+    pub(crate) fn close(self) -> Result<()> {
         let Self { inner, _alive } = self;
         drop(_alive);
         match Arc::try_unwrap(inner) {
@@ -489,30 +543,10 @@ impl Store {
     }
 }
 
-impl std::fmt::Debug for Store {
+impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("home", &self.inner.home).finish_non_exhaustive()
+        f.debug_struct("Engine").field("home", &self.inner.home).finish_non_exhaustive()
     }
-}
-
-/// The store of this process at the home that [`crate::home::locate`] finds: one for the process, opened once, as long
-/// as somebody has a handle.
-///
-/// # Errors
-/// Those of [`Store::open`].
-pub fn get_store() -> Result<Store> {
-    type Opened = HashMap<PathBuf, (Weak<Inner>, Weak<Alive>)>;
-    static STORES: OnceLock<Mutex<Opened>> = OnceLock::new();
-    let home = locate(&HomeInputs::of_process(None))?;
-    let mut stores = lock(STORES.get_or_init(Mutex::default));
-    if let Some((inner, alive)) = stores.get(&home.path)
-        && let (Some(inner), Some(alive)) = (inner.upgrade(), alive.upgrade())
-    {
-        return Ok(Store { inner, _alive: alive });
-    }
-    let store = Store::open(Options::of(&home)?)?;
-    stores.insert(home.path.clone(), (Arc::downgrade(&store.inner), Arc::downgrade(&store._alive)));
-    Ok(store)
 }
 
 impl Drop for Alive {
@@ -544,6 +578,22 @@ impl Inner {
         history::History::read(self)?.prune(self, self.window, self.clock.now_ms())
     }
 
+    /// What is done when there is time for it: at a close after which nobody waits for the store.
+    fn tidy(&self) {
+        if let Err(error) = self.compact_if_due(&|| false) {
+            tracing::warn!(%error, "the log is not compacted");
+        }
+        if let (false, Err(error)) = (self.read_only, self.clear_history()) {
+            tracing::warn!(%error, "the trash is not cleared");
+        }
+        if let Err(error) = self.index_at_close() {
+            tracing::warn!(%error, "the vector index stays as it is");
+        }
+        if let (false, Some(beside)) = (self.read_only, self.beside.clone()) {
+            beside.closing(self);
+        }
+    }
+
     /// Leaves files so that the next open need not recover. Does nothing the second time.
     fn shut(&mut self) -> Result<()> {
         let Some(catalog) = self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).clone() else {
@@ -555,17 +605,8 @@ impl Inner {
             self.settle_times();
             self.keep_reserve();
         }
-        if let (Ok(()), Err(error)) = (&caught_up, self.compact_if_due(&|| false)) {
-            tracing::warn!(%error, "the log is not compacted");
-        }
-        if let (Ok(()), false, Err(error)) = (&caught_up, self.read_only, self.clear_history()) {
-            tracing::warn!(%error, "the trash is not cleared");
-        }
-        if let (Ok(()), Err(error)) = (&caught_up, self.index_at_close()) {
-            tracing::warn!(%error, "the vector index stays as it is");
-        }
-        if let (Ok(()), false, Some(beside)) = (&caught_up, self.read_only, self.beside.clone()) {
-            beside.closing(self);
+        if caught_up.is_ok() && !self.hands_over.load(Ordering::Relaxed) {
+            self.tidy();
         }
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // The log first: a view that is ahead of the log's mark would look like a missing segment.
@@ -573,6 +614,14 @@ impl Inner {
         let view_closed = Arc::into_inner(catalog).map_or(Ok(()), Catalog::close);
         log_closed.and(view_closed)
     }
+}
+
+/// The error of a store that another process holds.
+pub(crate) fn busy(disk: &dyn crate::fs::Disk, home: &Path) -> Error {
+    let holder = Holder::of(disk, home).unwrap_or_default();
+    Error::new(ErrorKind::Busy, format!("the store is in use by {holder}"))
+        .at(home)
+        .hint("wait for it to finish, or stop it, then try again")
 }
 
 /// The lock, also after a panic elsewhere: what is guarded here is never left half changed.

@@ -4,31 +4,26 @@
 //! that made them, so an embedder and its number are always taken together.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Inner, Options, lock};
+use super::embedders::{Embedders, Embeds};
+use super::{Inner, Options};
 use crate::catalog::Catalog;
-use crate::embed::minilm::MiniLm;
-use crate::embed::{self, Embedder, ModelIdentity, ModelSpec};
+use crate::embed::{Embedder, ModelIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{ModelNumber, Op};
 use crate::log::Planned;
 
 /// Name of the model of a store whose callers give all vectors themselves.
-const CALLER_MODEL: &str = "caller";
+pub(super) const CALLER_MODEL: &str = "caller";
 
 /// A model and the number that the log gave it.
 pub(super) type Numbered = (ModelNumber, Arc<ModelIdentity>);
 
-/// The models of a store, for those who read and embed.
+/// The models of a store, for those who read.
 pub(super) struct Models {
-    spec: ModelSpec,
-    dir: PathBuf,
-    given: Option<Arc<dyn Embedder>>,
     known: RwLock<Known>,
-    /// The embedder of one model, loaded when it was first needed.
-    loaded: Mutex<Option<Loaded>>,
+    embedders: Embedders,
 }
 
 /// The models that have numbers, and the one that recall uses.
@@ -36,12 +31,6 @@ pub(super) struct Models {
 struct Known {
     numbers: BTreeMap<ModelNumber, Arc<ModelIdentity>>,
     active: Option<ModelNumber>,
-}
-
-struct Loaded {
-    /// The model it was loaded for; `None` for a store that has none yet.
-    number: Option<ModelNumber>,
-    embedder: Result<Option<Arc<dyn Embedder>>, Arc<str>>,
 }
 
 /// The models for those who plan operations, under the log's lock: what is durable and what will be.
@@ -141,30 +130,8 @@ impl Change {
 }
 
 impl Models {
-    /// Options for a store that uses the same models.
-    pub(super) fn as_options(&self, options: Options) -> Options {
-        let options = options.model(self.spec.clone()).models_dir(&self.dir);
-        match &self.given {
-            Some(given) => options.embedder(Arc::clone(given)),
-            None => options,
-        }
-    }
-
     pub(super) fn new(options: &Options, registry: &Registry) -> Self {
-        let from_environment =
-            || std::env::var_os("MEMENTO_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        let dir = options
-            .models_dir
-            .clone()
-            .or_else(from_environment)
-            .unwrap_or_else(|| options.home.join("models"));
-        Self {
-            spec: options.model.clone(),
-            dir,
-            given: options.embedder.clone(),
-            known: RwLock::new(registry.durable.clone()),
-            loaded: Mutex::new(None),
-        }
+        Self { known: RwLock::new(registry.durable.clone()), embedders: Embedders::new(options) }
     }
 
     /// The store's model; `None` as long as it has none.
@@ -173,94 +140,23 @@ impl Models {
         known.active.and_then(|number| Some((number, Arc::clone(known.numbers.get(&number)?))))
     }
 
-    /// The embedder of the store's model, or of the one that a store without one would get; `None` when that is one of
-    /// words only.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Model`] when the model that made the store's vectors is not there. Never another model instead.
-    pub(super) fn embedder(&self) -> Result<Option<Arc<dyn Embedder>>> {
-        self.embedder_of(self.active().as_ref())
-    }
-
-    /// The embedder of this model, as [`Models::active`] gave it.
-    ///
-    /// # Errors
-    /// As [`Models::embedder`].
-    pub(super) fn embedder_of(&self, model: Option<&Numbered>) -> Result<Option<Arc<dyn Embedder>>> {
-        let wanted = model.map(|(number, _)| *number);
-        let mut loaded = lock(&self.loaded);
-        match &mut *loaded {
-            Some(loaded) if loaded.number == wanted => {}
-            // What a store without a model would get has become its model.
-            Some(Loaded { number, embedder: Ok(Some(embedder)) })
-                if model.is_some_and(|(_, identity)| *embedder.identity() == **identity) =>
-            {
-                *number = wanted;
-            }
-            _ => {
-                let embedder = self.load(model.map(|(_, identity)| &**identity));
-                *loaded =
-                    Some(Loaded { number: wanted, embedder: embedder.map_err(|error| describe(&error)) });
-            }
-        }
-        let loaded = loaded.as_ref().expect("just loaded");
-        loaded.embedder.clone().map_err(|why| Error::new(ErrorKind::Model, why.to_string()))
-    }
-
-    /// The embedder of another model that is to become the store's.
-    pub(super) fn other(&self, spec: &ModelSpec) -> Result<Option<Arc<dyn Embedder>>> {
-        load_model(spec, &self.dir)
-    }
-
-    fn load(&self, identity: Option<&ModelIdentity>) -> Result<Option<Arc<dyn Embedder>>> {
-        let candidate = self.candidate();
-        let Some(identity) = identity else { return candidate };
-        if let Ok(Some(embedder)) = &candidate
-            && embedder.identity() == identity
-        {
-            return candidate;
-        }
-        // The store's own model counts, not what the configuration asks for new stores.
-        if let Ok(builtin) = MiniLm::builtin()
-            && builtin.identity() == identity
-        {
-            return Ok(Some(Arc::new(builtin)));
-        }
-        for spec in specs_of(identity) {
-            if let Ok(Some(embedder)) = load_model(&spec, &self.dir)
-                && embedder.identity() == identity
-            {
-                return Ok(Some(embedder));
-            }
-        }
-        if identity.engine == CALLER_MODEL {
-            return Ok(None);
-        }
-        let why = match candidate {
-            Err(error) => error.to_string(),
-            Ok(_) => "the model that was asked for is another one".to_owned(),
-        };
-        Err(Error::new(
-            ErrorKind::Model,
-            format!("the store's vectors were made by {}, which cannot be loaded: {why}", identity.name),
-        )
-        .hint("provide that model again, or convert the store with `memento-kv reembed --model NAME`"))
-    }
-
-    /// The embedder that was asked for.
-    fn candidate(&self) -> Result<Option<Arc<dyn Embedder>>> {
-        match &self.given {
-            Some(given) => Ok(Some(Arc::clone(given))),
-            None => load_model(&self.spec, &self.dir),
-        }
+    /// The embedders of this process.
+    pub(super) fn embedders(&self) -> &Embedders {
+        &self.embedders
     }
 }
 
 impl Inner {
-    /// The store's embedder and its number; a store without a model gets this one. `None` when nothing embeds here.
-    pub(super) fn embedder(&self) -> Result<Option<(ModelNumber, Arc<dyn Embedder>)>> {
+    /// The embedder of the store's model, and its number; a store without a model gets this one. `None` when nothing
+    /// embeds for this call.
+    pub(super) fn embedder<'a>(
+        &self,
+        by: &'a dyn Embeds,
+    ) -> Result<Option<(ModelNumber, Box<dyn Embedder + 'a>)>> {
         let active = self.models.active();
-        let Some(embedder) = self.models.embedder_of(active.as_ref())? else { return Ok(None) };
+        let Some(embedder) = by.embedder_of(active.as_ref().map(|(_, identity)| &**identity))? else {
+            return Ok(None);
+        };
         let number = match active {
             Some((number, _)) => number,
             None => self.register(embedder.identity(), Activate::IfFirst)?,
@@ -268,12 +164,18 @@ impl Inner {
         Ok(Some((number, embedder)))
     }
 
+    /// The embedder that this process has for the store's model, or for a store without one.
+    pub(super) fn own_embedder(&self) -> Result<Option<Box<dyn Embedder + '_>>> {
+        let active = self.models.active();
+        self.models.embedders.embedder_of(active.as_ref().map(|(_, identity)| &**identity))
+    }
+
     /// The number of the model whose vectors, of so many dimensions, the caller gives.
     pub(super) fn number_for_given(&self, dimensions: u32) -> Result<ModelNumber> {
         let active = self.models.active();
         let identity = match &active {
             Some((_, identity)) => Arc::clone(identity),
-            None => Arc::new(match self.models.embedder_of(None)? {
+            None => Arc::new(match self.models.embedders.embedder_of(None)? {
                 Some(embedder) => embedder.identity().clone(),
                 None => caller_identity(dimensions),
             }),
@@ -308,33 +210,6 @@ impl Inner {
         });
         self.committed();
         Ok(number)
-    }
-
-    /// Recall uses this embedder's model from here on.
-    pub(super) fn activate(&self, embedder: &Arc<dyn Embedder>) -> Result<()> {
-        let number = self.register(embedder.identity(), Activate::Yes)?;
-        *lock(&self.models.loaded) =
-            Some(Loaded { number: Some(number), embedder: Ok(Some(Arc::clone(embedder))) });
-        Ok(())
-    }
-}
-
-/// Where the model of this identity may be: in a folder of its name, or under the name it is fetched by.
-fn specs_of(identity: &ModelIdentity) -> impl Iterator<Item = ModelSpec> {
-    let fetched = embed::list().into_iter().filter(|model| model.repository == identity.name);
-    let folder = ModelSpec::Dir(PathBuf::from(&identity.name));
-    fetched.map(|model| ModelSpec::Named(model.name)).chain([folder])
-}
-
-/// The embedder of a spec; `None` for words only.
-fn load_model(spec: &ModelSpec, models_dir: &Path) -> Result<Option<Arc<dyn Embedder>>> {
-    embed::load(spec, models_dir, || Ok(Arc::new(MiniLm::builtin()?)))
-}
-
-fn describe(error: &Error) -> Arc<str> {
-    match error.hint_text() {
-        Some(hint) => format!("{error}; {hint}").into(),
-        None => error.to_string().into(),
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::apply::{Applying, CHECKPOINT_RECORDS, spawn_applier};
+use super::feed::Feed;
 use super::heal::{Healed, Healer, needs_a_decision};
+use super::ids::Ids;
 use super::index::{Indexing, spawn_indexer};
 use super::models::{Models, Registry};
 use super::quarantine::quarantine;
@@ -17,9 +19,10 @@ use super::staged::Pending;
 use super::times::Times;
 use super::{Background, Inner, Options};
 use crate::catalog::{CACHE_BYTES_DEFAULT, Catalog, Opened, Position};
+use crate::clock::{Clock, SystemClock};
 use crate::embed::cache::QueryCache;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{self, Access, Disk, DiskFile, Kind, OverlayDisk};
+use crate::fs::{self, Access, Disk, DiskFile, Kind, OverlayDisk, network_file_system};
 use crate::log::{self, Listing, Log, Place, Recovered, Superseded};
 use crate::text::name_of;
 
@@ -27,6 +30,8 @@ use crate::text::name_of;
 const QUERY_CACHE_CAPACITY: usize = 1024;
 const LOCK_POLL: Duration = Duration::from_millis(10);
 const LOCK_LEN_MAX: usize = 4096;
+/// Characters of a program's name that are shown.
+const PROGRAM_LEN_MAX: usize = 200;
 
 /// The files of a store's folder.
 pub(crate) struct Layout {
@@ -54,6 +59,11 @@ impl Layout {
         }
     }
 
+    /// The folder of the store's own files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The view's file.
     pub(crate) fn view(&self) -> &Path {
         &self.view
@@ -71,7 +81,8 @@ impl Layout {
     }
 }
 
-pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
+/// Opens a store; `None` when another process has it.
+pub(super) fn open(mut options: Options) -> Result<Option<Arc<Inner>>> {
     let layout = Layout::of(&options.home);
     if options.read_only {
         options.disk = Arc::new(OverlayDisk::new(options.disk));
@@ -86,6 +97,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         }
         claimed => claimed?,
     };
+    let Some(lock) = lock else { return Ok(None) };
     for path in options.damaged.iter().filter(|path| path.starts_with(&layout.index)) {
         // Whatever it said is in the log.
         crate::index::remove_if_there(&*options.disk, path)?;
@@ -134,8 +146,10 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         recency_half_life: options.recency_half_life.map(|half_life| half_life.as_secs_f32()),
         follow: options.follow,
         read_only: options.read_only || options.frozen,
-        last_id: Mutex::new(ulid::Ulid::nil()),
+        ids: Ids::default(),
         background: Background::default(),
+        feed: Feed::default(),
+        hands_over: AtomicBool::new(false),
     });
     // Fewer are left to the next checkpoint, so that opening need not wait for the disk.
     if replayed >= CHECKPOINT_RECORDS
@@ -149,7 +163,7 @@ pub(super) fn open(mut options: Options) -> Result<Arc<Inner>> {
         inner.stop_threads();
         return Err(error);
     }
-    Ok(inner)
+    Ok(Some(inner))
 }
 
 /// A log and a view that are whole and agree.
@@ -349,11 +363,12 @@ fn spawn_threads(inner: &Arc<Inner>, follow: bool, background_embedding: bool) -
     if background_embedding { super::embedding::spawn_embedder(inner) } else { Ok(()) }
 }
 
-/// Makes the folders that are missing, takes the lock and clears what a crash left under temporary names.
-fn claimed(options: &Options, layout: &Layout) -> Result<Box<dyn DiskFile>> {
+/// Makes the folders that are missing, takes the lock and clears what a crash left under temporary names; `None` when
+/// another process has the lock.
+fn claimed(options: &Options, layout: &Layout) -> Result<Option<Box<dyn DiskFile>>> {
     let disk = &*options.disk;
     make_folders(options, layout)?;
-    let lock = take_lock(disk, &layout.lock, options.lock_wait)?;
+    let Some(lock) = take_lock(disk, &layout.lock, options.lock_wait)? else { return Ok(None) };
     let segments = layout.place(Arc::clone(&options.disk)).segments;
     fs::create_folders(disk, &segments)?;
     disk.check_folder(&segments)?;
@@ -367,7 +382,7 @@ fn claimed(options: &Options, layout: &Layout) -> Result<Box<dyn DiskFile>> {
     if disk.kind(&layout.index)? == Some(Kind::Folder) {
         remove_leftovers(disk, &layout.index)?;
     }
-    Ok(lock)
+    Ok(Some(lock))
 }
 
 fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
@@ -385,7 +400,20 @@ fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
         fs::create_folders(&*options.disk, &layout.folder)?;
         options.disk.check_folder(home)?;
     }
-    options.disk.check_folder(&layout.folder)
+    options.disk.check_folder(&layout.folder)?;
+    let folder = options.disk.system_path(&layout.folder);
+    match folder.filter(|_| !options.read_only && !options.allow_network_fs).and_then(network_file_system) {
+        Some(name) => Err(Error::new(
+            ErrorKind::Refused,
+            format!("the store is on a network file system ({name}), where locks of other machines may not hold"),
+        )
+        .at(home)
+        .hint(
+            "move the home to a disk of this machine; --read-only reads it where it is; storage.allow_network_fs: true \
+             in config.yaml uses it all the same",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Makes the names of a new store durable. Whoever made its folders may have ended before that.
@@ -399,30 +427,96 @@ fn settle_names(disk: &dyn Disk, home: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the lock of the store and leaves a note of who has it.
-fn take_lock(disk: &dyn Disk, path: &Path, wait: Duration) -> Result<Box<dyn DiskFile>> {
+/// Takes the lock of the store and leaves a note of who has it; `None` when another process has it all the time.
+fn take_lock(disk: &dyn Disk, path: &Path, wait: Duration) -> Result<Option<Box<dyn DiskFile>>> {
     let file = disk.open(path, Access::OpenOrCreate)?;
     let started = Instant::now();
     while !file.try_lock()? {
         if started.elapsed() >= wait {
-            let mut note = vec![0; LOCK_LEN_MAX];
-            let len = file.read_at(&mut note, 0)?;
-            let holder =
-                String::from_utf8_lossy(&note[..len]).lines().next().unwrap_or_default().trim().to_owned();
-            let holder =
-                if holder.is_empty() { "another process".to_owned() } else { format!("process {holder}") };
-            return Err(Error::new(ErrorKind::Busy, format!("the store is in use by {holder}"))
-                .at(path)
-                .hint("wait for it to finish, or stop it, then try again"));
+            return Ok(None);
         }
         std::thread::sleep(LOCK_POLL);
     }
     // Only a note for people: the lock itself is the operating system's. A full disk must not keep a store shut.
-    let note = format!("{}\nmemento-kv {}\n", std::process::id(), env!("CARGO_PKG_VERSION"));
+    let note = Holder::this_process().note();
     if let Err(error) = file.set_len(0).and_then(|()| file.write_at(note.as_bytes(), 0)) {
         tracing::warn!(%error, "the lock has no note of its holder");
     }
-    Ok(file)
+    Ok(Some(file))
+}
+
+/// Who has a store open, as the note in its lock says. Spec: `format-spec/folder.md`, "LOCK".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) pid: Option<u32>,
+    /// The program's name and the version of this library.
+    pub(crate) program: Option<String>,
+    /// Since when, in milliseconds since 1970.
+    pub(crate) since_ms: Option<i64>,
+}
+
+impl Holder {
+    /// What the lock of this home says. Whoever wrote it may be gone.
+    pub(crate) fn of(disk: &dyn Disk, home: &Path) -> Result<Self> {
+        let file = disk.open(&Layout::of(home).lock, Access::Read)?;
+        let mut note = vec![0; LOCK_LEN_MAX];
+        let len = file.read_at(&mut note, 0)?;
+        Ok(Self::parse(&String::from_utf8_lossy(&note[..len])))
+    }
+
+    pub(crate) fn this_process() -> Self {
+        Self {
+            pid: Some(std::process::id()),
+            program: Some(this_program()),
+            since_ms: Some(SystemClock.now_ms()),
+        }
+    }
+
+    fn note(&self) -> String {
+        let Self { pid, program, since_ms } = self;
+        format!(
+            "{}\n{}\n{}\n",
+            pid.unwrap_or_default(),
+            program.as_deref().unwrap_or_default(),
+            since_ms.unwrap_or_default()
+        )
+    }
+
+    fn parse(note: &str) -> Self {
+        let mut lines = note.lines().map(str::trim);
+        let printable = |program: &str| {
+            let clean: String = program.chars().filter(|c| !c.is_control()).take(PROGRAM_LEN_MAX).collect();
+            (!clean.is_empty()).then_some(clean)
+        };
+        Self {
+            pid: lines.next().and_then(|pid| pid.parse().ok()),
+            program: lines.next().and_then(printable),
+            since_ms: lines.next().and_then(|since| since.parse().ok()),
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid}")?,
+            None => write!(f, "another process")?,
+        }
+        if let Some(program) = &self.program {
+            write!(f, " ({program})")?;
+        }
+        if let Some(since) = self.since_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+            write!(f, " since {since:.0}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of this program and the version of this library. The name only: where it is concerns nobody.
+pub(crate) fn this_program() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    format!("{name}, memento-kv {}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Removes files that a crash left under temporary names: they never were part of the store.

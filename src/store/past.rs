@@ -8,7 +8,7 @@ use super::history::History;
 use super::replay::replay;
 use super::restore::{Changed, Changes, out_of_reach, planned};
 use super::state::State;
-use super::{Inner, Options, Store, lock};
+use super::{Engine, Inner, Options, lock};
 use crate::catalog::{CACHE_BYTES_DEFAULT, Catalog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Disk, Kind};
@@ -24,7 +24,7 @@ pub(crate) struct Past<'a> {
 }
 
 /// A moment of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub enum Moment {
     /// After the record of this sequence.
@@ -38,40 +38,32 @@ pub enum Moment {
 /// The store as it was, for questions: a copy of the log up to a moment, opened for reading. It is removed when this is
 /// dropped.
 #[derive(Debug)]
-pub struct AsOf {
+pub(crate) struct PastStore {
     /// `None` only while it is dropped.
-    store: Option<Store>,
+    store: Option<Engine>,
     folder: PathBuf,
     disk: Arc<dyn Disk>,
     seq: u64,
 }
 
-impl Store {
-    /// The store as it was at a moment: what it answers is what it would have answered then, but for vectors that were
-    /// made only later. Copies the log up to there, so it takes some seconds for a large store.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when the moment cannot be had any more, see [`Options::history`], and those of
-    /// [`Store::open`].
-    pub fn as_of(&self, moment: Moment) -> Result<AsOf> {
+impl Engine {
+    /// The store as it was at a moment.
+    pub(crate) fn as_of(&self, moment: Moment) -> Result<PastStore> {
         let inner = &self.inner;
         let seq = inner.seq_of(moment)?;
         let folder = inner.folder.join("past").join(inner.new_id()?.as_str());
         let disk = Arc::clone(&inner.place.disk);
         // From here on what is there of it is removed, whatever happens.
-        let mut as_of = AsOf { store: None, folder: folder.clone(), disk: Arc::clone(&disk), seq };
+        let mut as_of = PastStore { store: None, folder: folder.clone(), disk: Arc::clone(&disk), seq };
         inner.copy_log(seq, &super::Layout::of(&folder).place(Arc::clone(&disk)))?;
-        let options = inner.models.as_options(Options::bare(folder));
+        let options = inner.models.embedders().as_options(Options::bare(folder));
         let options = options.clock(Arc::clone(&inner.clock)).disk(disk).create(false).query_cache(false);
-        as_of.store = Some(Store::open(options.background_embedding(false).alone().frozen())?);
+        as_of.store = Some(Engine::open(options.background_embedding(false).alone().frozen())?);
         Ok(as_of)
     }
 
     /// What is different at the second moment.
-    ///
-    /// # Errors
-    /// As [`Store::as_of`].
-    pub fn diff(&self, one: Moment, other: Moment) -> Result<Changed> {
+    pub(crate) fn diff(&self, one: Moment, other: Moment) -> Result<Changed> {
         let inner = &self.inner;
         let (one, other) = (inner.seq_of(one)?, inner.seq_of(other)?);
         let first = inner.past(one)?;
@@ -85,23 +77,23 @@ impl Store {
     }
 }
 
-impl AsOf {
+impl PastStore {
     /// Records up to this sequence are in it.
     #[must_use]
-    pub fn seq(&self) -> u64 {
+    pub(crate) fn seq(&self) -> u64 {
         self.seq
     }
 }
 
-impl Deref for AsOf {
-    type Target = Store;
+impl Deref for PastStore {
+    type Target = Engine;
 
-    fn deref(&self) -> &Store {
+    fn deref(&self) -> &Engine {
         self.store.as_ref().expect("it is there until it is dropped")
     }
 }
 
-impl Drop for AsOf {
+impl Drop for PastStore {
     fn drop(&mut self) {
         drop(self.store.take());
         if let Err(error) = self.disk.remove_tree(&self.folder) {
@@ -111,7 +103,7 @@ impl Drop for AsOf {
 }
 
 impl Inner {
-    fn seq_of(&self, moment: Moment) -> Result<u64> {
+    pub(super) fn seq_of(&self, moment: Moment) -> Result<u64> {
         match moment {
             Moment::Seq(seq) => Ok(seq),
             Moment::At(ms) => self.seq_at(ms),

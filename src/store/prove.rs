@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Inner, Layout, Store, lock};
+use super::{Engine, Inner, Layout, lock};
 use crate::error::{ErrorKind, Result};
 use crate::format::op::{Op, OpKind, encode_memory};
 use crate::format::segment::SEGMENT_HEADER_LEN;
@@ -11,7 +11,7 @@ use crate::log::{self, ScanEnd, Scanner, Segment};
 use crate::memory::{Digest, Memory, MemoryId, Receipt};
 
 /// What became of an acknowledged record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProofState {
@@ -42,7 +42,7 @@ impl ProofState {
 }
 
 /// What a proof found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Proof {
     /// What became of it.
@@ -85,21 +85,14 @@ impl Proof {
     }
 }
 
-impl Store {
+impl Engine {
     /// Reads the present version of the memory with this id from the log and holds it against the view.
-    ///
-    /// # Errors
-    /// As [`Store::get`].
-    pub fn prove_id(&self, id: impl AsRef<str>) -> Result<Proof> {
+    pub(crate) fn prove_id(&self, id: impl AsRef<str>) -> Result<Proof> {
         self.inner.prove_id(id.as_ref())
     }
 
-    /// Reads the record of a receipt from the log: that it is there as it was acknowledged, or what became of it. Holds
-    /// after any crash, restore and heal.
-    ///
-    /// # Errors
-    /// As [`Store::get`].
-    pub fn prove(&self, receipt: Receipt) -> Result<Proof> {
+    /// Reads the record of a receipt from the log.
+    pub(crate) fn prove(&self, receipt: Receipt) -> Result<Proof> {
         self.inner.prove(receipt)
     }
 }

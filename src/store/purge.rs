@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::compact::Keep;
 use super::history::History;
 use super::replay::FormerView;
-use super::{Inner, Layout, Progress, Store, lock};
+use super::{Engine, Inner, Layout, Progress, lock};
 use crate::error::{Durability, Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, encode_beginning};
 use crate::fs::{self, Access, Disk, Kind};
@@ -19,7 +19,7 @@ use crate::memory::MemoryId;
 const SEARCH_LEN: usize = 4 << 20;
 
 /// What a purge did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Purged {
     /// Ids of memories that were there, or had been, and are gone from every file of the store.
@@ -36,18 +36,10 @@ pub struct Purged {
     pub still_in: Vec<String>,
 }
 
-impl Store {
+impl Engine {
     /// Forgets memories and takes their texts and vectors, of every version, out of the log, the view and all caches;
-    /// that a memory of this id was forgotten stays known. Memories that were forgotten before are purged, too. The
-    /// store is read as a whole for that: some seconds for a million memories.
-    ///
-    /// Copies that are not part of the store stay as they are: backups and snapshots are named in the answer. So do
-    /// blocks of the disk that a filesystem gave back.
-    ///
-    /// # Errors
-    /// As [`Store::forget`], and [`Corrupt`](crate::ErrorKind::Corrupt) when a segment is damaged. A purge that was
-    /// interrupted is finished by the next one.
-    pub fn purge<I: AsRef<str>>(
+    /// that a memory of this id was forgotten stays known.
+    pub(crate) fn purge<I: AsRef<str>>(
         &self,
         ids: impl IntoIterator<Item = I>,
         progress: &mut dyn FnMut(Progress),

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use lru::LruCache;
 
+use super::embedders::Embeds;
 use super::embedding::{check_made, normalize};
 use super::models::Numbered;
-use super::{Inner, Store, lock};
+use super::{Engine, Inner, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::MemoryKey;
 use crate::memory::{Answer, Degraded, Effort, Filter, Match, Memory, Mode, Reason, Recall};
@@ -113,24 +114,24 @@ impl Default for ScopeCache {
     }
 }
 
-impl Store {
-    /// The best memories for a question: by words and by meaning, of those in scope. A blank question has no answer.
-    ///
-    /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) and [`TooLarge`](ErrorKind::TooLarge) for what cannot be asked,
-    /// [`Timeout`](ErrorKind::Timeout) naming what took long, [`Model`](ErrorKind::Model) in vector mode without a
-    /// model, and what the disk says. In hybrid mode a missing model is no error: words rank, and the answer says so.
-    pub fn recall(&self, recall: Recall) -> Result<Answer> {
+impl Engine {
+    /// The best memories for a question.
+    pub(crate) fn recall(&self, recall: Recall) -> Result<Answer> {
+        self.recall_by(&recall, self.inner.models.embedders())
+    }
+
+    /// As [`Engine::recall`], embedded by somebody else.
+    pub(crate) fn recall_by(&self, recall: &Recall, by: &dyn Embeds) -> Result<Answer> {
         let started = Instant::now();
         recall.check()?;
-        let mut answer = self.inner.recall(&recall)?;
+        let mut answer = self.inner.recall(recall, by)?;
         answer.took = started.elapsed();
         Ok(answer)
     }
 }
 
 impl Inner {
-    fn recall(&self, recall: &Recall) -> Result<Answer> {
+    fn recall(&self, recall: &Recall, by: &dyn Embeds) -> Result<Answer> {
         if recall.topk == 0 {
             return Ok(Answer { reason: Some(Reason::NoneAskedFor), ..Answer::default() });
         }
@@ -150,7 +151,7 @@ impl Inner {
                 return Ok(answer);
             }
         }
-        let answer = self.search(recall)?;
+        let answer = self.search(recall, by)?;
         if let Some(question) = question
             && answer.degraded.is_empty()
             && len_of(&answer) <= ANSWER_LEN_MAX
@@ -160,14 +161,14 @@ impl Inner {
         Ok(answer)
     }
 
-    fn search(&self, recall: &Recall) -> Result<Answer> {
+    fn search(&self, recall: &Recall, by: &dyn Embeds) -> Result<Answer> {
         let deadline = Deadline::after(recall.timeout);
         let mut degraded = Vec::new();
         // The scope before the indexes: what reads the view may have to apply records first, and whoever applies waits
         // for those who hold the indexes.
         let scope = self.scope(&recall.filter, deadline)?;
         let asked = self.asked(recall, &scope, deadline, &mut degraded)?;
-        let found = self.evidence(recall, &scope, &asked, deadline, &mut degraded)?;
+        let found = self.evidence(recall, &scope, &asked, by, deadline, &mut degraded)?;
         let ranked = rank(&found.asked, &found.evidence, recall.topk.saturating_add(SPARE));
         let (results, keys) = self.matches(&ranked, recall)?;
         let mut answer = Answer { results, degraded, ..Answer::default() };
@@ -290,6 +291,7 @@ impl Inner {
         &self,
         recall: &Recall,
         text: &str,
+        by: &dyn Embeds,
         degraded: &mut Vec<Degraded>,
     ) -> Result<Option<QueryVector>> {
         let Some((number, identity)) = self.models.active() else {
@@ -304,7 +306,7 @@ impl Inner {
         if let Some(vector) = self.query_cache.get(&identity, text) {
             return Ok(Some(((number, identity), vector)));
         }
-        let made = match self.models.embedder_of(Some(&(number, Arc::clone(&identity)))) {
+        let made = match by.embedder_of(Some(&identity)) {
             Ok(Some(embedder)) => embedder.embed_query(text).and_then(|mut vector| {
                 check_made(&vector, identity.dimensions)?;
                 normalize(&mut vector);
@@ -333,7 +335,7 @@ impl Inner {
         if self.read(|catalog| Ok(catalog.count()))? == 0 {
             return Ok(None);
         }
-        let why = match self.models.embedder() {
+        let why = match self.own_embedder() {
             Err(error) => error.to_string(),
             Ok(Some(_)) => "no memory has a vector yet".to_owned(),
             Ok(None) => "the store has none".to_owned(),

@@ -25,7 +25,7 @@ const FOLLOWED_RECORDS_MAX: u64 = 50_000;
 const FOLLOWED_LEN_MAX: u64 = 48 << 20;
 
 /// What a restore goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RestoreKind {
@@ -40,7 +40,7 @@ pub enum RestoreKind {
 }
 
 /// What a restore changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Changed {
     /// Memories that come back or are new.

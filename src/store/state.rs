@@ -1,6 +1,6 @@
 //! The store's memories at one sequence, with their vectors, for those who write them elsewhere: snapshots, backups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use serde::Serialize;
 
 use super::index::VectorReader;
-use super::{Inner, Store, lock};
+use super::{Engine, Inner, lock};
 use crate::catalog::{Catalog, View};
 use crate::error::{Error, Result};
 use crate::format::op::{MemoryKey, ModelNumber, Op, OpKind};
@@ -36,7 +36,7 @@ pub(crate) trait Beside: Send + Sync {
 }
 
 /// What a `memory.db` was that somebody had put in place of the published one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TakenOverKind {
@@ -54,7 +54,7 @@ pub enum TakenOverKind {
 
 /// A `memory.db` that somebody had put in place of the published one, or changed, and what came of it. `restore --undo`
 /// takes it back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct TakenOver {
     /// What it was.
@@ -216,14 +216,15 @@ impl Inner {
 }
 
 impl Inner {
-    /// Ids of memories that were forgotten after this sequence, as far as the log knows.
-    pub(crate) fn forgotten_since(&self, seq: u64) -> Result<BTreeSet<String>> {
+    /// Ids of memories that were forgotten after this sequence, as far as the log knows, each with the sequence of the
+    /// last record that says so.
+    pub(crate) fn forgotten_since(&self, seq: u64) -> Result<BTreeMap<String, u64>> {
         let _standing = lock(&self.rewriting);
         let last_seq = self.up_to_date()?.applied_seq();
-        let mut ids = BTreeSet::new();
-        self.for_each_op(seq + 1, last_seq, |_, op| {
+        let mut ids = BTreeMap::new();
+        self.for_each_op(seq + 1, last_seq, |seq, op| {
             if let Op::Forget { id, .. } = op {
-                ids.insert(id.to_string());
+                ids.insert(id.to_string(), seq);
             }
             Ok(())
         })?;
@@ -231,11 +232,11 @@ impl Inner {
     }
 }
 
-impl Store {
-    /// Files that somebody had put in place of the published `memory.db`, or changed, and that were taken over since this
-    /// store was opened, the opening included.
+impl Engine {
+    /// Files that somebody had put in place of the published `memory.db`, or changed, and that were taken over since
+    /// this store was opened, the opening included.
     #[must_use]
-    pub fn taken_over(&self) -> Vec<TakenOver> {
+    pub(crate) fn taken_over(&self) -> Vec<TakenOver> {
         lock(&self.inner.taken_over).clone()
     }
 

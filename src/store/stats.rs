@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{IndexStats, Inner, Store, TextStats};
+use super::{Engine, IndexStats, Inner, TextStats};
 use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::fs::Kind;
 
 /// Figures of a store.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Stats {
     /// Memories that are there.
@@ -44,7 +44,7 @@ pub struct Stats {
 }
 
 /// Use of the caches in this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Whole answers that were served without a search.
@@ -57,12 +57,9 @@ pub struct CacheStats {
     pub misses: u64,
 }
 
-impl Store {
+impl Engine {
     /// Figures of the store and of this process's use of it.
-    ///
-    /// # Errors
-    /// As [`Store::get`].
-    pub fn stats(&self) -> Result<Stats> {
+    pub(crate) fn stats(&self) -> Result<Stats> {
         let inner = &self.inner;
         let model = inner.models.active();
         let mut stats = inner.read(|catalog| {
@@ -78,7 +75,7 @@ impl Store {
             })
         })?;
         stats.model = model.map(|(_, identity)| ModelIdentity::clone(&identity));
-        stats.model_problem = inner.models.embedder().err().map(|error| error.to_string());
+        stats.model_problem = inner.own_embedder().err().map(|error| error.to_string());
         stats.last_seq = inner.log.durable_seq();
         for segment in inner.log.segments().all() {
             stats.segments += 1;

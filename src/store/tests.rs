@@ -17,7 +17,7 @@ fn options(home: &Path, disk: FaultyDisk) -> Options {
 fn after_a_failed_sync_writes_are_refused_and_reads_go_on() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let (disk, plan) = FaultyDisk::new(Call::Sync, io::ErrorKind::Other);
-    let store = Store::open(options(home.path(), disk)).expect("open");
+    let store = Engine::open(options(home.path(), disk)).expect("open");
     let kept = store.remember(Remember::new("durable")).expect("remember").id;
     plan.arm(1, 1);
     let failed = store.remember(Remember::new("perhaps")).expect_err("the sync failed");
@@ -27,7 +27,7 @@ fn after_a_failed_sync_writes_are_refused_and_reads_go_on() {
     assert_eq!(store.forget([&kept]).expect_err("poisoned").kind(), ErrorKind::Poisoned);
     assert_eq!(store.get(&kept).expect("reads go on").expect("there").text, "durable");
     drop(store);
-    let store = Store::open(Options::at(home.path()).model(ModelSpec::None)).expect("open");
+    let store = Engine::open(Options::at(home.path()).model(ModelSpec::None)).expect("open");
     assert!(store.get(&kept).expect("get").is_some());
     store.remember(Remember::new("after the reopen")).expect("remember");
     let texts: Vec<_> =
@@ -39,7 +39,7 @@ fn after_a_failed_sync_writes_are_refused_and_reads_go_on() {
 fn a_full_disk_refuses_a_memory_and_keeps_all_others() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let (disk, plan) = FaultyDisk::new(Call::Write, io::ErrorKind::StorageFull);
-    let store = Store::open(options(home.path(), disk)).expect("open");
+    let store = Engine::open(options(home.path(), disk)).expect("open");
     plan.arm(1, 2);
     let error = store.remember(Remember::new("no room")).expect_err("full");
     assert_eq!((error.kind(), error.durability()), (ErrorKind::NoSpace, Durability::NotWritten));
@@ -54,7 +54,7 @@ fn the_names_of_a_new_home_are_private_and_durable() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let home = folder.path().join("a/b/home");
     let (disk, plan) = FaultyDisk::new(Call::SyncFolder, io::ErrorKind::Other);
-    let store = Store::open(options(&home, disk)).expect("open");
+    let store = Engine::open(options(&home, disk)).expect("open");
     store.remember(Remember::new("durable")).expect("remember");
     let synced = plan.places();
     for made in ["a", "a/b", "a/b/home", "a/b/home/store", "a/b/home/store/seg"] {
@@ -72,7 +72,7 @@ fn names_that_a_crash_left_unsynced_are_synced_before_the_first_memory() {
     let home = folder.path().join("home");
     std::fs::create_dir_all(home.join("store/seg")).expect("folders");
     let (disk, plan) = FaultyDisk::new(Call::SyncFolder, io::ErrorKind::Other);
-    let store = Store::open(options(&home, disk)).expect("open");
+    let store = Engine::open(options(&home, disk)).expect("open");
     for place in [folder.path(), &home, &home.join("store")] {
         assert!(plan.places().iter().any(|synced| synced == place), "{}", place.display());
     }
@@ -80,7 +80,7 @@ fn names_that_a_crash_left_unsynced_are_synced_before_the_first_memory() {
     let (disk, plan) = FaultyDisk::new(Call::SyncFolder, io::ErrorKind::Other);
     plan.arm(1, 1);
     let error =
-        Store::open(options(&folder.path().join("other"), disk)).expect_err("a folder is not durable");
+        Engine::open(options(&folder.path().join("other"), disk)).expect_err("a folder is not durable");
     assert_eq!(error.kind(), ErrorKind::Io);
 }
 
@@ -88,7 +88,7 @@ fn names_that_a_crash_left_unsynced_are_synced_before_the_first_memory() {
 fn reads_and_writes_go_on_while_a_checkpoint_waits_for_the_disk() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let options = Options::at(home.path()).model(ModelSpec::None).background_embedding(false);
-    let store = Store::open(options).expect("open");
+    let store = Engine::open(options).expect("open");
     let id = store.remember(Remember::new("the first")).expect("remember").id;
     let (sender, done) = std::sync::mpsc::channel();
     let catalog = store.inner.catalog().expect("the view");
@@ -110,8 +110,8 @@ fn reads_and_writes_go_on_while_a_checkpoint_waits_for_the_disk() {
 }
 
 /// Thirty memories with vectors, all of them in an index block that is searched.
-fn indexed(options: Options) -> Store {
-    let store = Store::open(options).expect("open");
+fn indexed(options: Options) -> Engine {
+    let store = Engine::open(options).expect("open");
     let group = (0..30).map(|n| Remember::new(format!("memory {n}")).vector([1.0, n as f32, -3.0]));
     store.remember_many(group.collect()).expect("remember");
     store.build_index(false, &mut |_| {}).expect("build");
@@ -144,7 +144,7 @@ fn vectors_that_rot_in_a_block_are_noticed_behind_the_calls() {
 fn a_disk_without_room_for_a_block_costs_no_answer_and_is_told() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let (disk, plan) = FaultyDisk::new(Call::Rename, io::ErrorKind::StorageFull);
-    let store = Store::open(options(home.path(), disk)).expect("open");
+    let store = Engine::open(options(home.path(), disk)).expect("open");
     let group = (0..30).map(|n| Remember::new(format!("memory {n}")).vector([1.0, n as f32, -3.0]));
     store.remember_many(group.collect()).expect("remember");
     plan.arm(1, 2);

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::embedders::Embeds;
 use super::import::Incoming;
 use super::staged::{Current, Pending};
-use super::{Inner, Store, lock};
+use super::{Engine, Inner};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, Vectors};
@@ -30,7 +31,7 @@ struct Prepared {
 }
 
 /// What an import does with an id that the store has with other content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum OnConflict {
     /// Nothing is imported.
     #[default]
@@ -50,24 +51,20 @@ pub(crate) enum Outcome {
     Kept,
 }
 
-impl Store {
-    /// Stores a memory. When this returns `Ok`, the memory survives kill -9 and power loss.
-    ///
-    /// The text is embedded first (some milliseconds), so that the answer can name a near-duplicate; if embedding is
-    /// not possible, the memory is stored without a vector and embedded later.
-    ///
-    /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) and [`TooLarge`](ErrorKind::TooLarge) for what cannot be stored,
-    /// [`Conflict`](ErrorKind::Conflict) when the given id has other content, [`Refused`](ErrorKind::Refused) when a
-    /// secret is found in it, [`NoSpace`](ErrorKind::NoSpace);
-    /// with [`CommitUnknown`](ErrorKind::CommitUnknown) it is not known whether the memory is stored.
-    pub fn remember(&self, remember: Remember) -> Result<Remembered> {
+impl Engine {
+    /// Stores a memory.
+    pub(crate) fn remember(&self, remember: Remember) -> Result<Remembered> {
+        self.remember_by(remember, self.inner.models.embedders())
+    }
+
+    /// As [`Engine::remember`], embedded by somebody else.
+    pub(crate) fn remember_by(&self, remember: Remember, by: &dyn Embeds) -> Result<Remembered> {
         let item = remember.checked()?;
         // Before anything is written, and before the text meets a cache.
         item.check_secrets()?;
         let vectors = match &item.vector {
             Some(vector) => Some(self.inner.given_vectors(vector)?),
-            None => self.inner.vectors_of(&item.text)?,
+            None => self.inner.vectors_of(&item.text, by)?,
         };
         let near = match &vectors {
             Some(vectors) if item.duplicates == Duplicates::Merge && item.id.is_none() => {
@@ -79,13 +76,8 @@ impl Store {
         Ok(done.pop().expect("one in, one out"))
     }
 
-    /// Stores several memories as one atomic group: after a crash all of them are there or none. At most 16,384
-    /// memories and 32 MiB at once. Texts are embedded later, behind the calls or by [`Store::embed_pending`]; until
-    /// then they are found by words. Near-duplicates are not looked for, equal texts are.
-    ///
-    /// # Errors
-    /// As [`Store::remember`]; then none of them is stored.
-    pub fn remember_many(&self, all: Vec<Remember>) -> Result<Vec<Remembered>> {
+    /// Stores several memories as one atomic group.
+    pub(crate) fn remember_many(&self, all: Vec<Remember>) -> Result<Vec<Remembered>> {
         if all.len() > GROUP_MEMORIES_MAX {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -106,18 +98,20 @@ impl Store {
         Ok(done)
     }
 
-    /// Changes a memory. The former version stays in the log.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when no memory has this id; otherwise as [`Store::remember`].
-    pub fn update(&self, id: impl AsRef<str>, update: Update) -> Result<Updated> {
+    /// Changes a memory.
+    pub(crate) fn update(&self, id: impl AsRef<str>, update: Update) -> Result<Updated> {
+        self.update_by(id, update, self.inner.models.embedders())
+    }
+
+    /// As [`Engine::update`], embedded by somebody else.
+    pub(crate) fn update_by(&self, id: impl AsRef<str>, update: Update, by: &dyn Embeds) -> Result<Updated> {
         let id = MemoryId::new(id.as_ref())?;
         let inner = &self.inner;
         check_update(&update)?;
         update.check_secrets()?;
         let vectors = match (&update.vector, &update.text) {
             (Some(vector), _) => Some(inner.given_vectors(vector)?),
-            (None, Some(text)) => inner.vectors_of(text)?,
+            (None, Some(text)) => inner.vectors_of(text, by)?,
             (None, None) => None,
         };
         let updated = inner.commit(|pending, seq| {
@@ -151,13 +145,8 @@ impl Store {
         Ok(updated)
     }
 
-    /// Forgets memories: they never come back, after any reopen. Ids that no memory has are named in the answer.
-    ///
-    /// Their bytes stay in the log until it is compacted.
-    ///
-    /// # Errors
-    /// As [`Store::remember`]; then none of them is forgotten.
-    pub fn forget<I: AsRef<str>>(&self, ids: impl IntoIterator<Item = I>) -> Result<Forgotten> {
+    /// Forgets memories.
+    pub(crate) fn forget<I: AsRef<str>>(&self, ids: impl IntoIterator<Item = I>) -> Result<Forgotten> {
         let ids = ids.into_iter().map(|id| MemoryId::new(id.as_ref())).collect::<Result<Vec<_>>>()?;
         let inner = &self.inner;
         // On a full disk it is what makes room.
@@ -326,6 +315,14 @@ impl Inner {
 
     fn plan_remember(&self, plan: &mut Plan<'_>, prepared: &Prepared, now: i64) -> Result<Remembered> {
         let Prepared { item, vectors, near } = prepared;
+        if let Some(id) = &item.proposed
+            && let Some(current) = self.current(plan.pending, id)?
+        {
+            // The same call, once more: its answer was lost on the way.
+            plan.after_seq = plan.after_seq.max(current.seq);
+            let digest = self.digest_of(current.seq, &current.memory);
+            return Ok(Remembered { id: id.clone(), seq: current.seq, digest, duplicate_of: None });
+        }
         if let Some(id) = &item.id
             && let Some(current) = self.current(plan.pending, id)?
         {
@@ -357,7 +354,7 @@ impl Inner {
             };
             return Ok(Remembered { duplicate_of: Some(id.clone()), id, seq, digest });
         }
-        let id = match &item.id {
+        let id = match item.id.as_ref().or(item.proposed.as_ref()) {
             Some(id) => id.clone(),
             None => self.new_id()?,
         };
@@ -458,18 +455,9 @@ impl Inner {
         Ok(None)
     }
 
-    /// A new id: later ones sort behind earlier ones, also when the clock goes back.
+    /// A new id.
     pub(super) fn new_id(&self) -> Result<MemoryId> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| {
-            Error::new(ErrorKind::Io, format!("no random numbers from the system: {error}"))
-        })?;
-        let now_ms = u64::try_from(self.clock.now_ms()).unwrap_or(0);
-        let fresh = ulid::Ulid::from_parts(now_ms, u128::from_le_bytes(random));
-        let mut last = lock(&self.last_id);
-        let next = if fresh > *last { fresh } else { last.increment().unwrap_or(fresh) };
-        *last = next;
-        MemoryId::new(next.to_string())
+        self.ids.next(self.clock.now_ms())
     }
 }
 
@@ -498,7 +486,7 @@ fn check_update(update: &Update) -> Result<()> {
 }
 
 /// The memory after the update.
-fn changed(memory: &Memory, update: &Update) -> Result<Memory> {
+pub(super) fn changed(memory: &Memory, update: &Update) -> Result<Memory> {
     let mut memory = memory.clone();
     let set = |field: &mut String, value: &Option<String>| {
         if let Some(value) = value {

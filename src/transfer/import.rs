@@ -19,7 +19,7 @@ use super::{
     ImportFormat, ImportItem, JsonlReader, NOTES_MAX, UnknownKeys, claude_mem, mcp, mem0, read_json,
 };
 use crate::error::{Durability, Error, ErrorKind, Result};
-use crate::store::{Given, Incoming, OnConflict, Outcome, Progress, Store};
+use crate::store::{Engine, Given, Incoming, OnConflict, Outcome, Progress};
 
 /// Bytes that are stored as one atomic group, as far as they can be told before they are encoded. The log takes 32 MiB.
 const GROUP_LEN_MAX: usize = 24 << 20;
@@ -36,7 +36,7 @@ const RUN_TEXT_LEN_MAX: usize = 16 << 20;
 const REPORT_INTERVAL: u64 = 256;
 
 /// How a file is imported.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, bincode::Encode, bincode::Decode)]
 #[must_use]
 pub struct ImportOptions {
     format: Option<ImportFormat>,
@@ -46,6 +46,12 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
+    /// The same for a process with another working folder.
+    pub(crate) fn with_absolute_paths(&self) -> Result<Self> {
+        let scratch = self.scratch.as_deref().map(crate::fs::absolute).transpose()?;
+        Ok(Self { scratch, ..self.clone() })
+    }
+
     /// What the file holds; by default its content tells.
     pub fn format(mut self, format: ImportFormat) -> Self {
         self.format = Some(format);
@@ -72,7 +78,7 @@ impl ImportOptions {
 }
 
 /// What an import is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub enum ImportStage {
     /// Reading everything without storing anything. Counts memories; the total is 0 as long as nobody knows it.
@@ -82,7 +88,7 @@ pub enum ImportStage {
 }
 
 /// What became of an import.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct Imported {
     /// What the file holds.
@@ -113,21 +119,9 @@ pub struct Imported {
     pub notes_more: u64,
 }
 
-impl Store {
-    /// Imports a file, or a folder of Markdown files. Ids and times are kept; everything is checked before anything is
-    /// stored. See [`ImportFormat`] for what is read; its content tells which it is.
-    ///
-    /// What fits one atomic group (24 MiB of texts, metadata and vectors, 65,536 memories) is stored as one. A larger file
-    /// is stored in several, and an import that is broken off between two of them is finished by repeating it:
-    /// [`Imported::groups`] says which it was. Vectors that came with the memories are kept where the store's own model
-    /// made them, or the original's; otherwise they are made later, as after [`Store::remember_many`].
-    ///
-    /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid), [`TooLarge`](ErrorKind::TooLarge), [`Corrupt`](ErrorKind::Corrupt),
-    /// [`Refused`](ErrorKind::Refused) and [`UnknownFormat`](ErrorKind::UnknownFormat) for what cannot be read, naming
-    /// the place and never what a memory says; [`Conflict`](ErrorKind::Conflict) as [`ImportOptions::on_conflict`] says;
-    /// those of [`Store::remember`].
-    pub fn import(
+impl Engine {
+    /// Imports a file, or a folder of Markdown files.
+    pub(crate) fn import(
         &self,
         path: &Path,
         options: &ImportOptions,
@@ -144,26 +138,6 @@ impl Store {
         }
         import.store(&source, total).map_err(|error| located(error, path))?;
         Ok(import.done)
-    }
-
-    /// Imports the original's JSON export, or a bare list of its memories: [`Store::import`] of [`ImportFormat::Json`].
-    ///
-    /// # Errors
-    /// As [`Store::import`].
-    pub fn import_json(
-        &self,
-        file: &Path,
-        on_conflict: OnConflict,
-        dry_run: bool,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Imported> {
-        let options =
-            ImportOptions::default().format(ImportFormat::Json).on_conflict(on_conflict).dry_run(dry_run);
-        self.import(file, &options, &mut |stage, done| {
-            if stage == ImportStage::Storing {
-                progress(done);
-            }
-        })
     }
 }
 
@@ -327,7 +301,7 @@ fn note_unknown(sink: &mut Sink<'_, '_>, unknown: &UnknownKeys, place: &str) {
 
 /// One import at work.
 struct Import<'a> {
-    store: &'a Store,
+    store: &'a Engine,
     on_conflict: OnConflict,
     progress: &'a mut dyn FnMut(ImportStage, Progress),
     done: Imported,

@@ -19,7 +19,7 @@ const LOOK_LEN: u64 = 256 << 10;
 const KEY_LEN_MAX: usize = 64;
 
 /// A form in which memories are kept in files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, bincode::Encode, bincode::Decode)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ImportFormat {

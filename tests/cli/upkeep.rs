@@ -51,6 +51,10 @@ fn where_sees_that_another_process_holds_the_store() {
     assert_eq!(user.json(["where", "--json"])["store"], "free");
     let held = Store::open(Options::at(user.home())).expect("it opens");
     let place = user.json(["where", "--json"]);
+    assert_eq!((&place["store"], &place["sharing"]["pid"]), (&json!("owned"), &json!(std::process::id())));
+    drop(held);
+    let held = Store::open(Options::at(user.home()).serve(false)).expect("it opens");
+    let place = user.json(["where", "--json"]);
     assert_eq!(place["store"], "busy");
     assert!(place["problem"].is_string());
     drop(held);
@@ -61,7 +65,7 @@ fn where_sees_that_another_process_holds_the_store() {
 fn a_store_that_another_process_holds_is_code_4() {
     let user = User::new();
     user.remember(["x"]);
-    let _held = Store::open(Options::at(user.home())).expect("it opens");
+    let _held = Store::open(Options::at(user.home()).serve(false)).expect("it opens");
     let output = user.output(["recall", "x", "--json"]);
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let error: Value = serde_json::from_slice(&output.stderr).expect("JSON");

@@ -169,9 +169,11 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     for entry in from.read_dir().expect("list") {
         let entry = entry.expect("an entry");
         let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
+        let kind = entry.file_type().expect("a type");
+        if kind.is_dir() {
             copy_folder(&entry.path(), &target);
-        } else {
+        } else if kind.is_file() {
+            // The socket of an owner is nothing that a copy could have.
             std::fs::copy(entry.path(), target).expect("copy");
         }
     }

@@ -8,13 +8,13 @@ use anstyle::AnsiColor;
 use clap::{ArgGroup, Args};
 use comfy_table::Cell;
 
-use crate::check::{CheckOptions, CheckReport, CheckStatus, Finding, Loss, check_files_with, repair};
+use crate::check::{CheckOptions, CheckReport, CheckStatus, Finding, Loss, check_files_with};
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, table, text};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Store};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("every_byte").args(["deep", "files"]).multiple(true))]
@@ -100,7 +100,7 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
     }
     if args.repair {
         let options = session::options(context, &home)?.create(false);
-        let (store, report) = repair(options, &mut bar.listener())?;
+        let (store, report) = Store::repair(options, &mut bar.listener())?;
         for healed in &report.healed {
             session::tell_healed(context, healed);
         }

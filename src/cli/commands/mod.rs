@@ -29,3 +29,4 @@ pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod update;
+pub(crate) mod watch;

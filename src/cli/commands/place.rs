@@ -10,7 +10,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::{session, table};
 use crate::home::{Home, HomeInputs, locate};
-use crate::{ErrorKind, Result, Store};
+use crate::{ErrorKind, Result, Role, Sharing, Store};
 
 #[derive(Debug, Serialize)]
 struct Place {
@@ -18,7 +18,8 @@ struct Place {
     /// The rule that chose the home: `argument`, `environment`, `db_path` or `default`.
     rule: &'static str,
     why: String,
-    /// `none` (not made yet), `free`, `busy` (another process holds it) or `unreadable`.
+    /// `none` (not made yet), `free`, `owned` (another process owns and serves it), `busy` (another process holds it and
+    /// serves nobody), `unresponsive` (its owner does not answer) or `unreadable`.
     store: &'static str,
     /// What another process, or the damage, said.
     problem: Option<String>,
@@ -33,6 +34,8 @@ struct Place {
     remarks: Vec<String>,
     /// Databases of the original that are there.
     legacy: Vec<String>,
+    /// Who owns the store and who asks it, when another process owns it.
+    sharing: Option<Sharing>,
 }
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
@@ -60,11 +63,13 @@ fn place(home: &Home) -> Result<Place> {
         config_files: home.config.files().iter().map(|path| shown(path)).collect(),
         remarks: home.config.remarks().iter().map(ToString::to_string).collect(),
         legacy: home.legacy.iter().map(|path| shown(path)).collect(),
+        sharing: None,
     };
     if let Err(error) = look_into_store(home, &mut place) {
         place.store = match error.kind() {
             ErrorKind::NotFound => return Ok(place),
             ErrorKind::Busy => "busy",
+            ErrorKind::OwnerUnresponsive | ErrorKind::VersionSkew => "unresponsive",
             _ => "unreadable",
         };
         place.problem = Some(error.to_string());
@@ -75,7 +80,10 @@ fn place(home: &Home) -> Result<Place> {
 /// The only way to know whether another process holds the store is to ask for it, without waiting.
 fn look_into_store(home: &Home, place: &mut Place) -> Result<()> {
     let store = Store::open(session::looking(home)?.lock_wait(Duration::ZERO))?;
-    place.store = "free";
+    let sharing = store.sharing()?;
+    let is_owned = sharing.role == Role::Client;
+    place.store = if is_owned { "owned" } else { "free" };
+    place.sharing = is_owned.then_some(sharing);
     let stats = store.stats()?;
     if let Some(model) = stats.model {
         place.model = model.name;
@@ -92,11 +100,13 @@ fn pretty(place: &Place, out: &Output) -> String {
     let store = match place.store {
         "none" => "not made yet; the first `memento-kv remember` makes it".to_owned(),
         "free" => "here, and no other process holds it".to_owned(),
+        "owned" => "here; another process owns it and serves this one".to_owned(),
         other => other.to_owned(),
     };
     let config = "config file";
     let mut pairs = vec![("home", place.home.clone()), ("because", place.why.clone()), ("store", store)];
     pairs.extend(place.problem.iter().map(|problem| ("problem", problem.clone())));
+    pairs.extend(place.sharing.iter().flat_map(super::stats::shared));
     pairs.push(("model", place.model.clone()));
     pairs.extend(place.model_problem.iter().map(|problem| ("model problem", problem.clone())));
     pairs.push(("models folder", place.models_dir.clone()));
@@ -133,6 +143,7 @@ mod tests {
             config_files: Vec::new(),
             remarks: vec!["a remark".to_owned()],
             legacy: vec!["/old/memory.db".to_owned(), "/older/memory.db".to_owned()],
+            sharing: None,
         };
         assert_eq!(
             pretty(&place, &Output::pipe()),

@@ -12,7 +12,7 @@ use super::recording::{Recording, is_unsteady};
 use super::session::{ROOT, options};
 use super::workload::Content;
 use super::{Campaign, Tally};
-use crate::store::Store;
+use crate::store::Engine;
 
 /// Power cuts at one call, each with another part of what was not synced.
 const POWER_CUTS: u64 = 3;
@@ -125,7 +125,7 @@ impl Workload<'_> {
             self.recording.after(self.recording.steps_before(call)).0
         } else {
             let disk = SimulatedDisk::of(image);
-            let Ok(store) = Store::open(options(&disk, segment_len_max)) else { return };
+            let Ok(store) = Engine::open(options(&disk, segment_len_max)) else { return };
             let found = self.judged(call, |judge| judge.look(&store));
             image = disk.image();
             abandon(store, &disk);

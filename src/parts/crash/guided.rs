@@ -185,7 +185,7 @@ impl Guided {
 
     fn judge<T>(
         &self,
-        judge: impl FnOnce(&Judge<'_>, &crate::store::Store) -> Result<T, Broken>,
+        judge: impl FnOnce(&Judge<'_>, &crate::store::Engine) -> Result<T, Broken>,
     ) -> Result<T, Broken> {
         let possible: Vec<_> = [&self.content].into_iter().chain(&self.or_else).collect();
         let session = self.session.as_ref().expect("it is open");

@@ -11,7 +11,7 @@ use super::session::{HOME, options, vector_of};
 use super::workload::Content;
 use crate::fs::Disk;
 use crate::memory::{List, MemoryId, Recall, Remember};
-use crate::store::Store;
+use crate::store::Engine;
 
 /// What does not hold, in words.
 pub(super) type Broken = String;
@@ -78,7 +78,7 @@ impl Judge<'_> {
     /// Opens a store whose files have rotted: it must say so, or hold what it should.
     pub(super) fn rot(&self, image: Image) -> Result<(), Broken> {
         let disk = SimulatedDisk::of(image);
-        let Ok(store) = Store::open(options(&disk, self.segment_len_max)) else { return Ok(()) };
+        let Ok(store) = Engine::open(options(&disk, self.segment_len_max)) else { return Ok(()) };
         let expected = &self.possible[0].memories;
         let listed = store.list(&List::new().limit(1000));
         let mut got = BTreeMap::new();
@@ -124,12 +124,12 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn open(&self, disk: &SimulatedDisk, what: &str) -> Result<Store, Broken> {
-        Store::open(options(disk, self.segment_len_max)).map_err(|error| format!("{what}: {error:?}"))
+    fn open(&self, disk: &SimulatedDisk, what: &str) -> Result<Engine, Broken> {
+        Engine::open(options(disk, self.segment_len_max)).map_err(|error| format!("{what}: {error:?}"))
     }
 
     /// Puts together what the log says.
-    pub(super) fn fold(&self, store: &Store) -> Result<Folded, Broken> {
+    pub(super) fn fold(&self, store: &Engine) -> Result<Folded, Broken> {
         let (catalog, place) = tried("the view", store.settled())?;
         let segments = store.segments();
         let folded = tried("the log", Folded::read(&place, &segments, catalog.applied_seq()))?;
@@ -147,7 +147,7 @@ impl Judge<'_> {
     }
 
     /// Looks at everything that the store holds.
-    pub(super) fn look(&self, store: &Store) -> Result<Folded, Broken> {
+    pub(super) fn look(&self, store: &Engine) -> Result<Folded, Broken> {
         let folded = self.fold(store)?;
         let (catalog, place) = tried("the view", store.settled())?;
         let contradiction = folded.contradiction(&catalog, &place, &store.segments());
@@ -164,7 +164,7 @@ impl Judge<'_> {
     }
 
     /// Asks for all memories as a user does.
-    pub(super) fn list(&self, store: &Store) -> Result<(), Broken> {
+    pub(super) fn list(&self, store: &Engine) -> Result<(), Broken> {
         let all = tried("a list", store.list(&List::new().limit(1000)))?;
         let is_held = |content: &&&Content| {
             content.memories.len() == all.len()
@@ -215,7 +215,7 @@ impl Judge<'_> {
     }
 
     /// Remembers something more, closes, and opens again.
-    fn goes_on(&self, store: Store, disk: &SimulatedDisk, chance: &mut Chance) -> Result<(), Broken> {
+    fn goes_on(&self, store: Engine, disk: &SimulatedDisk, chance: &mut Chance) -> Result<(), Broken> {
         let model = self.possible[0].model;
         let text = "what came after";
         let more =
@@ -265,7 +265,7 @@ impl Judge<'_> {
 }
 
 /// Lets go of a store as a kill does, as far as the disk is concerned.
-pub(super) fn abandon(store: Store, disk: &SimulatedDisk) {
+pub(super) fn abandon(store: Engine, disk: &SimulatedDisk) {
     disk.plan(disk.calls(), Trouble::PowerCut);
     drop(store);
 }

@@ -9,7 +9,7 @@ use super::super::disk::SimulatedDisk;
 use crate::clock::ManualClock;
 use crate::embed::{Embedder, ModelIdentity, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Options, Store};
+use crate::store::{Engine, Options};
 
 /// The folder that is there for good.
 pub(super) const ROOT: &str = "/disk";
@@ -21,7 +21,7 @@ const DIMENSIONS: usize = 8;
 pub(super) struct Session {
     disk: SimulatedDisk,
     segment_len_max: u64,
-    store: Option<Store>,
+    store: Option<Engine>,
     /// Calls of the disk that changed something, and that only read, when the store was last closed.
     pub(super) closed_at: (u64, u64),
 }
@@ -39,7 +39,7 @@ impl Session {
     ///
     /// # Errors
     /// When it could not be opened again.
-    pub(super) fn store(&self) -> Result<&Store> {
+    pub(super) fn store(&self) -> Result<&Engine> {
         let closed = || Error::new(ErrorKind::Io, "the store is not open");
         self.store.as_ref().ok_or_else(closed)
     }
@@ -47,14 +47,14 @@ impl Session {
     /// Closes the store and opens it again.
     pub(super) fn reopen(&mut self) -> Result<()> {
         // What closing could not do is no matter: the next open does it.
-        let _ = self.store.take().map(Store::close);
+        let _ = self.store.take().map(Engine::close);
         self.closed_at = (self.disk.calls(), self.disk.reads());
         self.open_again()
     }
 
     fn open_again(&mut self) -> Result<()> {
         let embedder = Arc::new(Tiny { is_second: AtomicBool::new(false) });
-        let store = Store::open(options(&self.disk, self.segment_len_max).embedder(embedder.clone()))?;
+        let store = Engine::open(options(&self.disk, self.segment_len_max).embedder(embedder.clone()))?;
         let (catalog, _) = store.settled()?;
         let is_second = match catalog.active_model() {
             Some(active) => {

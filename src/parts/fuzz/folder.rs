@@ -14,7 +14,7 @@ use super::stored::id;
 use crate::check::CheckReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Memory, Mode, Recall, Remember, Update};
-use crate::store::Store;
+use crate::store::Engine;
 
 /// First byte, its low bits: which of the sound stores.
 const SAMPLE: u8 = 3;
@@ -113,7 +113,7 @@ fn differing<'a>(one: &'a Content, other: &'a Content) -> Vec<(&'a String, bool,
 
 /// Asks in every way. Says whether anybody was told that something is wrong: by an error, by the check, or when the
 /// store was opened and records were lost for good. What was healed from what else has it is not wrong any more.
-fn ask(store: &Store, history: &History<'_>) -> bool {
+fn ask(store: &Engine, history: &History<'_>) -> bool {
     let found = note(content(store));
     let report = note(store.check_stored());
     let is_lost = store.healed().iter().any(|healed| !healed.lost.is_empty());
@@ -154,7 +154,7 @@ fn ask(store: &Store, history: &History<'_>) -> bool {
 }
 
 /// Writes, and looks for it after another opening.
-fn write_on(store: Store, disk: &SimulatedDisk, is_killed: bool, is_told: bool) {
+fn write_on(store: Engine, disk: &SimulatedDisk, is_killed: bool, is_told: bool) {
     let before = note(content(&store));
     let acknowledged = note(store.remember(Remember::new("What came after.").id(id("after")).at(7)));
     let is_updated = note(store.update("golden-2", Update::new().importance(1.0))).is_some();

@@ -15,7 +15,7 @@ use crate::format::segment::SEGMENT_HEADER_LEN;
 use crate::fs::{Access, Disk, Kind};
 use crate::log::{Place, Scanner, list, open_segment};
 use crate::memory::{List, Memory, Remember, Update};
-use crate::store::{Options, Store};
+use crate::store::{Engine, Options};
 
 pub(super) const HOME: &str = "/disk/home";
 pub(super) const STORE: &str = "/disk/home/store";
@@ -56,7 +56,7 @@ fn make() -> [Sample; 3] {
     let golden = GOLDEN.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
     let disk = placed(&golden);
     // The view is derived, so the golden store has none.
-    open(&disk).and_then(Store::close).expect("the golden store opens");
+    open(&disk).and_then(Engine::close).expect("the golden store opens");
     let [killed, closed] = [false, true].map(|is_closed| {
         let disk = placed(&taken(&disk));
         let store = open(&disk).expect("a sound store");
@@ -77,7 +77,7 @@ fn sample(mut files: Files, is_closed: bool) -> Sample {
     Sample { files, states, is_closed }
 }
 
-fn go_on(store: &Store) -> Result<()> {
+fn go_on(store: &Engine) -> Result<()> {
     let remember = |id: &str, text: &str| Remember::new(text).id(super::stored::id(id)).at(1_700_000_100);
     store.remember(remember("later-1", "The river is green.").collection("later").tags(["river"]))?;
     store.remember_many(vec![
@@ -130,7 +130,7 @@ pub(super) fn taken(disk: &SimulatedDisk) -> Files {
 }
 
 /// Opens the store on a disk, with nothing that runs behind the calls.
-pub(super) fn open(disk: &SimulatedDisk) -> Result<Store> {
+pub(super) fn open(disk: &SimulatedDisk) -> Result<Engine> {
     let options = Options::at(HOME)
         // A snapshot has a random name of its own, and samples are the same each time.
         .publish(false)
@@ -141,11 +141,11 @@ pub(super) fn open(disk: &SimulatedDisk) -> Result<Store> {
         .clock(Arc::new(ManualClock::at(1_700_000_200_000)))
         .disk(Arc::new(disk.clone()))
         .alone();
-    Store::open(options)
+    Engine::open(options)
 }
 
 /// All that a store holds.
-pub(super) fn content(store: &Store) -> Result<Content> {
+pub(super) fn content(store: &Engine) -> Result<Content> {
     let all = store.list(&List::new().limit(10_000))?;
     Ok(all.into_iter().map(|memory| (memory.id.as_str().to_owned(), memory)).collect())
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 pub(super) use load::VectorReader;
 pub(super) use watch::spawn_indexer;
 
-use super::{Inner, Progress, Store, lock};
+use super::{Engine, Inner, Progress, lock};
 use crate::error::Result;
 use crate::format::op::ModelNumber;
 use crate::index::{Block, VectorIndex};
@@ -106,7 +106,7 @@ struct Watch {
 }
 
 /// Figures of the vector index.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct IndexStats {
     /// Vectors in the index block.
@@ -133,7 +133,7 @@ pub struct IndexStats {
 }
 
 /// Figures of the text index.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, bincode::Encode, bincode::Decode)]
 #[non_exhaustive]
 pub struct TextStats {
     /// Memories in the text block.
@@ -150,14 +150,10 @@ pub struct TextStats {
     pub problem: Option<String>,
 }
 
-impl Store {
-    /// Makes an index block and a text block of everything that none has yet, or with `full` of everything from nothing, and returns when
-    /// it is in use. Happens by itself behind the calls; after a large import this says when it is done. A crash or a
-    /// stop in between costs only the work.
-    ///
-    /// # Errors
-    /// As [`Store::remember`]; without a model there is nothing to do.
-    pub fn build_index(&self, full: bool, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<()> {
+impl Engine {
+    /// Makes an index block and a text block of everything that none has yet, or with `full` of everything from
+    /// nothing, and returns when it is in use.
+    pub(crate) fn build_index(&self, full: bool, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<()> {
         let inner = &self.inner;
         inner.check_writable()?;
         let words = inner.make_text_blocks(true, &|| false, &|_, _| {});

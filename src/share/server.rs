@@ -1,0 +1,483 @@
+//! The owner's side: it listens in the store's folder and runs the calls of other processes, each connection in a thread
+//! of its own, so that writes of many processes are committed together as those of many threads are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::call::{Call, CallHead, Host, ProgressMessage, Visitor, Work, visit};
+use super::channel::{Broken, ErrorMessage, Message, Receiver, Sender, body_of, channel};
+use super::hello::{Hello, Welcome};
+use super::socket::{SOCKET_NAME, listen, own_uid, peer_of};
+use super::{Client, Sharing, Steps};
+use crate::embed::{Embedder, ModelIdentity};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::message::{MessageKind, PROTOCOL, Way, take, whole};
+use crate::store::{Embeds, Engine, Holder, Moment, PastStore};
+
+/// Most connections at once.
+pub(crate) const CONNECTIONS_MAX: usize = 64;
+/// How long a client may take to say who it is, and for each further piece of a message that it began.
+const STALL_MAX: Duration = Duration::from_secs(5);
+/// How long a client may take to embed a text.
+const EMBED_MAX: Duration = Duration::from_secs(120);
+/// How often clients whose call takes long are told that it goes on.
+const WORKING_INTERVAL: Duration = Duration::from_millis(500);
+/// The past is closed when nobody has asked it for so long.
+const PAST_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// Serves other processes until it is stopped.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    folder: PathBuf,
+    /// Closing it wakes the thread that listens.
+    waker: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the threads of a server share.
+struct Shared {
+    engine: Engine,
+    steps: Steps,
+    connections: Mutex<BTreeMap<u64, Arc<Connection>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    next: AtomicU64,
+    stopping: AtomicBool,
+    past: Mutex<Option<Past>>,
+    holder: Holder,
+    socket: PathBuf,
+}
+
+/// One client.
+struct Connection {
+    client: Mutex<Client>,
+    stream: UnixStream,
+    sender: Sender,
+    /// Since when its call is run.
+    busy: Mutex<Option<Instant>>,
+    calls: AtomicU64,
+}
+
+/// The store as it was, for those who asked for it.
+struct Past {
+    seq: u64,
+    as_of: Arc<PastStore>,
+    asked: Instant,
+}
+
+impl Server {
+    /// Begins to serve. Whoever calls this holds the store's lock.
+    pub(crate) fn start(engine: Engine, folder: &Path, holder: Holder, steps: Steps) -> io::Result<Self> {
+        let listener = listen(folder)?;
+        let (waker, wake) = UnixStream::pair()?;
+        let shared = Arc::new(Shared {
+            engine,
+            steps,
+            connections: Mutex::default(),
+            threads: Mutex::default(),
+            next: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            past: Mutex::default(),
+            holder,
+            socket: folder.join(SOCKET_NAME),
+        });
+        let serving = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("memento-serve".to_owned())
+            .spawn(move || serve(&serving, &listener, &wake))?;
+        Ok(Self { shared, folder: folder.to_owned(), waker: Some(waker), thread: Some(thread) })
+    }
+
+    /// Who owns the store and who asks.
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.shared.sharing()
+    }
+
+    /// Ends what is asked just now, lets all clients go and waits for it. Says whether there were any.
+    pub(crate) fn stop(&mut self) -> bool {
+        let Some(thread) = self.thread.take() else { return false };
+        self.shared.stopping.store(true, Ordering::Release);
+        drop(self.waker.take());
+        // From here on nobody finds the owner any more; those who try wait for the lock.
+        if let Err(error) = std::fs::remove_file(self.folder.join(SOCKET_NAME))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the socket stays; the next owner removes it");
+        }
+        if thread.join().is_err() {
+            tracing::error!("the thread that listens has panicked");
+        }
+        let connections: Vec<_> = lock(&self.shared.connections).values().cloned().collect();
+        for connection in &connections {
+            // It reads an end, when it has answered what it is at.
+            let _ = connection.stream.shutdown(std::net::Shutdown::Read);
+        }
+        let threads = std::mem::take(&mut *lock(&self.shared.threads));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread that serves has panicked");
+            }
+        }
+        lock(&self.shared.past).take();
+        !connections.is_empty()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Takes connections until the waker is closed, and tells those who wait that their call goes on.
+fn serve(shared: &Arc<Shared>, listener: &UnixListener, wake: &UnixStream) {
+    if let Err(error) = listener.set_nonblocking(true) {
+        tracing::error!(%error, "nobody is served");
+        return;
+    }
+    loop {
+        let is_alone = lock(&shared.connections).is_empty();
+        let interval = Timespec { tv_sec: 0, tv_nsec: WORKING_INTERVAL.subsec_nanos().into() };
+        let mut watched =
+            [PollFd::new(listener, PollFlags::IN), PollFd::new(wake, PollFlags::IN | PollFlags::HUP)];
+        match poll(&mut watched, (!is_alone).then_some(&interval)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "nobody is served any more");
+                return;
+            }
+        }
+        if shared.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        shared.tell_working();
+        shared.close_past();
+        if watched[0].revents().is_empty() {
+            continue;
+        }
+        match listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(error) = admit(shared, stream) {
+                    tracing::warn!(%error, "a client was not served");
+                }
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a client could not connect");
+                // Out of descriptors, say: it stays in the queue and would be tried again at once.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
+/// Begins to serve a client, if it may be served.
+fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    let peer = peer_of(&stream)?;
+    if peer.is_some_and(|peer| peer.uid != own_uid()) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it acts for another user"));
+    }
+    let (receiver, sender) = channel(stream.try_clone()?, Way::ToOwner)?;
+    let mut connections = lock(&shared.connections);
+    if connections.len() >= CONNECTIONS_MAX {
+        drop(connections);
+        let error =
+            Error::new(ErrorKind::Busy, format!("the owner serves {CONNECTIONS_MAX} connections, the most"))
+                .hint("end one of the programs that use this store; `memento-kv where` lists them");
+        let _ = sender.send_value(MessageKind::Error, &ErrorMessage::from(&error));
+        return Ok(());
+    }
+    let number = shared.next.fetch_add(1, Ordering::Relaxed);
+    let client = Client { pid: peer.and_then(|peer| peer.pid), ..Client::default() };
+    let connection = Arc::new(Connection {
+        client: Mutex::new(client),
+        stream,
+        sender,
+        busy: Mutex::default(),
+        calls: AtomicU64::new(0),
+    });
+    connections.insert(number, Arc::clone(&connection));
+    drop(connections);
+    let serving = Arc::clone(shared);
+    let mut threads = lock(&shared.threads);
+    threads.retain(|thread| !thread.is_finished());
+    let spawned = std::thread::Builder::new().name("memento-client".to_owned()).spawn(move || {
+        if let Err(broken) = serving.attend(&connection, receiver)
+            && !matches!(broken, Broken::Gone)
+        {
+            tracing::warn!(%broken, client = lock(&connection.client).pid, "a client was let go");
+        }
+        lock(&serving.connections).remove(&number);
+        // Whoever still holds the connection must not keep the client waiting.
+        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+    });
+    match spawned {
+        Ok(thread) => threads.push(thread),
+        Err(error) => {
+            lock(&shared.connections).remove(&number);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Answers what a client asks, until it is gone.
+    fn attend(&self, connection: &Connection, mut receiver: Receiver) -> Result<(), Broken> {
+        let hello = match receiver.receive(Some(STALL_MAX), STALL_MAX) {
+            Err(Broken::Protocol(theirs)) => {
+                // It reads the protocol from the header of whatever comes.
+                let error = skew(&format!("a client that speaks protocol {theirs}"));
+                connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error))?;
+                return Err(Broken::Protocol(theirs));
+            }
+            hello => hello?,
+        };
+        let hello: Hello = hello.value(MessageKind::Hello, Way::ToOwner)?;
+        {
+            let mut client = lock(&connection.client);
+            (client.program, client.since_ms) = (hello.shown_program(), self.engine.now_ms());
+            client.pid = client.pid.or(Some(hello.pid));
+        }
+        let welcome = Welcome {
+            store_id: self.engine.store_id(),
+            pid: std::process::id(),
+            program: self.holder.program.clone().unwrap_or_default(),
+            since_ms: self.holder.since_ms.unwrap_or_default(),
+            is_read_only: self.engine.is_read_only(),
+        };
+        connection.sender.send_value(MessageKind::Welcome, &welcome)?;
+        loop {
+            let message = receiver.receive(None, STALL_MAX)?;
+            if self.stopping.load(Ordering::Acquire) {
+                // What was not begun is done by whoever owns the store next.
+                return Ok(());
+            }
+            connection.calls.fetch_add(1, Ordering::Relaxed);
+            *lock(&connection.busy) = Some(Instant::now());
+            let answered = self.answer(connection, &mut receiver, &message, hello.is_read_only);
+            *lock(&connection.busy) = None;
+            answered?;
+        }
+    }
+
+    /// Runs a call and sends what came of it.
+    fn answer(
+        &self,
+        connection: &Connection,
+        receiver: &mut Receiver,
+        message: &Message,
+        is_read_only: bool,
+    ) -> Result<(), Broken> {
+        if message.kind != MessageKind::Call {
+            return Err(Broken::Garbage(format!("a message {:?} where a call belongs", message.kind)));
+        }
+        let mut body = message.body.as_slice();
+        let head: CallHead = take(Way::ToOwner, &mut body)?;
+        let running = Running { shared: self, connection, receiver, head, body, is_read_only };
+        match visit(head.kind, running) {
+            Some(answer) => match answer? {
+                Ok(answer) => connection.sender.send(MessageKind::Answer, &answer),
+                Err(error) => connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error)),
+            },
+            None => {
+                let error = skew(&format!("a call {} of another version", head.kind));
+                connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error))
+            }
+        }
+    }
+
+    /// Tells clients whose call takes long that it goes on.
+    fn tell_working(&self) {
+        let connections: Vec<_> = lock(&self.connections).values().cloned().collect();
+        for connection in connections {
+            if lock(&connection.busy).is_some_and(|since| since.elapsed() >= WORKING_INTERVAL) {
+                // Its own thread finds out when it is gone.
+                connection.sender.try_send(MessageKind::Working);
+            }
+        }
+    }
+
+    /// The engine of the past at this sequence.
+    fn past(&self, seq: u64) -> Result<Arc<PastStore>> {
+        let mut past = lock(&self.past);
+        if let Some(past) = past.as_mut().filter(|past| past.seq == seq) {
+            past.asked = Instant::now();
+            return Ok(Arc::clone(&past.as_of));
+        }
+        let as_of = Arc::new(self.engine.as_of(Moment::Seq(seq))?);
+        *past = Some(Past { seq, as_of: Arc::clone(&as_of), asked: Instant::now() });
+        Ok(as_of)
+    }
+
+    fn close_past(&self) {
+        // Without waiting: who opens one holds the lock for long.
+        if let Ok(mut past) = self.past.try_lock()
+            && past.as_ref().is_some_and(|past| past.asked.elapsed() >= PAST_IDLE_MAX)
+        {
+            past.take();
+        }
+    }
+}
+
+impl Host for Shared {
+    fn sharing(&self) -> Sharing {
+        let connections = lock(&self.connections);
+        let clients = connections.values().map(|connection| Client {
+            calls: connection.calls.load(Ordering::Relaxed),
+            ..lock(&connection.client).clone()
+        });
+        Sharing {
+            role: super::Role::Owner,
+            pid: std::process::id(),
+            program: self.holder.program.clone().unwrap_or_default(),
+            since_ms: self.holder.since_ms.unwrap_or_default(),
+            protocol: PROTOCOL,
+            socket: Some(self.socket.clone()),
+            clients: clients.collect(),
+        }
+    }
+
+    fn open_past(&self, moment: Moment) -> Result<u64> {
+        let seq = self.engine.seq_of(moment)?;
+        self.past(seq)?;
+        Ok(seq)
+    }
+
+    fn step_aside(&self) -> Result<()> {
+        (self.steps)();
+        Ok(())
+    }
+}
+
+/// A call that came, on its way to the type that it is.
+struct Running<'a> {
+    shared: &'a Shared,
+    connection: &'a Connection,
+    receiver: &'a mut Receiver,
+    head: CallHead,
+    body: &'a [u8],
+    is_read_only: bool,
+}
+
+impl Visitor for Running<'_> {
+    type Out = Result<Result<Vec<u8>>, Broken>;
+
+    fn visit<C: Call>(self) -> Self::Out {
+        let call: C = whole(Way::ToOwner, self.body)?;
+        let shared = self.shared;
+        let remote = Remote { sender: &self.connection.sender, receiver: Mutex::new(self.receiver) };
+        let mut lost = None;
+        let mut progress = |stage, progress| {
+            let sent =
+                self.connection.sender.send_value(MessageKind::Progress, &ProgressMessage(stage, progress));
+            lost = lost.take().or(sent.err());
+        };
+        let run = || {
+            if C::WRITES && self.is_read_only {
+                return Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only"));
+            }
+            let mut work = Work { by: Some(&remote), progress: &mut progress, host: shared };
+            if let Some(seq) = self.head.past {
+                return call.run(&**shared.past(seq)?, &mut work);
+            }
+            if let Some(after_seq) = self.head.resent_after
+                && let Some(answer) = call.done(&shared.engine, after_seq)?
+            {
+                return Ok(answer);
+            }
+            call.run(&shared.engine, &mut work)
+        };
+        let answer = run();
+        if let Some(broken) = lost {
+            return Err(broken);
+        }
+        match answer {
+            Ok(answer) => Ok(Ok(body_of(&answer)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+/// The client's embedders, asked over its connection.
+struct Remote<'a> {
+    sender: &'a Sender,
+    receiver: Mutex<&'a mut Receiver>,
+}
+
+impl Embeds for Remote<'_> {
+    fn embedder_of(&self, model: Option<&ModelIdentity>) -> Result<Option<Box<dyn Embedder + '_>>> {
+        let identity =
+            self.ask::<_, Option<ModelIdentity>>(MessageKind::AskModel, &model.cloned(), MessageKind::Model)?;
+        Ok(identity.map(|identity| Box::new(RemoteEmbedder { remote: self, identity }) as _))
+    }
+}
+
+impl Remote<'_> {
+    /// Asks the client while it waits for its answer.
+    fn ask<Q: bincode::Encode, A: bincode::Decode<()>>(
+        &self,
+        kind: MessageKind,
+        question: &Q,
+        answer: MessageKind,
+    ) -> Result<A> {
+        let asked = || -> Result<Result<A, ErrorMessage>, Broken> {
+            let mut receiver = lock(&self.receiver);
+            self.sender.send_value(kind, question)?;
+            receiver.receive(Some(EMBED_MAX), STALL_MAX)?.value(answer, Way::ToOwner)
+        };
+        match asked() {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(error.into()),
+            Err(broken) => Err(Error::new(ErrorKind::Model, format!("the client does not embed: {broken}"))),
+        }
+    }
+}
+
+struct RemoteEmbedder<'a, 'b> {
+    remote: &'a Remote<'b>,
+    identity: ModelIdentity,
+}
+
+impl Embedder for RemoteEmbedder<'_, '_> {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+        self.remote.ask(MessageKind::Embed, &(false, text), MessageKind::Vectors)
+    }
+
+    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
+        let mut vectors: Vec<Vec<f32>> =
+            self.remote.ask(MessageKind::Embed, &(true, query), MessageKind::Vectors)?;
+        vectors.pop().ok_or_else(|| Error::new(ErrorKind::Model, "the client gave no vector"))
+    }
+}
+
+fn skew(what: &str) -> Error {
+    Error::new(
+        ErrorKind::VersionSkew,
+        format!("the owner of the store speaks protocol {PROTOCOL} and does not understand {what}"),
+    )
+    .hint("use the same version of memento-kv everywhere, or end the owner; `memento-kv check --files` works without it")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

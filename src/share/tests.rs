@@ -1,0 +1,324 @@
+//! Owner and clients within one process: every call over the socket, takeover, and what must not go wrong with either.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::socket::{SOCKET_NAME, reach};
+use super::{Role, Store};
+use crate::embed::{Embedder, ModelIdentity, ModelSpec};
+use crate::error::{ErrorKind, Result};
+use crate::memory::{List, Mode, Recall, Remember, Update};
+use crate::snapshot::{RestoreFrom, RestoreOptions};
+use crate::store::{ChangeKind, Moment, Options};
+use crate::transfer::ImportOptions;
+
+fn options(home: &Path) -> Options {
+    Options::at(home).background_embedding(false)
+}
+
+/// An owner and a client of the same home.
+fn pair(home: &Path) -> (Store, Store) {
+    let owner = Store::open(options(home)).expect("the owner");
+    let client = Store::open(options(home)).expect("a client");
+    assert_eq!(owner.sharing().expect("it tells").role, Role::Owner);
+    let sharing = client.sharing().expect("it tells");
+    assert_eq!((sharing.role, sharing.pid), (Role::Client, std::process::id()));
+    (owner, client)
+}
+
+fn ignore<T>() -> impl FnMut(T) {
+    |_| {}
+}
+
+#[test]
+fn a_client_does_all_that_an_owner_does_and_both_see_it_at_once() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, client) = pair(home.path());
+    let saved = client
+        .remember(Remember::new("We decided to use Rust for the engine").tags(["decision"]).meta("k", "v"))
+        .expect("stored");
+    let memory = owner.get(&saved.id).expect("read").expect("it is there");
+    assert_eq!(client.get(&saved.id).expect("read").as_ref(), Some(&memory));
+    assert_eq!(memory.metadata["k"], "v");
+    assert!(client.get("nothing").expect("read").is_none());
+    for mode in [Mode::Hybrid, Mode::Text, Mode::Vector] {
+        let ask = || Recall::new("Which language?  Rust?").mode(mode).explain(true);
+        let (here, there) = (owner.recall(ask()).expect("found"), client.recall(ask()).expect("found"));
+        assert_eq!((here.results, here.degraded), (there.results.clone(), there.degraded));
+        assert_eq!(there.results[0].id, saved.id);
+    }
+    let again = client.remember(Remember::new("We decided to use Rust for the engine")).expect("known");
+    assert_eq!(again.duplicate_of.as_ref(), Some(&saved.id));
+    let many = client
+        .remember_many((0..50).map(|number| Remember::new(format!("note {number}"))).collect())
+        .expect("stored");
+    assert_eq!(client.list(&List::new().limit(100)).expect("listed").len(), 51);
+    let updated = client.update(&saved.id, Update::new().text("We decided for Zig")).expect("changed");
+    assert!(updated.changed && owner.get(&saved.id).expect("read").expect("there").text.ends_with("Zig"));
+    let forgotten = client.forget([many[0].id.as_str(), "nobody"]).expect("forgotten");
+    assert_eq!((forgotten.forgotten.len(), forgotten.missing.len()), (1, 1));
+    assert_eq!(client.purge([&many[1].id], &mut ignore()).expect("purged").purged.len(), 1);
+    assert_eq!(client.embed_pending(&mut ignore()).expect("embedded").failed, 0);
+    assert!(client.vectors(&saved.id).expect("read").is_some());
+    assert_eq!(client.stats().expect("figures").memories, owner.stats().expect("figures").memories);
+    assert!(client.prove_id(&saved.id).expect("read").state.is_good());
+    assert!(client.prove(updated.receipt()).expect("read").state.is_good());
+    assert!(client.check(&mut ignore()).expect("checked").findings.is_empty());
+    assert!(client.check_quickly(&mut ignore()).expect("checked").findings.is_empty());
+    client.compact(&mut ignore()).expect("compacted");
+    client.build_index(true, &mut ignore()).expect("built");
+    assert_eq!(client.snapshot(&mut ignore()).expect("published").memories, 49);
+    let backup = client.backup_with(7, &mut ignore()).expect("backed up");
+    assert_eq!(client.backups(true).expect("listed"), [backup]);
+    assert_eq!(client.healed(), []);
+}
+
+#[test]
+fn a_client_restores_imports_exports_and_looks_into_the_past() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, client) = pair(home.path());
+    let first = client.remember(Remember::new("the first state")).expect("stored");
+    client.remember(Remember::new("the second state")).expect("stored");
+    let past = client.as_of(Moment::Seq(first.seq)).expect("the past");
+    assert_eq!(past.list(&List::new()).expect("listed").len(), 1);
+    assert_eq!(past.stats().expect("figures").memories, 1);
+    let refused = past.remember(Remember::new("never")).expect_err("the past stands");
+    assert_eq!(refused.kind(), ErrorKind::ReadOnly);
+    assert_eq!(client.diff(Moment::Seq(first.seq), Moment::Now).expect("compared").added, 1);
+    let restored = client.restore(&RestoreFrom::Seq(first.seq), RestoreOptions::default()).expect("restored");
+    assert_eq!(restored.changed.forgotten, 1);
+    assert_eq!(owner.stats().expect("figures").memories, 1);
+    client.restore(&RestoreFrom::Undo, RestoreOptions::default()).expect("undone");
+    assert_eq!(owner.stats().expect("figures").memories, 2);
+    let file = home.path().join("in.json");
+    std::fs::write(&file, r#"[{"id":"m1","text":"from a file","timestamp":7}]"#).expect("written");
+    let mut told = 0;
+    let imported = client.import(&file, &ImportOptions::default(), &mut |_, _| told += 1).expect("imported");
+    assert_eq!(imported.imported, 1);
+    assert!(told > 0, "progress comes over the socket");
+    let out = home.path().join("out.db");
+    assert_eq!(client.export_sqlite(&out, &mut ignore()).expect("exported").memories, 3);
+    let missing = client.import(&home.path().join("gone"), &ImportOptions::default(), &mut |_, _| {});
+    assert_eq!(missing.expect_err("no such file").path(), Some(home.path().join("gone").as_path()));
+}
+
+#[test]
+fn errors_of_an_owner_are_those_of_the_call() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, client) = pair(home.path());
+    for (here, there) in [
+        (owner.remember(Remember::new("")), client.remember(Remember::new(""))),
+        (
+            owner.remember(Remember::new("the password is Tr0ub4dor&3x")),
+            client.remember(Remember::new("the password is Tr0ub4dor&3x")),
+        ),
+    ] {
+        let (here, there) = (here.expect_err("refused"), there.expect_err("refused"));
+        assert_eq!(format!("{here:?}"), format!("{there:?}"));
+        assert_eq!((here.hint_text(), here.durability()), (there.hint_text(), there.durability()));
+    }
+    let gone = client.update("nobody", Update::new().importance(0.5)).expect_err("not there");
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_client_takes_over_when_the_owner_closes_and_nothing_is_lost() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, first) = pair(home.path());
+    let second = Store::open(options(home.path())).expect("another client");
+    let saved = first.remember(Remember::new("kept over the change")).expect("stored");
+    owner.close().expect("closed");
+    assert!(second.get(&saved.id).expect("read").is_some());
+    assert_eq!(second.sharing().expect("it tells").role, Role::Owner);
+    let more = first.remember(Remember::new("stored by way of the new owner")).expect("stored");
+    assert_eq!(first.sharing().expect("it tells").role, Role::Client);
+    assert!(second.get(&more.id).expect("read").is_some());
+    drop(second);
+    assert_eq!(first.list(&List::new()).expect("listed").len(), 2);
+    assert_eq!(first.sharing().expect("it tells").role, Role::Owner);
+    first.close().expect("closed");
+    assert!(!home.path().join("store").join(SOCKET_NAME).exists(), "the last one leaves no socket");
+}
+
+#[test]
+fn many_threads_of_many_handles_write_while_owners_come_and_go() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let work = |worker: usize| {
+            let mut ids = Vec::new();
+            for round in 0..5 {
+                // Whoever was first owned it, and lets go of it in the middle of what the others do.
+                let store = Store::open(options(home.path()).model(ModelSpec::None)).expect("a handle");
+                for number in 0..8 {
+                    let text = format!("worker {worker} round {round} number {number}");
+                    let saved = store.remember(Remember::new(text.clone()).vector([1.0, 0.5]));
+                    let saved = saved.unwrap_or_else(|error| panic!("{error:?}"));
+                    let read = store.get(&saved.id).expect("read").expect("what was acknowledged is read");
+                    assert_eq!(read.text, text);
+                    ids.push(saved.id);
+                }
+            }
+            ids
+        };
+        let workers: Vec<_> = (0..6).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
+    });
+    let store = Store::open(options(home.path()).model(ModelSpec::None)).expect("opened");
+    assert_eq!(store.stats().expect("figures").memories, ids.len() as u64, "each once");
+    assert!(ids.iter().all(|id| store.get(id).expect("read").is_some()));
+}
+
+#[test]
+fn whoever_does_not_serve_or_connect_is_named() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let alone = Store::open(options(home.path()).serve(false)).expect("opened");
+    assert_eq!(alone.sharing().expect("it tells").role, Role::Alone);
+    let quick = || options(home.path()).lock_wait(Duration::ZERO);
+    let busy = Store::open(quick()).expect_err("it does not serve");
+    assert_eq!(busy.kind(), ErrorKind::Busy);
+    assert!(busy.message().contains(&format!("process {}", std::process::id())), "{busy}");
+    drop(alone);
+    let _owner = Store::open(options(home.path())).expect("opened");
+    let busy = Store::open(quick().connect(false)).expect_err("it does not connect");
+    assert_eq!(busy.kind(), ErrorKind::Busy);
+}
+
+#[test]
+fn a_client_that_only_reads_cannot_write_and_sees_what_others_write() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, _) = pair(home.path());
+    let reader = Store::open(options(home.path()).read_only(true)).expect("a reader");
+    assert!(reader.is_read_only());
+    let saved = owner.remember(Remember::new("a text")).expect("stored");
+    assert!(reader.get(&saved.id).expect("read").is_some());
+    let refused = reader.forget([&saved.id]).expect_err("it only reads");
+    assert_eq!(refused.kind(), ErrorKind::ReadOnly);
+}
+
+#[test]
+fn changes_of_every_process_are_followed_and_go_on_with_the_next_owner() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, client) = pair(home.path());
+    let before = owner.remember(Remember::new("before")).expect("stored");
+    let mut watch = client.watch(Some(0)).expect("followed");
+    let mut late = client.watch(None).expect("followed");
+    let first = watch.next().expect("no end").expect("a change");
+    assert_eq!((first.seq, first.kind, &first.id), (before.seq, ChangeKind::Remembered, &before.id));
+    let after = owner.remember(Remember::new("after")).expect("stored");
+    assert_eq!(watch.next().expect("no end").expect("a change").id, after.id);
+    assert_eq!(late.next().expect("no end").expect("a change").id, after.id);
+    owner.close().expect("closed");
+    let more = client.remember(Remember::new("with the next owner")).expect("stored");
+    assert_eq!(watch.next().expect("no end").expect("a change").id, more.id);
+    assert_eq!(late.next_within(Duration::from_secs(60)).expect("asked").expect("a change").id, more.id);
+    assert_eq!(late.next_within(Duration::ZERO).expect("asked"), None);
+}
+
+/// Says which thread embeds, by the vectors it makes.
+struct Marked(ModelIdentity, f32);
+
+impl Embedder for Marked {
+    fn identity(&self) -> &ModelIdentity {
+        &self.0
+    }
+
+    fn embed_document(&self, _text: &str) -> Result<Vec<Vec<f32>>> {
+        Ok(vec![vec![self.1, 1.0]])
+    }
+
+    fn embed_query(&self, _query: &str) -> Result<Vec<f32>> {
+        Ok(vec![self.1, 1.0])
+    }
+}
+
+#[test]
+fn each_process_embeds_its_own_texts() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let identity = ModelIdentity {
+        name: "marked".to_owned(),
+        weights_sha256: String::new(),
+        tokenizer_sha256: String::new(),
+        dimensions: 2,
+        pooling: "mean".to_owned(),
+        normalized: true,
+        max_tokens: 16,
+        document_form: "text/1".to_owned(),
+        query_form: "query/1".to_owned(),
+        engine: "test/1".to_owned(),
+    };
+    let with = |value: f32| options(home.path()).embedder(Arc::new(Marked(identity.clone(), value)));
+    let owner = Store::open(with(0.0)).expect("the owner");
+    let client = Store::open(with(1000.0)).expect("a client");
+    let (one, other) = (
+        owner.remember(Remember::new("a text of the owner")).expect("stored"),
+        client.remember(Remember::new("a text of the client")).expect("stored"),
+    );
+    let first = |id: &crate::memory::MemoryId| client.vectors(id).expect("read").expect("made").windows[0][0];
+    assert!(first(&one.id) < 0.1 && first(&other.id) > 0.9);
+    let found = client.recall(Recall::new("anything").mode(Mode::Vector).topk(1)).expect("found");
+    assert_eq!(found.results[0].id, other.id, "the question was embedded by the client");
+    let refused = Store::open(options(home.path())).expect("a client without that model");
+    let stored = refused.remember(Remember::new("a text without a vector")).expect("stored all the same");
+    assert!(client.vectors(&stored.id).expect("read").is_none());
+}
+
+#[test]
+fn an_owner_steps_aside_for_a_repair_and_comes_back() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, client) = pair(home.path());
+    let saved = owner.remember(Remember::new("a text")).expect("stored");
+    let (repaired, report) = Store::repair(options(home.path()), &mut ignore()).expect("repaired");
+    assert!(report.findings.is_empty());
+    assert_eq!(repaired.sharing().expect("it tells").role, Role::Owner);
+    assert!(owner.get(&saved.id).expect("read").is_some());
+    assert_eq!(owner.sharing().expect("it tells").role, Role::Client);
+    assert!(client.get(&saved.id).expect("read").is_some());
+    drop(repaired);
+    assert!(owner.get(&saved.id).expect("read").is_some());
+}
+
+#[test]
+fn clients_that_send_garbage_or_nothing_are_let_go_and_nobody_else_notices() {
+    use std::io::{Read, Write};
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (owner, client) = pair(home.path());
+    let folder = home.path().join("store");
+    let hello = crate::format::message::framed(crate::format::message::MessageKind::Hello, &[1, 1, b'x', 0]);
+    let call = crate::format::message::framed(crate::format::message::MessageKind::Call, &[0xff; 40]);
+    for bytes in [vec![b'?'; 100], hello.clone(), [hello.clone(), call].concat(), hello[..7].to_vec()] {
+        let mut stream = reach(&folder, Duration::from_secs(1)).expect("connected");
+        stream.write_all(&bytes).expect("written");
+        stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+        let mut answer = Vec::new();
+        // It ends: the owner has let it go.
+        let _ = stream.read_to_end(&mut answer);
+        assert!(client.remember(Remember::new("still served")).is_ok());
+    }
+    let silent: Vec<_> = (0..super::server::CONNECTIONS_MAX + 4)
+        .filter_map(|_| reach(&folder, Duration::from_secs(1)).ok())
+        .collect();
+    assert!(owner.stats().is_ok() && client.stats().is_ok());
+    let refused = Store::open(options(home.path()).lock_wait(Duration::ZERO));
+    if let Err(error) = refused {
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    }
+    drop(silent);
+    owner.close().expect("closed");
+    assert!(client.stats().is_ok());
+}
+
+#[test]
+fn a_handle_of_before_a_fork_does_nothing_and_leaves_the_store_to_its_owner() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let store = Store::open(options(home.path())).expect("opened");
+    let saved = store.remember(Remember::new("a text")).expect("stored");
+    // As a child has it: the same memory, another number.
+    store.set_process(std::process::id() + 1);
+    assert_eq!(store.get(&saved.id).expect_err("forked").kind(), ErrorKind::ForkedHandle);
+    assert_eq!(store.remember(Remember::new("never")).expect_err("forked").kind(), ErrorKind::ForkedHandle);
+    drop(store);
+    let other = Store::open(options(home.path())).expect("served");
+    assert_eq!(other.sharing().expect("it tells").role, Role::Client, "the owner still has it");
+    assert_eq!(other.stats().expect("figures").memories, 1);
+}
