@@ -100,9 +100,14 @@ impl Server {
         self.shared.sharing()
     }
 
-    /// Ends what is asked just now, lets all clients go and waits for it. Says whether there were any.
-    pub(crate) fn stop(&mut self) -> bool {
-        let Some(thread) = self.thread.take() else { return false };
+    /// Whether anybody is connected.
+    pub(crate) fn has_clients(&self) -> bool {
+        !lock(&self.shared.connections).is_empty()
+    }
+
+    /// Ends what is asked just now, lets all clients go and waits for it.
+    pub(crate) fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         self.shared.stopping.store(true, Ordering::Release);
         drop(self.waker.take());
         // From here on nobody finds the owner any more; those who try wait for the lock.
@@ -126,7 +131,6 @@ impl Server {
             }
         }
         lock(&self.shared.past).take();
-        !connections.is_empty()
     }
 }
 

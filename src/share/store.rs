@@ -850,11 +850,14 @@ fn left(mut place: Arc<Place>) -> Result<()> {
     };
     match place {
         Place::Own { engine, server, .. } => {
-            if let Some(mut server) =
-                server.map(|server| server.into_inner().unwrap_or_else(PoisonError::into_inner))
-                && server.stop()
-            {
-                engine.hand_over();
+            if let Some(server) = server {
+                let mut server = server.into_inner().unwrap_or_else(PoisonError::into_inner);
+                if !server.has_clients() {
+                    // Whoever comes meanwhile is served, and need not wait until it is done.
+                    engine.tidy();
+                }
+                server.stop();
+                engine.hurry();
             }
             engine.close()
         }

@@ -418,8 +418,8 @@ pub(crate) struct Inner {
     background: Background,
     /// What was written lately, for those who follow it.
     feed: Feed,
-    /// Whether somebody else takes the store over at once, and what can wait is left to it.
-    hands_over: AtomicBool,
+    /// Whether a close leaves out what can wait.
+    is_hurried: AtomicBool,
 }
 
 /// What wakes and stops the threads behind the calls.
@@ -478,9 +478,17 @@ impl Engine {
         self.inner.seq_of(moment)
     }
 
-    /// Somebody else takes the store over when it is closed: what can wait is left to it.
-    pub(crate) fn hand_over(&self) {
-        self.inner.hands_over.store(true, Ordering::Relaxed);
+    /// Does now what a close would do when there is time for it, while the store can still be used.
+    pub(crate) fn tidy(&self) {
+        match self.inner.catch_up() {
+            Ok(()) => self.inner.tidy(),
+            Err(error) => tracing::warn!(%error, "the view lags behind the log"),
+        }
+    }
+
+    /// A close from here on is quick: what can wait was done, or is left to whoever takes the store over.
+    pub(crate) fn hurry(&self) {
+        self.inner.is_hurried.store(true, Ordering::Relaxed);
     }
 
     /// The home folder.
@@ -578,7 +586,7 @@ impl Inner {
         history::History::read(self)?.prune(self, self.window, self.clock.now_ms())
     }
 
-    /// What is done when there is time for it: at a close after which nobody waits for the store.
+    /// What is done at a close when nobody waits for the store.
     fn tidy(&self) {
         if let Err(error) = self.compact_if_due(&|| false) {
             tracing::warn!(%error, "the log is not compacted");
@@ -605,7 +613,7 @@ impl Inner {
             self.settle_times();
             self.keep_reserve();
         }
-        if caught_up.is_ok() && !self.hands_over.load(Ordering::Relaxed) {
+        if caught_up.is_ok() && !self.is_hurried.load(Ordering::Relaxed) {
             self.tidy();
         }
         self.catalog.get_mut().unwrap_or_else(PoisonError::into_inner).take();

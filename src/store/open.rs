@@ -149,7 +149,7 @@ pub(super) fn open(mut options: Options) -> Result<Option<Arc<Inner>>> {
         ids: Ids::default(),
         background: Background::default(),
         feed: Feed::default(),
-        hands_over: AtomicBool::new(false),
+        is_hurried: AtomicBool::new(false),
     });
     // Fewer are left to the next checkpoint, so that opening need not wait for the disk.
     if replayed >= CHECKPOINT_RECORDS

@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::home::Home;
 use crate::spool::{self, Spool};
-use crate::{Error, ErrorKind, Remember};
+use crate::{Durability, Error, ErrorKind, Remember};
 
 /// Whether an error says that the store cannot be written now, rather than that the memory or the home is wrong. After
 /// [`ErrorKind::CommitUnknown`] the memory may be there, and spooling would store it twice.
@@ -17,11 +17,14 @@ pub(super) fn is_spoolable(error: &Error, context: &Context<'_>) -> bool {
         ErrorKind::NoSpace
             | ErrorKind::Io
             | ErrorKind::Busy
+            | ErrorKind::OwnerUnresponsive
+            | ErrorKind::VersionSkew
             | ErrorKind::Corrupt
             | ErrorKind::Poisoned
             | ErrorKind::ReadOnly
     );
-    may_pass && !context.global.read_only
+    // What may be there already would be there twice.
+    may_pass && error.durability() == Durability::NotWritten && !context.global.read_only
 }
 
 /// Spools the memory because of this error, and says so; the error itself when it cannot be spooled.
