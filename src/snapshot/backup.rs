@@ -5,23 +5,19 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::layout::hex;
 use super::publish::{published_before, written};
 use super::read;
 use super::retention::{Made, expired};
-use super::write::new_id;
+use super::write::{Built, new_id, sha256_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{self, Access, Disk, Kind};
+use crate::fs::{self, Disk, Kind};
 use crate::store::{Inner, Progress, Store};
 
 /// The folder of backups in a home.
 const FOLDER: &str = "backups";
 /// Longest manifest.
 const MANIFEST_LEN_MAX: usize = 64 << 10;
-/// Bytes that are hashed at once.
-const HASH_LEN: usize = 1 << 20;
 /// Seconds that are tried for a name that is free.
 const NAMES_TRIED: i64 = 60;
 
@@ -188,7 +184,7 @@ fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool)
 fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
     let disk = &**store.disk();
     let beside = with_suffix(path, ".tmp");
-    let stamp = written(store, &beside, path, &new_id()?, progress)?;
+    let Built { stamp, sha256 } = written(store, &beside, path, &new_id()?, true, progress)?;
     let Some(Kind::File(bytes)) = disk.kind(path)? else {
         return Err(Error::new(ErrorKind::Io, "the backup that was just made is gone").at(path));
     };
@@ -201,7 +197,7 @@ fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
         rows: stamp.rows,
         content_crc: format!("{:016x}", stamp.content_crc),
         bytes,
-        sha256: sha256_of(disk, path)?,
+        sha256: sha256.expect("it was asked for"),
         model: stamp.model.as_ref().map(|model| model.name.clone()),
         dimensions: stamp.model.as_ref().map(|model| model.dimensions),
     };
@@ -314,19 +310,6 @@ fn manifest_of(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
         Ok(bytes) => Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok())),
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-fn sha256_of(disk: &dyn Disk, path: &Path) -> Result<String> {
-    let file = disk.open(path, Access::Read)?;
-    let (mut hash, mut offset, mut part) = (Sha256::new(), 0, vec![0; HASH_LEN]);
-    loop {
-        let read = file.read_at(&mut part, offset)?;
-        if read == 0 {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(&part[..read]);
-        offset += read as u64;
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Stamp, hex};
 use super::recognise::{is_untouched, recognise};
-use super::write::{Names, build, install, new_id, upkeep};
+use super::write::{Built, Names, build, install, new_id, upkeep};
 use crate::error::{ErrorKind, Result};
 use crate::fs::{self, Fingerprint};
 use crate::store::{Beside, Inner, Options, Progress, Store};
@@ -155,7 +155,7 @@ impl Store {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         let beside = fs::folder_above(path).join(name);
-        let stamp = written(store, &beside, path, &new_id()?, progress)?;
+        let stamp = written(store, &beside, path, &new_id()?, false, progress)?.stamp;
         Ok(published(path.to_owned(), &stamp, PublishKind::Whole))
     }
 }
@@ -246,7 +246,7 @@ fn write_whole(store: &Inner, progress: &mut dyn FnMut(Progress)) -> Result<Publ
     // After a crash behind the rename it must not look like a file that somebody else has put there.
     let last = last_published(store)?.unwrap_or_default();
     keep(store, &SnapState { next: Some(snapshot_id.clone()), ..last })?;
-    let stamp = written(store, &beside, &path, &snapshot_id, progress)?;
+    let stamp = written(store, &beside, &path, &snapshot_id, false, progress)?.stamp;
     let file = disk.fingerprint(&path)?;
     keep(store, &SnapState { stamp: Some(stamp.clone()), file, next: None })?;
     Ok(published(path, &stamp, PublishKind::Whole))
@@ -258,20 +258,21 @@ pub(super) fn written(
     beside: &Path,
     path: &Path,
     snapshot_id: &str,
+    with_sha256: bool,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Stamp> {
+) -> Result<Built> {
     let disk = &**store.disk();
     let catalog = store.up_to_date()?;
     let state = store.state_of(&catalog)?;
     let names = Names { snapshot_id, store_id: store.store_id(), created_ms: store.now_ms() };
     let mut tell = |done, total| progress(Progress::new(done, total));
-    let stamp = build(disk, beside, &state, names, &mut tell)
-        .and_then(|stamp| install(disk, beside, path).map(|()| stamp));
-    if stamp.is_err() && disk.kind(beside).is_ok_and(|kind| kind.is_some()) {
+    let built = build(disk, beside, &state, names, with_sha256, &mut tell)
+        .and_then(|built| install(disk, beside, path).map(|()| built));
+    if built.is_err() && disk.kind(beside).is_ok_and(|kind| kind.is_some()) {
         // It takes space; what went wrong has been told.
         let _ = disk.remove(beside);
     }
-    stamp
+    built
 }
 
 /// What was published last, when the file is still that one.
