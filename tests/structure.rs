@@ -37,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("capture", &["error", "clock", "secrets", "time", "memory", "home", "store"]),
     ("check", &["error", "fs", "format", "log", "catalog", "text", "index", "embed", "store"]),
-    ("transfer", &["error", "time", "memory", "store"]),
+    ("transfer", &["error", "secrets", "time", "memory", "store"]),
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
     ("spool", &["error", "clock", "time", "memory", "store", "transfer"]),
 ];

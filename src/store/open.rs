@@ -30,7 +30,7 @@ const LOCK_LEN_MAX: usize = 4096;
 
 /// The files of a store's folder.
 pub(crate) struct Layout {
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(super) lock: PathBuf,
     pub(super) view: PathBuf,
     pub(super) quarantine: PathBuf,

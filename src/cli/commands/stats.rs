@@ -9,6 +9,9 @@ use crate::cli::output::Output;
 use crate::cli::{session, table, text};
 use crate::{Result, Stats};
 
+/// How often a `memory.db` was taken over, as far as it is shown.
+const TAKEN_OVER_SHOWN_MAX: usize = 5;
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  memento-kv stats\n  memento-kv stats --json | jq .memories")]
 pub(crate) struct StatsArgs {
@@ -95,6 +98,7 @@ fn pretty(home: &str, stats: &Stats, out: &Output) -> String {
     }
     pairs.push(("view", text::bytes(stats.view_bytes)));
     pairs.push(("last sequence", text::number(stats.last_seq)));
+    pairs.extend(stats.taken_over.iter().take(TAKEN_OVER_SHOWN_MAX).map(session::taken_over));
     let mut answer = table::figures(out, pairs);
     if stats.pending > 0 {
         answer
