@@ -36,9 +36,12 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("capture", &["error", "clock", "secrets", "time", "memory", "home", "store"]),
-    ("check", &["error", "fs", "format", "log", "catalog", "text", "index", "embed", "store"]),
     ("transfer", &["error", "secrets", "time", "memory", "store"]),
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
+    (
+        "check",
+        &["error", "home", "fs", "format", "log", "catalog", "text", "index", "embed", "store", "snapshot"],
+    ),
     ("spool", &["error", "clock", "time", "memory", "store", "transfer"]),
 ];
 

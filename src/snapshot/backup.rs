@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::layout::Stamp;
 use super::publish::{published_before, written};
 use super::read;
 use super::retention::{Made, expired};
@@ -160,6 +161,54 @@ pub(super) fn backups_of(disk: &dyn Disk, home: &Path, deep: bool) -> Result<Vec
     Ok(backups)
 }
 
+/// The same backup, read as a whole.
+pub(super) fn judged_again(disk: &dyn Disk, backup: &Backup) -> Result<Backup> {
+    judged(disk, backup.path.clone(), backup.bytes, backup.created_ms, true)
+}
+
+/// Where the manifest of a backup is.
+pub(super) fn manifest_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".json")
+}
+
+/// Moves a backup that is not what its manifest says into quarantine, with the manifest. One that is whole stays, whoever
+/// says otherwise.
+pub(super) fn put_away_if_damaged(store: &Inner, path: &Path) -> Result<()> {
+    let disk = &**store.disk();
+    let Some(Kind::File(bytes)) = disk.kind(path)? else { return Ok(()) };
+    let is_damaged = match judged(disk, path.to_owned(), bytes, 0, true) {
+        Ok(backup) => backup.verdict == BackupVerdict::Damaged,
+        // It cannot even be read.
+        Err(error) => error.kind() == ErrorKind::Io,
+    };
+    if !is_damaged {
+        return Ok(());
+    }
+    let manifest = manifest_path(path);
+    store.put_away(path, "this backup is not what its manifest says")?;
+    if read::is_file(disk, &manifest)? {
+        store.put_away(&manifest, "the manifest of a damaged backup")?;
+    }
+    Ok(())
+}
+
+/// Writes a damaged manifest anew, if its backup is a whole snapshot; otherwise both go into quarantine.
+pub(super) fn note_anew(store: &Inner, manifest: &Path) -> Result<()> {
+    let disk = &**store.disk();
+    let path = manifest.with_extension("");
+    store.put_away(manifest, "this manifest of a backup is damaged")?;
+    match read::verify_all(disk, &path) {
+        Ok(stamp) => {
+            let sha256 = sha256_of(disk, &path)?;
+            note(disk, &path, stamp, sha256).map(drop)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            store.put_away(&path, "this backup is damaged, and its manifest was").map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool) -> Result<Backup> {
     let unknown = Backup {
         path,
@@ -185,8 +234,15 @@ fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
     let disk = &**store.disk();
     let beside = with_suffix(path, ".tmp");
     let Built { stamp, sha256 } = written(store, &beside, path, &new_id()?, true, progress)?;
+    let backup = note(disk, path, stamp, sha256.expect("it was asked for"))?;
+    tracing::info!(bytes = backup.bytes, memories = backup.memories, seq = backup.seq, "made a backup");
+    Ok(backup)
+}
+
+/// Writes the manifest of a backup that was read back as a whole.
+fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, sha256: String) -> Result<Backup> {
     let Some(Kind::File(bytes)) = disk.kind(path)? else {
-        return Err(Error::new(ErrorKind::Io, "the backup that was just made is gone").at(path));
+        return Err(Error::new(ErrorKind::Io, "the backup is gone").at(path));
     };
     let manifest = Manifest {
         format: 1,
@@ -197,14 +253,13 @@ fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
         rows: stamp.rows,
         content_crc: format!("{:016x}", stamp.content_crc),
         bytes,
-        sha256: sha256.expect("it was asked for"),
+        sha256,
         model: stamp.model.as_ref().map(|model| model.name.clone()),
         dimensions: stamp.model.as_ref().map(|model| model.dimensions),
     };
     let mut text = serde_json::to_vec_pretty(&manifest).expect("a struct of numbers and texts");
     text.push(b'\n');
-    fs::replace(disk, &with_suffix(path, ".json"), &text)?;
-    tracing::info!(bytes, memories = manifest.rows, seq = manifest.seq, "made a backup");
+    fs::replace(disk, &manifest_path(path), &text)?;
     Ok(Backup {
         path: path.to_owned(),
         created_ms: manifest.created_ms,
@@ -235,7 +290,7 @@ fn thin_out(store: &Inner, folder: &Path, days: u32) -> Result<()> {
         let path = &ours[index].path;
         // The file first: one without a manifest would stay for good.
         disk.remove(path)?;
-        disk.remove(&with_suffix(path, ".json"))?;
+        disk.remove(&manifest_path(path))?;
         tracing::info!(file = ?path.file_name(), "let go of an old backup");
     }
     disk.sync_folder(folder)
@@ -302,7 +357,7 @@ fn time_of_name(name: &str) -> Option<i64> {
 }
 
 fn manifest_of(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
-    let beside = with_suffix(path, ".json");
+    let beside = manifest_path(path);
     if !read::is_file(disk, &beside)? {
         return Ok(None);
     }

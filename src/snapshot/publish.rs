@@ -9,7 +9,7 @@ use super::layout::{Stamp, hex};
 use super::recognise::{is_untouched, recognise};
 use super::write::{Built, Names, build, install, new_id, upkeep};
 use crate::error::{ErrorKind, Result};
-use crate::fs::{self, Fingerprint};
+use crate::fs::{self, Disk, Fingerprint, Kind};
 use crate::store::{Beside, Inner, Options, Progress, Store};
 
 /// A store that is closed brings `memory.db` up to date when at most so many records came since, ...
@@ -252,6 +252,16 @@ fn write_whole(store: &Inner, progress: &mut dyn FnMut(Progress)) -> Result<Publ
     Ok(published(path, &stamp, PublishKind::Whole))
 }
 
+/// Puts a `memory.db` away that is of no use, and publishes another one.
+pub(super) fn publish_anew(store: &Inner, reason: &str) -> Result<()> {
+    let _alone = store.publishing();
+    let path = store.db_path();
+    if store.disk().kind(&path)?.is_some() {
+        store.put_away(&path, reason)?;
+    }
+    write_whole(store, &mut |_| {}).map(drop)
+}
+
 /// Writes the store's present state under the first name and gives it the second one.
 pub(super) fn written(
     store: &Inner,
@@ -286,7 +296,16 @@ fn known(store: &Inner) -> Result<Option<Stamp>> {
 
 /// What was published last, whatever became of the file.
 pub(super) fn last_published(store: &Inner) -> Result<Option<SnapState>> {
-    let bytes = match fs::read_small(&**store.disk(), &state_path(store), STATE_LEN_MAX) {
+    published_last(&**store.disk(), store.folder())
+}
+
+/// The same of a store that is not open, by its folder.
+pub(super) fn published_last(disk: &dyn Disk, folder: &Path) -> Result<Option<SnapState>> {
+    let path = state_path(folder);
+    if !matches!(disk.kind(&path)?, Some(Kind::File(_))) {
+        return Ok(None);
+    }
+    let bytes = match fs::read_small(disk, &path, STATE_LEN_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         Err(error) => return Err(error),
@@ -296,11 +315,11 @@ pub(super) fn last_published(store: &Inner) -> Result<Option<SnapState>> {
 
 pub(super) fn keep(store: &Inner, state: &SnapState) -> Result<()> {
     let bytes = serde_json::to_vec(state).expect("a struct of numbers and texts");
-    fs::replace(&**store.disk(), &state_path(store), &bytes)
+    fs::replace(&**store.disk(), &state_path(store.folder()), &bytes)
 }
 
-fn state_path(store: &Inner) -> PathBuf {
-    store.folder().join("snap.state")
+fn state_path(folder: &Path) -> PathBuf {
+    folder.join("snap.state")
 }
 
 /// Files of SQLite that belong to a database, or did.

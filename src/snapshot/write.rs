@@ -154,11 +154,7 @@ fn filled(
 }
 
 /// Sends all memories in batches.
-fn send_all(
-    state: &State<'_>,
-    sender: &SyncSender<Batch>,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
+fn send_all(state: &State<'_>, sender: &SyncSender<Batch>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
     let gone = || Error::new(ErrorKind::Io, "what writes the snapshot has ended");
     let (mut rows, total) = (0, state.count());
     let (mut batch, mut len) = (Vec::new(), 0);
