@@ -5,9 +5,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use memento_kv::check::{CheckReport, CheckStatus, check_files};
 use memento_kv::clock::ManualClock;
 use memento_kv::embed::ModelSpec;
-use memento_kv::{BackupVerdict, ErrorKind, MemoryId, Options, PublishKind, Remember, Store, Update};
+use memento_kv::{BackupVerdict, ErrorKind, List, MemoryId, Options, PublishKind, Remember, Store, Update};
 use rusqlite::Connection;
 
 fn options(home: &Path) -> Options {
@@ -241,4 +242,153 @@ fn a_backup_goes_where_it_is_sent_and_never_over_a_file() {
     assert_eq!(error.kind(), ErrorKind::Refused);
     let named = store.backup_to(other.path(), &mut |_| {}).expect("a backup in a folder");
     assert_eq!(named.path.parent(), Some(other.path()));
+}
+
+/// Flips a bit as rot does, of which neither times nor the length tell.
+fn rot(home: &Path, offset_from_end: usize) {
+    let mut bytes = std::fs::read(db(home)).expect("read");
+    let at = bytes.len() - offset_from_end;
+    bytes[at] ^= 0x10;
+    std::fs::write(db(home), bytes).expect("written");
+    pretend_published(home);
+}
+
+/// Makes the store believe that this `memory.db` is the one that it has published.
+fn pretend_published(home: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let (metadata, state) = (std::fs::metadata(db(home)).expect("metadata"), home.join("store/snap.state"));
+    let known = std::fs::read(&state).expect("read");
+    let mut known: serde_json::Value = serde_json::from_slice(&known).expect("JSON");
+    let ns = |seconds: i64, ns: i64| serde_json::json!(seconds * 1_000_000_000 + ns);
+    known["file"]["len"] = serde_json::json!(metadata.len());
+    known["file"]["modified_ns"] = ns(metadata.mtime(), metadata.mtime_nsec());
+    known["file"]["changed_ns"] = ns(metadata.ctime(), metadata.ctime_nsec());
+    std::fs::write(&state, known.to_string()).expect("written");
+}
+
+fn kinds(report: &CheckReport) -> Vec<(&str, &str)> {
+    report.findings.iter().map(|finding| (finding.kind.as_str(), finding.file.as_str())).collect()
+}
+
+#[test]
+fn a_memory_db_that_has_rotted_is_found_and_published_anew() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    for n in 0..50 {
+        store
+            .remember(Remember::new(format!("memory {n} of fifty")).id(id(&format!("m{n}"))))
+            .expect("stored");
+    }
+    store.close().expect("closed");
+    assert_eq!(check_files(home, &mut |_| {}).expect("a report").status, CheckStatus::Ok);
+    let before = texts(&db(home));
+    rot(home, 700);
+    assert_eq!(kinds(&check_files(home, &mut |_| {}).expect("a report")), [("memory-db", "memory.db")]);
+    let store = open(home);
+    assert_eq!(
+        store.check_quickly(&mut |_| {}).expect("a report").status,
+        CheckStatus::Ok,
+        "its header is whole"
+    );
+    assert_eq!(kinds(&store.check(&mut |_| {}).expect("a report")), [("memory-db", "memory.db")]);
+    drop(store);
+    let (store, report) = Store::repair(options(home), &mut |_| {}).expect("repaired");
+    assert_eq!((report.status, kinds(&report)), (CheckStatus::Repaired, vec![("memory-db", "memory.db")]));
+    assert_eq!(store.check(&mut |_| {}).expect("a report").findings, []);
+    store.close().expect("closed");
+    assert_eq!(texts(&db(home)), before);
+    assert_sound(&db(home));
+    let kept = std::fs::read_dir(home.join("store/quarantine")).expect("the folder").count();
+    assert_eq!(kept, 2, "the file and its note");
+}
+
+#[test]
+fn a_memory_db_that_was_cut_is_found_by_a_quick_check() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    store.remember(Remember::new("one")).expect("stored");
+    store.snapshot(&mut |_| {}).expect("published");
+    let bytes = std::fs::read(db(home)).expect("read");
+    for left in [bytes.len() - 4096, 50, 0] {
+        std::fs::write(db(home), &bytes[..left]).expect("written");
+        pretend_published(home);
+        let report = store.check_quickly(&mut |_| {}).expect("a report");
+        assert_eq!(kinds(&report), [("memory-db", "memory.db")], "{left} bytes");
+    }
+}
+
+#[test]
+fn a_damaged_backup_is_found_and_put_away_and_a_good_one_stays() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let clock = Arc::new(ManualClock::at(1_770_000_000_000));
+    let store = Store::open(options(home).clock(clock.clone())).expect("open");
+    let mut backups = Vec::new();
+    for n in 0..4 {
+        store.remember(Remember::new(format!("memory {n}"))).expect("stored");
+        backups.push(store.backup().expect("a backup"));
+        clock.set(1_770_000_000_000 + 3_600_000 * (n + 1));
+    }
+    assert_eq!(store.check(&mut |_| {}).expect("a report").findings, []);
+    let change = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = std::fs::read(path).expect("read");
+        change(&mut bytes);
+        std::fs::write(path, bytes).expect("written");
+    };
+    let name = |at: usize| format!("backups/{}", backups[at].file_name().expect("a name").to_string_lossy());
+    change(&backups[0], &|bytes| bytes[9000] ^= 1);
+    change(&backups[1], &|bytes| bytes.truncate(8192));
+    let manifest = |at: usize| home.join(format!("{}.json", name(at)));
+    change(&manifest(2), &|bytes| bytes[0] = b'x');
+    let quick = store.check_quickly(&mut |_| {}).expect("a report");
+    let (cut, manifest_name) = (name(1), format!("{}.json", name(2)));
+    assert_eq!(kinds(&quick), [("backup-manifest", manifest_name.as_str()), ("backup", cut.as_str())]);
+    store.close().expect("closed");
+    let flipped = name(0);
+    let deep = check_files(home, &mut |_| {}).expect("a report");
+    let all = [("backup-manifest", manifest_name.as_str()), ("backup", cut.as_str()), ("backup", &flipped)];
+    assert_eq!(kinds(&deep), all);
+    let (store, report) = Store::repair(options(home).clock(clock), &mut |_| {}).expect("repaired");
+    assert_eq!((report.status, kinds(&report)), (CheckStatus::Repaired, all.to_vec()));
+    let left = store.backups(true).expect("a list");
+    let verdicts: Vec<_> = left.iter().map(|backup| (backup.path.clone(), backup.verdict)).collect();
+    let verified = |at: usize| (backups[at].clone(), BackupVerdict::Verified);
+    assert_eq!(verdicts, [verified(3), verified(2)], "the manifest of a whole one is written anew");
+    assert!(left.iter().all(|backup| backup.memories.is_some()));
+}
+
+#[test]
+fn damaged_segments_of_the_past_are_found_and_the_present_does_not_need_them() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    for n in 0..40 {
+        store.remember(Remember::new(format!("memory {n}")).id(id(&format!("m{n}")))).expect("stored");
+    }
+    store.forget((0..30).map(|n| format!("m{n}"))).expect("forgotten");
+    store.compact(&mut |_| {}).expect("compacted");
+    let trash = home.join("store/trash");
+    let segment =
+        std::fs::read_dir(&trash).expect("the trash").next().expect("a segment").expect("an entry").path();
+    assert_eq!(store.check(&mut |_| {}).expect("a report").findings, []);
+    common::overwrite(&segment, &{
+        let mut bytes = std::fs::read(&segment).expect("read");
+        bytes[5000] ^= 1;
+        bytes
+    });
+    let report = store.check(&mut |_| {}).expect("a report");
+    let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert_eq!(finding.kind, "trash");
+    assert!(finding.file.starts_with("store/trash/") && finding.offset.is_some(), "{finding:?}");
+    store.close().expect("closed");
+    let (store, report) = Store::repair(options(home), &mut |_| {}).expect("repaired");
+    assert_eq!(report.status, CheckStatus::Repaired);
+    assert_eq!(store.list(&List::new().limit(100)).expect("a list").len(), 10);
+    std::fs::write(home.join("store/HISTORY"), "nothing").expect("written");
+    assert_eq!(kinds(&store.check(&mut |_| {}).expect("a report")), [("history", "store/HISTORY")]);
+    drop(store);
+    let (_store, report) = Store::repair(options(home), &mut |_| {}).expect("repaired");
+    assert_eq!(report.status, CheckStatus::Repaired);
 }

@@ -313,3 +313,23 @@ fn a_file_that_was_only_touched_or_moved_is_still_ours() {
     store.snapshot(&mut |_| {}).expect("published");
     assert_published(home, &["a", "c"]);
 }
+
+#[test]
+fn a_database_of_the_original_with_a_hot_log_comes_in_with_every_row() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    remember(&store, "mine");
+    store.close().expect("closed");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hot-wal/memory-v0.2.2.db");
+    fs::copy(&fixture, db(home)).expect("copied");
+    fs::copy(fixture.with_extension("db-wal"), home.join("memory.db-wal")).expect("copied");
+    let store = open(home);
+    let taken = the_one(&store);
+    assert_eq!((taken.kind, taken.added), (TakenOverKind::Foreign, 7), "{taken:?}");
+    assert_eq!(names(&store).len(), 8);
+    let published: Vec<String> = names(&store);
+    assert_published(home, &published.iter().map(String::as_str).collect::<Vec<_>>());
+    undo(&store);
+    assert_eq!(names(&store), ["mine"]);
+}

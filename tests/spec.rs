@@ -7,7 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where the rules of a check stand in the code.
-const RULES: &[&str] = &["src/log/verify.rs", "src/check/blocks.rs", "src/check/mod.rs"];
+const RULES: &[&str] = &[
+    "src/log/verify.rs",
+    "src/check/beside.rs",
+    "src/check/blocks.rs",
+    "src/check/mod.rs",
+    "src/snapshot/check.rs",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

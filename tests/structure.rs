@@ -35,9 +35,12 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rank", "text", "vector", "index", "embed",
         ],
     ),
-    ("check", &["error", "fs", "format", "log", "catalog", "text", "index", "embed", "store"]),
-    ("transfer", &["error", "time", "memory", "fs", "store"]),
+    ("transfer", &["error", "secrets", "time", "memory", "fs", "store"]),
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
+    (
+        "check",
+        &["error", "home", "fs", "format", "log", "catalog", "text", "index", "embed", "store", "snapshot"],
+    ),
     (
         "share",
         &["error", "memory", "home", "fs", "format", "embed", "store", "check", "transfer", "snapshot"],

@@ -4,6 +4,7 @@
 //! [`Store::check_quickly`] reads what says most about the rest. [`check_files`] does without an open store, and
 //! [`repair`] mends what was found.
 
+mod beside;
 mod blocks;
 mod read;
 mod resume;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use self::beside::{is_beside, mend_all};
 use self::read::{AllRead, SegmentRead, Work};
 pub use self::resume::CheckOptions;
 use self::resume::Notes;
@@ -24,7 +26,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::ManifestV1;
 use crate::format::op::{LostV1, MemoryKey};
 use crate::fs::{OverlayDisk, RealDisk};
+use crate::home::DB_NAME;
 use crate::log::{self, Place, Segment};
+use crate::snapshot::check::Belongings;
 use crate::store::{Engine, Healed, Layout, Options, Progress};
 
 /// Cache of a view that is opened for a check only.
@@ -163,7 +167,8 @@ impl Engine {
         options: &CheckOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Check> {
-        let _standing = self.standing();
+        let deadline = options.deadline();
+        let standing = self.standing();
         let (catalog, place) = self.settled()?;
         let seen = if depth == Depth::Deep { Seen::of(&catalog)? } else { Seen::Nothing };
         // One state of the view, and the segments that hold at least as much: others write meanwhile.
@@ -172,9 +177,21 @@ impl Engine {
         let mut check = Check::new(place);
         check.manifest(&segments)?;
         let last_seq = position.tail.last_seq;
-        check.log_and_view(&segments, last_seq, depth, seen, options, progress)?;
+        check.log_and_view(&segments, last_seq, depth, seen, options, deadline, progress)?;
         check.losses(&catalog.view())?;
         check.blocks(&Layout::of(self.home()).index, depth)?;
+        let store = self.inner();
+        check.past(&**store.disk(), store.folder(), depth)?;
+        drop(standing);
+        // Whoever publishes has this first, and then keeps segments standing.
+        let _publishing = store.publishing();
+        let belongings = Belongings {
+            disk: &**store.disk(),
+            home: self.home(),
+            folder: store.folder(),
+            db_path: &store.db_path(),
+        };
+        check.belongings(&belongings, depth, deadline)?;
         check.report.healed = self.healed();
         Ok(check)
     }
@@ -225,17 +242,24 @@ pub fn check_files_with(
         Err(error) if error.kind() == ErrorKind::Busy => Seen::Nothing,
         Err(_) => return Err(opened.expect_err("it is one")),
     };
-    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, options, progress)?;
+    let deadline = options.deadline();
+    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, options, deadline, progress)?;
     if let Ok(Opened::Ready(catalog)) = &opened {
         check.losses(&catalog.view())?;
     }
     check.blocks(&layout.index, Depth::Deep)?;
+    check.past(&*disk, &layout.folder, Depth::Deep)?;
+    let db_path = options.db_path.clone().unwrap_or_else(|| home.join(DB_NAME));
+    // They are opened for reading only, by SQLite itself.
+    let belongings = Belongings { disk: &RealDisk, home, folder: &layout.folder, db_path: &db_path };
+    check.belongings(&belongings, Depth::Deep, deadline)?;
     Ok(check.report)
 }
 
 /// Checks every byte of a store and mends what is found: damaged segments are written anew from what is whole in them
 /// and from the view, a damaged view is built anew from the log. What neither has is given up and named. Damaged files
-/// go to `quarantine/`. Gives the store with the report of a second check.
+/// go to `quarantine/`, damaged backups, too; a damaged `memory.db` is published anew. Gives the store with the report of
+/// a second check.
 ///
 /// # Errors
 /// As [`Store::open`] and [`Store::check`].
@@ -247,11 +271,17 @@ pub(crate) fn repair(options: Options, progress: &mut dyn FnMut(Progress)) -> Re
         let status = if healed.is_empty() { CheckStatus::Ok } else { CheckStatus::Repaired };
         return Ok((store, CheckReport { status, ..first }));
     }
-    let damaged: BTreeSet<_> =
-        first.findings.iter().map(|finding| store.home().join(&finding.file)).collect();
-    store.close()?;
-    let store = Engine::open(options.salvage(true).damaged(damaged))?;
-    healed.extend(store.healed());
+    let inside = first.findings.iter().filter(|finding| !is_beside(finding));
+    let damaged: BTreeSet<_> = inside.map(|finding| store.home().join(&finding.file)).collect();
+    let store = if damaged.is_empty() {
+        store
+    } else {
+        store.close()?;
+        let store = Engine::open(options.salvage(true).damaged(damaged))?;
+        healed.extend(store.healed());
+        store
+    };
+    mend_all(&store, &first.findings)?;
     let second = store.check(progress)?;
     let is_mended = second.findings.is_empty();
     let report = CheckReport {
@@ -345,10 +375,10 @@ impl Check {
         depth: Depth,
         seen: Seen,
         options: &CheckOptions,
+        deadline: Option<Instant>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let place = self.place.clone();
-        let deadline = options.time_limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut notes = options.resume.as_deref().map(Notes::open).transpose()?;
         let work = Work { place: &place, segments, last_seq, depth, view: seen.open(), deadline };
         let AllRead { segments: read, view, unread } = work.read(notes.as_mut(), progress)?;

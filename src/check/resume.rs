@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,13 +22,14 @@ use crate::log::{self, Segment};
 pub struct CheckOptions {
     pub(super) resume: Option<PathBuf>,
     pub(super) time_limit: Option<Duration>,
+    pub(super) db_path: Option<PathBuf>,
 }
 
 impl CheckOptions {
     /// The same for a process with another working folder.
     pub(crate) fn with_absolute_paths(&self) -> Result<Self> {
-        let resume = self.resume.as_deref().map(crate::fs::absolute).transpose()?;
-        Ok(Self { resume, ..self.clone() })
+        let absolute = |path: &Option<PathBuf>| path.as_deref().map(crate::fs::absolute).transpose();
+        Ok(Self { resume: absolute(&self.resume)?, db_path: absolute(&self.db_path)?, ..self.clone() })
     }
 
     /// Everything is read, however long it takes.
@@ -48,6 +49,17 @@ impl CheckOptions {
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
+    }
+
+    /// Where `memory.db` is published, for [`check_files_with`](super::check_files_with); by default in the home folder.
+    pub fn db_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.db_path = Some(path.into());
+        self
+    }
+
+    /// When nothing new is begun any more.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.time_limit.and_then(|limit| Instant::now().checked_add(limit))
     }
 }
 

@@ -8,7 +8,9 @@ use crate::config::RemarkKind;
 use crate::home::{Home, HomeInputs, locate};
 use crate::spool::{self, Spool};
 use crate::time::parse_time;
-use crate::{Error, ErrorKind, Healed, Moment, Options, Result, Store, TakenOver, TakenOverKind};
+use crate::{
+    Error, ErrorKind, Healed, Moment, Options, RestorePoint, Result, Store, TakenOver, TakenOverKind,
+};
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
@@ -82,6 +84,13 @@ fn tell_taken_over(context: &Context<'_>, taken: &TakenOver) {
         message.push_str("; `memento-kv restore --undo` takes it back");
     }
     context.out.warn(&message);
+}
+
+/// A line about a `memory.db` that was taken over once.
+pub(crate) fn taken_over(point: &RestorePoint) -> (&'static str, String) {
+    let (what, when) =
+        (point.name.trim_start_matches("before "), super::text::local_time(point.at_ms / 1000));
+    ("taken over", format!("{when}: {what}; `memento-kv restore --seq {}` goes back", point.seq))
 }
 
 /// Brings in what was spooled while the store could not be written.

@@ -24,6 +24,9 @@ pub(crate) const SEGMENT_KIND_LOG: u16 = 1;
 pub(crate) const SEGMENT_KIND_REWRITTEN: u16 = 2;
 /// Feature bit of a segment of kind 2: whoever does not know it would take the gaps for losses.
 pub(crate) const FEATURE_REWRITTEN: u64 = 1;
+/// Feature bit of a segment that was written as a part of a large group, or holds a restore point or a restore: whoever
+/// does not know it would take its records for damage, and parts without their names yet for losses.
+pub(crate) const FEATURE_RESTORES: u64 = 2;
 
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub(crate) struct SegmentHeader {
     /// Rolling checksum of the segment before it, at its seal.
     pub(crate) prev_chain: u32,
     pub(crate) created_unix_ms: i64,
+    /// Whether it was written as a part of a large group, or holds a restore point or a restore.
+    pub(crate) has_restores: bool,
     /// Set in a segment that stands in the place of others.
     pub(crate) rewrite: Option<Rewrite>,
 }
@@ -77,6 +82,13 @@ impl SegmentHeader {
         self.rewrite.map_or(0, |rewrite| rewrite.generation)
     }
 
+    /// What a reader has to know to understand it.
+    fn features(&self) -> u64 {
+        let rewritten = if self.rewrite.is_some() { FEATURE_REWRITTEN } else { 0 };
+        let restores = if self.has_restores { FEATURE_RESTORES } else { 0 };
+        rewritten | restores
+    }
+
     /// The whole header, both copies.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut fields = [0u8; SEGMENT_FIELDS_LEN];
@@ -95,12 +107,12 @@ impl SegmentHeader {
         put(76, &SEGMENT_KIND_LOG.to_le_bytes());
         put(78, &CODEC_BINCODE2.to_le_bytes());
         put(80, &self.created_unix_ms.to_le_bytes());
+        put(112, &self.features().to_le_bytes());
         if let Some(Rewrite { last_seq, end_chain, generation }) = self.rewrite {
             put(76, &SEGMENT_KIND_REWRITTEN.to_le_bytes());
             put(88, &self.base_seq.to_le_bytes());
             put(96, &last_seq.to_le_bytes());
             put(104, &generation.to_le_bytes());
-            put(112, &FEATURE_REWRITTEN.to_le_bytes());
             put(120, &end_chain.to_le_bytes());
         }
         let checksum = crc32fast::hash(&fields[..124]);
@@ -143,10 +155,10 @@ impl SegmentHeader {
             return Err(damaged(Damage::Checksum { stored, computed }));
         }
         let (major, features) = (u16_at(8), u64_at(112));
-        if major != FORMAT_MAJOR || features & !FEATURE_REWRITTEN != 0 {
+        if major != FORMAT_MAJOR || features & !(FEATURE_REWRITTEN | FEATURE_RESTORES) != 0 {
             return Err(HeaderProblem::Newer { major, features });
         }
-        let is_rewritten = features == FEATURE_REWRITTEN;
+        let is_rewritten = features & FEATURE_REWRITTEN != 0;
         let kind = if is_rewritten { SEGMENT_KIND_REWRITTEN } else { SEGMENT_KIND_LOG };
         let replaced = [88, 96, 104].map(u64_at);
         let (first, rest) = if is_rewritten {
@@ -174,6 +186,7 @@ impl SegmentHeader {
             prev_last_seq: u64_at(64),
             prev_chain: u32_at(72),
             created_unix_ms: u64_at(80).cast_signed(),
+            has_restores: features & FEATURE_RESTORES != 0,
             rewrite: is_rewritten.then(|| Rewrite {
                 last_seq: u64_at(96),
                 end_chain: u32_at(120),
@@ -197,6 +210,7 @@ mod tests {
             prev_last_seq: 99,
             prev_chain: 0x1234,
             created_unix_ms: 1_700_000_000_000,
+            has_restores: false,
             rewrite: None,
         }
     }
@@ -212,7 +226,8 @@ mod tests {
 
     #[test]
     fn a_header_reads_back() {
-        for header in [header(), rewritten()] {
+        let with_restores = |header| SegmentHeader { has_restores: true, ..header };
+        for header in [header(), rewritten(), with_restores(header()), with_restores(rewritten())] {
             assert_eq!(SegmentHeader::decode(&as_array(header.encode())), Ok(header));
         }
         assert_eq!((header().numbers(), rewritten().numbers()), (3..=3, 3..=5));
@@ -231,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_newer_major_version_and_unknown_features_are_told_from_damage() {
-        for (at, value) in [(8, 2), (112, 2)] {
+        for (at, value) in [(8, 2), (112, 4)] {
             let mut bytes = header().encode();
             bytes[at] = value;
             let checksum = crc32fast::hash(&bytes[..124]);

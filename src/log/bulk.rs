@@ -6,12 +6,11 @@
 //! never counted.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::commit::{Committed, Log, Staged};
+use super::commit::{Log, Staged};
 use super::scan::{SEAL_RESERVE_LEN, ScanEnd, Scanner, read_seal};
 use super::tail::{
-    Entry, Tail, WriteError, advance, create_segment, empty_state, memory_time, random_u64, seal_record,
+    Tail, WriteError, advance, create_segment, empty_state, memory_time, random_u64, seal_record,
 };
 use super::{Place, SEGMENT_SUFFIX, Segment, SegmentName, read_header};
 use crate::error::{Durability, Error, ErrorKind, Result};
@@ -40,8 +39,8 @@ pub(crate) struct Bulk<'a> {
     durable_seq: u64,
     parts: Vec<Segment>,
     open: Option<Part>,
-    /// The segment and the state that the next part follows.
-    before: (SegmentHeader, TailV1),
+    /// The header of the next segment, without an epoch.
+    next: SegmentHeader,
     payload: Vec<u8>,
 }
 
@@ -60,26 +59,14 @@ impl<S: Staged> Gate<'_, S> {
         self.next_seq
     }
 
-    /// Writes `first` as a record of its own, then all that `fill` gives as one group; gives the last sequence. All of it
-    /// is durable then, but not in the view: that is the caller's to do before the gate is dropped.
+    /// Writes all that `fill` gives as one group; gives the last sequence. All of it is durable then, but not in the view:
+    /// that is the caller's to do before the gate is dropped.
     ///
     /// # Errors
-    /// What `fill` says and what the disk says; then nothing counts but `first`, perhaps.
-    /// [`ErrorKind::CommitUnknown`] when the disk failed while the group got its names.
-    pub(crate) fn append(
-        &mut self,
-        first: Op,
-        fill: impl FnOnce(&mut Bulk<'_>) -> Result<()>,
-    ) -> Result<u64> {
-        let mut payload = Vec::new();
-        first.encode_payload(&mut payload);
-        let entry = Entry { seq: self.next_seq, op: Arc::new(first), payload, group_end: true };
+    /// What `fill` says and what the disk says; then nothing of it counts. [`ErrorKind::CommitUnknown`] when the disk
+    /// failed while the group got its names.
+    pub(crate) fn append(&mut self, fill: impl FnOnce(&mut Bulk<'_>) -> Result<()>) -> Result<u64> {
         let mut tail = self.log.lock_tail();
-        // With a record in it the open segment can be sealed, and parts can follow it.
-        let written = tail.write_batch(std::slice::from_ref(&entry), self.next_seq - 1);
-        let (location, after) = written.map_err(|error| self.failed(error))?[0];
-        self.log.hand_over(Committed { seq: entry.seq, location, op: entry.op, after });
-        self.next_seq += 1;
         let appended = tail.append_parts(self.next_seq, fill);
         drop(tail);
         let last_seq = appended.map_err(|error| self.failed(error))?;
@@ -113,7 +100,7 @@ impl Tail {
         first_seq: u64,
         fill: impl FnOnce(&mut Bulk<'_>) -> Result<()>,
     ) -> Result<u64, WriteError> {
-        let before = self.seal_open()?;
+        let next = self.seal_open()?;
         let place = self.place().clone();
         let mut bulk = Bulk {
             tail: self,
@@ -121,12 +108,12 @@ impl Tail {
             durable_seq: first_seq - 1,
             parts: Vec::new(),
             open: None,
-            before,
+            next,
             payload: Vec::new(),
         };
         let filled = fill(&mut bulk).and_then(|()| bulk.finish());
         let last_seq = bulk.next_seq - 1;
-        let (parts, after) = (std::mem::take(&mut bulk.parts), bulk.before);
+        let (parts, next) = (std::mem::take(&mut bulk.parts), bulk.next);
         let unfinished = bulk.open.take();
         let named = match filled {
             Ok(()) if parts.is_empty() => return Ok(last_seq),
@@ -139,7 +126,7 @@ impl Tail {
             }
         };
         let segments = named?;
-        self.follow_parts(segments, after);
+        self.follow_parts(segments, next);
         Ok(last_seq)
     }
 }
@@ -186,8 +173,7 @@ impl Bulk<'_> {
     }
 
     fn begin(&self) -> Result<Part> {
-        let (before, state) = &self.before;
-        let header = self.tail.header_behind(before, state, random_u64()?);
+        let header = SegmentHeader { epoch: random_u64()?, has_restores: true, ..self.next };
         let name = SegmentName::of(&header).to_string();
         let stem = name.strip_suffix(SEGMENT_SUFFIX).expect("names of segments end so");
         let place = self.tail.place();
@@ -204,7 +190,7 @@ impl Bulk<'_> {
         part.file.sync()?;
         part.file.make_read_only()?;
         let part = self.open.take().expect("just seen");
-        self.before = (part.header, part.state);
+        self.next = self.tail.header_behind(&part.header, &part.state);
         self.parts.push(Segment { path: part.path, header: part.header, len: part.written });
         Ok(())
     }
@@ -282,6 +268,7 @@ pub(crate) fn begin_behind(place: &Place, header: &SegmentHeader, now_ms: i64) -
         prev_last_seq: rewrite.last_seq,
         prev_chain: rewrite.end_chain,
         created_unix_ms: now_ms,
+        has_restores: false,
         rewrite: None,
         ..*header
     };

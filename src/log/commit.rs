@@ -206,11 +206,6 @@ impl<S: Staged> Log<S> {
         self.opened.wait_while(queue, |queue| queue.closed).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over a record that is durable.
-    pub(super) fn hand_over(&self, record: Committed) {
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner).push_back(record);
-    }
-
     /// Takes no more writes.
     pub(super) fn poison(&self) {
         self.lock().poisoned = true;

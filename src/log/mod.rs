@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-pub(crate) use bulk::{Bulk, begin_behind, copy_up_to, settle_parts};
+pub(crate) use bulk::{Bulk, Gate, begin_behind, copy_up_to, settle_parts};
 pub(crate) use commit::{Committed, Log, Planned, Staged};
 pub(crate) use recover::{
     Recovered, is_in_history, last_acknowledged, missing_numbers, recover, segments_gone,

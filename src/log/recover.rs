@@ -144,9 +144,10 @@ pub(crate) fn segments_gone(place: &Place) -> Error {
 fn check_order(segments: &[Segment]) -> Result<()> {
     for pair in segments.windows(2) {
         let [before, after] = [&pair[0].header, &pair[1].header];
-        // What was written anew may turn out to have no records: then the next one begins at the same sequence.
-        let is_empty = before.rewrite.is_some_and(|rewrite| rewrite.last_seq < before.base_seq);
-        let goes_up = before.base_seq < after.base_seq || (is_empty && before.base_seq == after.base_seq);
+        // What was written anew may turn out to have no records, and parts may follow a segment that has none yet: then
+        // the next one begins at the same sequence.
+        let follows_empty = before.base_seq == after.base_seq && after.prev_number == before.number;
+        let goes_up = before.base_seq < after.base_seq || follows_empty;
         if before.number == after.number || !goes_up {
             return Err(Error::corrupt(
                 &pair[1].path,
@@ -281,6 +282,7 @@ fn next_header(
         prev_last_seq: last_seq,
         prev_chain: chain,
         created_unix_ms: clock.now_ms(),
+        has_restores: false,
         rewrite: None,
     }
 }

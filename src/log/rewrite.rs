@@ -8,7 +8,7 @@ use super::tail::{advance, create_durably, empty_state, memory_time, random_u64,
 use super::{Place, SEGMENT_LEN_MAX, Segment, SegmentName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::TailV1;
-use crate::format::op::Op;
+use crate::format::op::{Op, OpKind};
 use crate::format::record::{Location, RecordHeader, frame, record_len};
 use crate::format::row::Position;
 use crate::format::segment::{Rewrite, SegmentHeader};
@@ -69,6 +69,7 @@ pub(crate) fn rewrite(
         prev_last_seq,
         prev_chain,
         created_unix_ms,
+        has_restores: false,
         rewrite: Some(Rewrite { last_seq, end_chain, generation }),
     };
     let path = place.segments.join(SegmentName::of(&header).to_string());
@@ -86,7 +87,7 @@ pub(crate) fn rewrite(
         end = Some(rewriter.seal()?);
         file.make_read_only()
     })?;
-    let (position, len) = end.expect("it was written");
+    let (header, position, len) = end.expect("it was written");
     Ok((Segment { path, header, len }, position))
 }
 
@@ -108,6 +109,7 @@ impl Rewriter<'_> {
             group_end: true,
             ..*record
         };
+        self.header.has_restores |= matches!(record.kind, OpKind::RestorePoint | OpKind::Restore);
         header.checksum = frame(header, payload, &mut self.buffer);
         let len = record_len(payload.len());
         let len_stored = u32::try_from(len).expect("payloads are limited at the door");
@@ -151,14 +153,18 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Seals it, and says where its records end and how long it is.
-    fn seal(mut self) -> Result<(Position, u64)> {
+    /// Seals it; gives its header, where its records end and how long it is.
+    fn seal(mut self) -> Result<(SegmentHeader, Position, u64)> {
         self.state.last_seq = self.last_seq();
         self.buffer.extend(seal_record(self.header.epoch, &self.state));
         self.flush()?;
+        if self.header.has_restores {
+            // It was written before that was known.
+            self.file.write_at(&self.header.encode(), 0)?;
+        }
         let (last_offset, last_checksum) =
             self.last.map_or((0, 0), |(offset, header)| (offset, header.checksum));
         let position = Position { epoch: self.header.epoch, last_offset, last_checksum, tail: self.state };
-        Ok((position, self.written))
+        Ok((self.header, position, self.written))
     }
 }

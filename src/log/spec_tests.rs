@@ -87,6 +87,7 @@ fn a_segment_without_records_has_the_values_that_the_pages_say() {
         prev_last_seq: 39,
         prev_chain: 7,
         created_unix_ms: 0,
+        has_restores: false,
         rewrite: None,
     };
     let state = empty_state(&header);

@@ -386,6 +386,7 @@ impl Tail {
             prev_last_seq: old.last_seq,
             prev_chain: old.chain,
             created_unix_ms: self.clock.now_ms(),
+            has_restores: false,
             ..active.header
         };
         // The new segment is made first: on a full disk nothing has happened to the old one yet.
@@ -415,34 +416,39 @@ impl Tail {
         self.segment_len_max
     }
 
-    /// The header of the segment that follows this one with these records.
-    pub(super) fn header_behind(&self, header: &SegmentHeader, state: &TailV1, epoch: u64) -> SegmentHeader {
+    /// The header of the segment that follows this one with these records; it has no epoch yet.
+    pub(super) fn header_behind(&self, header: &SegmentHeader, state: &TailV1) -> SegmentHeader {
         SegmentHeader {
             number: header.number + 1,
-            epoch,
+            epoch: 0,
             base_seq: state.last_seq + 1,
             prev_number: header.number,
             prev_last_seq: state.last_seq,
             prev_chain: state.chain,
             created_unix_ms: self.clock.now_ms(),
+            has_restores: false,
             ..*header
         }
     }
 
-    /// Seals the segment that is open and has records; the next one is made when it is needed.
-    pub(super) fn seal_open(&mut self) -> Result<(SegmentHeader, TailV1), WriteError> {
-        let Front::Open(active) = &self.front else { unreachable!("a record was just written to it") };
-        let (header, state) = (active.header, active.state);
-        seal_segment(&*active.file, header.epoch, &state).map_err(WriteError::Unknown)?;
-        self.segments.set_len(header.number, active.file.len().unwrap_or(state.len));
-        self.front = Front::Wanted(self.header_behind(&header, &state, 0));
-        Ok((header, state))
+    /// Seals the segment that is open, if there is one; gives the header of the next, which is made when it is needed.
+    pub(super) fn seal_open(&mut self) -> Result<SegmentHeader, WriteError> {
+        if let Front::Open(active) = &self.front {
+            let (header, state) = (active.header, active.state);
+            seal_segment(&*active.file, header.epoch, &state).map_err(WriteError::Unknown)?;
+            self.segments.set_len(header.number, active.file.len().unwrap_or(state.len));
+            self.front = Front::Wanted(self.header_behind(&header, &state));
+        }
+        match &self.front {
+            Front::Wanted(header) => Ok(*header),
+            Front::Open(_) => unreachable!("it was just sealed"),
+        }
     }
 
-    /// Goes on behind segments that others have written, the last of which ends so.
-    pub(super) fn follow_parts(&mut self, segments: Vec<Segment>, last: (SegmentHeader, TailV1)) {
+    /// Goes on behind segments that others have written, with a segment of this header.
+    pub(super) fn follow_parts(&mut self, segments: Vec<Segment>, next: SegmentHeader) {
         segments.into_iter().for_each(|segment| self.segments.push(segment));
-        self.front = Front::Wanted(self.header_behind(&last.0, &last.1, 0));
+        self.front = Front::Wanted(next);
         self.dirty = true;
         if let Err(error) = self.active() {
             tracing::warn!(%error, "the next segment waits for the next record");

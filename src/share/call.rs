@@ -20,7 +20,7 @@ use crate::memory::{
 use crate::snapshot::{Backup, Published, RestoreFrom, RestoreOptions, Restored};
 use crate::store::{
     Change, Changed, Compacted, Embedded, Embeds, Engine, MemoryVectors, Moment, Progress, Proof, Purged,
-    Stats,
+    RestorePoint, Stats,
 };
 use crate::transfer::{ImportOptions, ImportStage, Imported};
 
@@ -302,6 +302,11 @@ call!(
     |_call, _engine, work| work.host.step_aside()
 );
 
+call!(
+    RestorePoints = 33, false, {} -> Vec<RestorePoint>,
+    |_call, engine, _work| engine.restore_points()
+);
+
 /// The longest that an owner waits for changes within one call.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Most changes of one answer.
@@ -363,6 +368,7 @@ calls!(
     Changes,
     GetSharing,
     StepAside,
+    RestorePoints,
 );
 
 #[cfg(test)]
@@ -456,5 +462,5 @@ mod tests {
     }
 
     const EXPECTED: &str =
-        "4 e0a5b4bb, 72 0273b6da, 45 3ff55ed3, 16 7d196ace, 11 452966b9, 31 6909acb0, 5 c622f71d, 7 9d6cdf7e";
+        "4 e0a5b4bb, 72 0273b6da, 45 3ff55ed3, 16 7d196ace, 11 452966b9, 32 190a55ad, 5 c622f71d, 7 9d6cdf7e";
 }

@@ -23,7 +23,7 @@ use crate::memory::{
 use crate::snapshot::{Backup, Published, RestoreFrom, RestoreOptions, Restored};
 use crate::store::{
     self, Change, Changed, Compacted, Embedded, Embedders, Embeds, Engine, Healed, Holder, Ids, Layout,
-    MemoryVectors, Moment, OnConflict, Options, Progress, Proof, Purged, Stats, TakenOver,
+    MemoryVectors, Moment, OnConflict, Options, Progress, Proof, Purged, RestorePoint, Stats, TakenOver,
 };
 use crate::transfer::{ImportFormat, ImportOptions, ImportStage, Imported};
 
@@ -482,6 +482,15 @@ impl Store {
         self.call(call::Restore { from, options })
     }
 
+    /// The restore points that the log has, the newest first. States that are older than the window of
+    /// [`Options::history`](super::Options::history) may be out of reach.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when a segment is damaged, and what the disk says.
+    pub fn restore_points(&self) -> Result<Vec<RestorePoint>> {
+        self.call(call::RestorePoints {})
+    }
+
     /// Reads every record of the log and every row of the view, and holds one against the other.
     ///
     /// # Errors
@@ -516,15 +525,16 @@ impl Store {
     /// Imports a file, or a folder of Markdown files. Ids and times are kept; everything is checked before anything is
     /// stored. See [`ImportFormat`] for what is read; its content tells which it is.
     ///
-    /// What fits one atomic group (24 MiB of texts, metadata and vectors, 65,536 memories) is stored as one. A larger file
-    /// is stored in several, and an import that is broken off between two of them is finished by repeating it:
-    /// [`Imported::groups`] says which it was. Vectors that came with the memories are kept where the store's own model
-    /// made them, or the original's; otherwise they are made later, as after [`Store::remember_many`].
+    /// A file is stored as one group, whatever its size: after a crash all of it is there or none. While one that is larger
+    /// than a group of [`Store::remember_many`] is stored, other writers wait. Vectors that came with the memories are
+    /// kept where the store's own model made them, or the original's; otherwise they are made later, as after
+    /// [`Store::remember_many`].
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid), [`TooLarge`](ErrorKind::TooLarge), [`Corrupt`](ErrorKind::Corrupt),
     /// [`Refused`](ErrorKind::Refused) and [`UnknownFormat`](ErrorKind::UnknownFormat) for what cannot be read, naming
-    /// the place and never what a memory says; [`Conflict`](ErrorKind::Conflict) as [`ImportOptions::on_conflict`] says;
+    /// the place and never what a memory says; [`Refused`](ErrorKind::Refused) for secrets, as
+    /// [`ImportOptions::allow_secrets`] says; [`Conflict`](ErrorKind::Conflict) as [`ImportOptions::on_conflict`] says;
     /// those of [`Store::remember`].
     pub fn import(
         &self,

@@ -5,23 +5,20 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::layout::hex;
+use super::layout::Stamp;
 use super::publish::{published_before, written};
 use super::read;
 use super::retention::{Made, expired};
-use super::write::new_id;
+use super::write::{Built, new_id, sha256_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{self, Access, Disk, Kind};
+use crate::fs::{self, Disk, Kind};
 use crate::store::{Engine, Inner, Progress};
 
 /// The folder of backups in a home.
 const FOLDER: &str = "backups";
 /// Longest manifest.
 const MANIFEST_LEN_MAX: usize = 64 << 10;
-/// Bytes that are hashed at once.
-const HASH_LEN: usize = 1 << 20;
 /// Seconds that are tried for a name that is free.
 const NAMES_TRIED: i64 = 60;
 
@@ -149,6 +146,54 @@ pub(super) fn backups_of(disk: &dyn Disk, home: &Path, deep: bool) -> Result<Vec
     Ok(backups)
 }
 
+/// The same backup, read as a whole.
+pub(super) fn judged_again(disk: &dyn Disk, backup: &Backup) -> Result<Backup> {
+    judged(disk, backup.path.clone(), backup.bytes, backup.created_ms, true)
+}
+
+/// Where the manifest of a backup is.
+pub(super) fn manifest_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".json")
+}
+
+/// Moves a backup that is not what its manifest says into quarantine, with the manifest. One that is whole stays, whoever
+/// says otherwise.
+pub(super) fn put_away_if_damaged(store: &Inner, path: &Path) -> Result<()> {
+    let disk = &**store.disk();
+    let Some(Kind::File(bytes)) = disk.kind(path)? else { return Ok(()) };
+    let is_damaged = match judged(disk, path.to_owned(), bytes, 0, true) {
+        Ok(backup) => backup.verdict == BackupVerdict::Damaged,
+        // It cannot even be read.
+        Err(error) => error.kind() == ErrorKind::Io,
+    };
+    if !is_damaged {
+        return Ok(());
+    }
+    let manifest = manifest_path(path);
+    store.put_away(path, "this backup is not what its manifest says")?;
+    if read::is_file(disk, &manifest)? {
+        store.put_away(&manifest, "the manifest of a damaged backup")?;
+    }
+    Ok(())
+}
+
+/// Writes a damaged manifest anew, if its backup is a whole snapshot; otherwise both go into quarantine.
+pub(super) fn note_anew(store: &Inner, manifest: &Path) -> Result<()> {
+    let disk = &**store.disk();
+    let path = manifest.with_extension("");
+    store.put_away(manifest, "this manifest of a backup is damaged")?;
+    match read::verify_all(disk, &path) {
+        Ok(stamp) => {
+            let sha256 = sha256_of(disk, &path)?;
+            note(disk, &path, stamp, sha256).map(drop)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            store.put_away(&path, "this backup is damaged, and its manifest was").map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool) -> Result<Backup> {
     let unknown = Backup {
         path,
@@ -173,9 +218,16 @@ fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool)
 fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
     let disk = &**store.disk();
     let beside = with_suffix(path, ".tmp");
-    let stamp = written(store, &beside, path, &new_id()?, progress)?;
+    let Built { stamp, sha256 } = written(store, &beside, path, &new_id()?, true, progress)?;
+    let backup = note(disk, path, stamp, sha256.expect("it was asked for"))?;
+    tracing::info!(bytes = backup.bytes, memories = backup.memories, seq = backup.seq, "made a backup");
+    Ok(backup)
+}
+
+/// Writes the manifest of a backup that was read back as a whole.
+fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, sha256: String) -> Result<Backup> {
     let Some(Kind::File(bytes)) = disk.kind(path)? else {
-        return Err(Error::new(ErrorKind::Io, "the backup that was just made is gone").at(path));
+        return Err(Error::new(ErrorKind::Io, "the backup is gone").at(path));
     };
     let manifest = Manifest {
         format: 1,
@@ -186,14 +238,13 @@ fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
         rows: stamp.rows,
         content_crc: format!("{:016x}", stamp.content_crc),
         bytes,
-        sha256: sha256_of(disk, path)?,
+        sha256,
         model: stamp.model.as_ref().map(|model| model.name.clone()),
         dimensions: stamp.model.as_ref().map(|model| model.dimensions),
     };
     let mut text = serde_json::to_vec_pretty(&manifest).expect("a struct of numbers and texts");
     text.push(b'\n');
-    fs::replace(disk, &with_suffix(path, ".json"), &text)?;
-    tracing::info!(bytes, memories = manifest.rows, seq = manifest.seq, "made a backup");
+    fs::replace(disk, &manifest_path(path), &text)?;
     Ok(Backup {
         path: path.to_owned(),
         created_ms: manifest.created_ms,
@@ -224,7 +275,7 @@ fn thin_out(store: &Inner, folder: &Path, days: u32) -> Result<()> {
         let path = &ours[index].path;
         // The file first: one without a manifest would stay for good.
         disk.remove(path)?;
-        disk.remove(&with_suffix(path, ".json"))?;
+        disk.remove(&manifest_path(path))?;
         tracing::info!(file = ?path.file_name(), "let go of an old backup");
     }
     disk.sync_folder(folder)
@@ -291,7 +342,7 @@ fn time_of_name(name: &str) -> Option<i64> {
 }
 
 fn manifest_of(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
-    let beside = with_suffix(path, ".json");
+    let beside = manifest_path(path);
     if !read::is_file(disk, &beside)? {
         return Ok(None);
     }
@@ -299,19 +350,6 @@ fn manifest_of(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
         Ok(bytes) => Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok())),
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-fn sha256_of(disk: &dyn Disk, path: &Path) -> Result<String> {
-    let file = disk.open(path, Access::Read)?;
-    let (mut hash, mut offset, mut part) = (Sha256::new(), 0, vec![0; HASH_LEN]);
-    loop {
-        let read = file.read_at(&mut part, offset)?;
-        if read == 0 {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(&part[..read]);
-        offset += read as u64;
     }
 }
 

@@ -66,13 +66,27 @@ CREATE TABLE memento_rows (
 ) WITHOUT ROWID;
 ";
 
-/// What is made when the rows are in: so it is written once, in order.
+/// Made before the rows come in: with each row its entries come, and nothing has to be read again for them.
 pub(super) const INDEXES: &str = "
 CREATE INDEX idx_collection ON memories(collection);
 CREATE INDEX idx_timestamp ON memories(timestamp);
 CREATE VIRTUAL TABLE memories_fts USING fts5(text, content='memories', content_rowid='rowid');
-INSERT INTO memories_fts(memories_fts) VALUES ('rebuild');
 ";
+
+/// While a whole file is written, more words than usual are gathered in memory before they are written, but not more than
+/// fit a processor's cache, and nobody merges what was written as long as it is not too many parts.
+pub(super) const WORDS_AT_BUILD: &str = "
+INSERT INTO memories_fts(memories_fts, rank) VALUES ('hashsize', 4194304);
+INSERT INTO memories_fts(memories_fts, rank) VALUES ('automerge', 0);
+";
+
+/// Whoever writes on has SQLite's own settings.
+pub(super) const WORDS_AFTER_BUILD: &str =
+    "DELETE FROM memories_fts_config WHERE k IN ('hashsize', 'automerge');";
+
+pub(super) const INSERT_WORDS: &str = "INSERT INTO memories_fts(rowid, text) VALUES (?1, ?2)";
+pub(super) const DELETE_WORDS: &str =
+    "INSERT INTO memories_fts(memories_fts, rowid, text) VALUES ('delete', ?1, ?2)";
 
 pub(super) const INSERT_MEMORY: &str = "INSERT INTO memories \
     (rowid, id, text, timestamp, source, session_id, importance, tags, collection, embedding) \
@@ -80,6 +94,16 @@ pub(super) const INSERT_MEMORY: &str = "INSERT INTO memories \
 
 pub(super) const INSERT_ROW: &str = "INSERT INTO memento_rows \
     (id, seq, crc, tags, speaker, role, position, metadata, vectors) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
+/// The values of [`INSERT_MEMORY`] in place of those that are there, where one of them is another.
+pub(super) const UPDATE_MEMORY: &str = "UPDATE memories SET text = ?3, timestamp = ?4, source = ?5, session_id = ?6, \
+    importance = ?7, tags = ?8, collection = ?9, embedding = ?10 WHERE rowid = ?1 AND id = ?2 AND \
+    (text, timestamp, source, session_id, importance, tags, collection, embedding) IS NOT \
+    (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+/// The values of [`INSERT_ROW`] in place of those that are there.
+pub(super) const UPDATE_ROW: &str = "UPDATE memento_rows SET seq = ?2, crc = ?3, tags = ?4, speaker = ?5, role = ?6, \
+    position = ?7, metadata = ?8, vectors = ?9 WHERE id = ?1";
 
 /// A snapshot's word about itself.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -141,21 +165,55 @@ pub(super) fn metadata_column(memory: &Memory) -> Option<String> {
         .then(|| serde_json::to_string(&memory.metadata).expect("a JSON object of values has a text"))
 }
 
+/// What a row says, but for metadata and vectors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said<'a> {
+    pub(super) id: &'a str,
+    pub(super) text: &'a str,
+    pub(super) timestamp: i64,
+    pub(super) source: &'a str,
+    pub(super) session_id: &'a str,
+    pub(super) importance: f64,
+    pub(super) tags: &'a [String],
+    pub(super) collection: &'a str,
+    pub(super) speaker: Option<&'a str>,
+    pub(super) role: Option<&'a str>,
+    pub(super) position: Option<i64>,
+}
+
+impl<'a> From<&'a Memory> for Said<'a> {
+    fn from(memory: &'a Memory) -> Self {
+        Self {
+            id: memory.id.as_str(),
+            text: &memory.text,
+            timestamp: memory.timestamp,
+            source: &memory.source,
+            session_id: &memory.session_id,
+            importance: memory.importance,
+            tags: &memory.tags,
+            collection: &memory.collection,
+            speaker: memory.speaker.as_deref(),
+            role: memory.role.as_deref(),
+            position: memory.position,
+        }
+    }
+}
+
 /// Checksum of what a row says: every field, and the vectors as bytes.
-pub(super) fn row_crc(memory: &Memory, metadata: Option<&str>, vectors: Option<&[u8]>) -> u32 {
+pub(super) fn row_crc(said: Said<'_>, metadata: Option<&str>, vectors: Option<&[u8]>) -> u32 {
     let mut crc = RowCrc(crc32fast::Hasher::new());
-    crc.text(memory.id.as_str());
-    crc.text(&memory.text);
-    crc.bytes(&memory.timestamp.to_le_bytes());
-    crc.text(&memory.source);
-    crc.text(&memory.session_id);
-    crc.bytes(&memory.importance.to_bits().to_le_bytes());
-    crc.bytes(&(memory.tags.len() as u64).to_le_bytes());
-    memory.tags.iter().for_each(|tag| crc.text(tag));
-    crc.text(&memory.collection);
-    crc.option(memory.speaker.as_deref().map(str::as_bytes));
-    crc.option(memory.role.as_deref().map(str::as_bytes));
-    crc.option(memory.position.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    crc.text(said.id);
+    crc.text(said.text);
+    crc.bytes(&said.timestamp.to_le_bytes());
+    crc.text(said.source);
+    crc.text(said.session_id);
+    crc.bytes(&said.importance.to_bits().to_le_bytes());
+    crc.bytes(&(said.tags.len() as u64).to_le_bytes());
+    said.tags.iter().for_each(|tag| crc.text(tag));
+    crc.text(said.collection);
+    crc.option(said.speaker.map(str::as_bytes));
+    crc.option(said.role.map(str::as_bytes));
+    crc.option(said.position.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
     crc.option(metadata.map(str::as_bytes));
     crc.option(vectors);
     crc.0.finalize()
@@ -218,9 +276,13 @@ mod tests {
         assert_eq!(tags_of("x,y", list.as_deref()), ["x", "y"]);
     }
 
+    fn crc_of(memory: &Memory, metadata: Option<&str>, vectors: Option<&[u8]>) -> u32 {
+        row_crc(memory.into(), metadata, vectors)
+    }
+
     #[test]
     fn the_checksum_of_a_row_sees_every_field() {
-        let plain = row_crc(&memory(), None, None);
+        let plain = crc_of(&memory(), None, None);
         let changes: [fn(&mut Memory); 10] = [
             |memory| memory.id = MemoryId::new("b").expect("an id"),
             |memory| memory.text.push('x'),
@@ -233,11 +295,11 @@ mod tests {
             |memory| memory.speaker = Some(String::new()),
             |memory| memory.position = Some(0),
         ];
-        let mut seen = vec![plain, row_crc(&memory(), Some("{}"), None), row_crc(&memory(), None, Some(&[]))];
+        let mut seen = vec![plain, crc_of(&memory(), Some("{}"), None), crc_of(&memory(), None, Some(&[]))];
         for change in changes {
             let mut memory = memory();
             change(&mut memory);
-            seen.push(row_crc(&memory, None, None));
+            seen.push(crc_of(&memory, None, None));
         }
         let count = seen.len();
         seen.sort_unstable();

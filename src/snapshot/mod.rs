@@ -6,6 +6,7 @@
 //! back and compared, made durable, renamed.
 
 mod backup;
+pub(crate) mod check;
 mod copy;
 mod layout;
 mod publish;

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Stamp, hex};
 use super::recognise::{is_untouched, recognise};
-use super::write::{Names, build, install, new_id, upkeep};
+use super::write::{Built, Names, build, install, new_id, upkeep};
 use crate::error::{ErrorKind, Result};
-use crate::fs::{self, Fingerprint};
+use crate::fs::{self, Disk, Fingerprint, Kind};
 use crate::store::{Beside, Engine, Inner, Options, Progress};
 
 /// A store that is closed brings `memory.db` up to date when at most so many records came since, ...
@@ -146,7 +146,7 @@ impl Engine {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         let beside = fs::folder_above(path).join(name);
-        let stamp = written(store, &beside, path, &new_id()?, progress)?;
+        let stamp = written(store, &beside, path, &new_id()?, false, progress)?.stamp;
         Ok(published(path.to_owned(), &stamp, PublishKind::Whole))
     }
 }
@@ -237,10 +237,20 @@ fn write_whole(store: &Inner, progress: &mut dyn FnMut(Progress)) -> Result<Publ
     // After a crash behind the rename it must not look like a file that somebody else has put there.
     let last = last_published(store)?.unwrap_or_default();
     keep(store, &SnapState { next: Some(snapshot_id.clone()), ..last })?;
-    let stamp = written(store, &beside, &path, &snapshot_id, progress)?;
+    let stamp = written(store, &beside, &path, &snapshot_id, false, progress)?.stamp;
     let file = disk.fingerprint(&path)?;
     keep(store, &SnapState { stamp: Some(stamp.clone()), file, next: None })?;
     Ok(published(path, &stamp, PublishKind::Whole))
+}
+
+/// Puts a `memory.db` away that is of no use, and publishes another one.
+pub(super) fn publish_anew(store: &Inner, reason: &str) -> Result<()> {
+    let _alone = store.publishing();
+    let path = store.db_path();
+    if store.disk().kind(&path)?.is_some() {
+        store.put_away(&path, reason)?;
+    }
+    write_whole(store, &mut |_| {}).map(drop)
 }
 
 /// Writes the store's present state under the first name and gives it the second one.
@@ -249,20 +259,21 @@ pub(super) fn written(
     beside: &Path,
     path: &Path,
     snapshot_id: &str,
+    with_sha256: bool,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Stamp> {
+) -> Result<Built> {
     let disk = &**store.disk();
     let catalog = store.up_to_date()?;
     let state = store.state_of(&catalog)?;
     let names = Names { snapshot_id, store_id: store.store_id(), created_ms: store.now_ms() };
     let mut tell = |done, total| progress(Progress::new(done, total));
-    let stamp = build(disk, beside, &state, names, &mut tell)
-        .and_then(|stamp| install(disk, beside, path).map(|()| stamp));
-    if stamp.is_err() && disk.kind(beside).is_ok_and(|kind| kind.is_some()) {
+    let built = build(disk, beside, &state, names, with_sha256, &mut tell)
+        .and_then(|built| install(disk, beside, path).map(|()| built));
+    if built.is_err() && disk.kind(beside).is_ok_and(|kind| kind.is_some()) {
         // It takes space; what went wrong has been told.
         let _ = disk.remove(beside);
     }
-    stamp
+    built
 }
 
 /// What was published last, when the file is still that one.
@@ -276,7 +287,16 @@ fn known(store: &Inner) -> Result<Option<Stamp>> {
 
 /// What was published last, whatever became of the file.
 pub(super) fn last_published(store: &Inner) -> Result<Option<SnapState>> {
-    let bytes = match fs::read_small(&**store.disk(), &state_path(store), STATE_LEN_MAX) {
+    published_last(&**store.disk(), store.folder())
+}
+
+/// The same of a store that is not open, by its folder.
+pub(super) fn published_last(disk: &dyn Disk, folder: &Path) -> Result<Option<SnapState>> {
+    let path = state_path(folder);
+    if !matches!(disk.kind(&path)?, Some(Kind::File(_))) {
+        return Ok(None);
+    }
+    let bytes = match fs::read_small(disk, &path, STATE_LEN_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         Err(error) => return Err(error),
@@ -286,11 +306,11 @@ pub(super) fn last_published(store: &Inner) -> Result<Option<SnapState>> {
 
 pub(super) fn keep(store: &Inner, state: &SnapState) -> Result<()> {
     let bytes = serde_json::to_vec(state).expect("a struct of numbers and texts");
-    fs::replace(&**store.disk(), &state_path(store), &bytes)
+    fs::replace(&**store.disk(), &state_path(store.folder()), &bytes)
 }
 
-fn state_path(store: &Inner) -> PathBuf {
-    store.folder().join("snap.state")
+fn state_path(folder: &Path) -> PathBuf {
+    folder.join("snap.state")
 }
 
 /// Files of SQLite that belong to a database, or did.

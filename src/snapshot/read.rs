@@ -10,7 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use serde_json::{Map, Value};
 
-use super::layout::{CHANGE_COUNTERS, ORIGINAL_DIMENSIONS, Stamp, row_crc, share_of, tags_of};
+use super::layout::{CHANGE_COUNTERS, ORIGINAL_DIMENSIONS, Said, Stamp, row_crc, share_of, tags_of};
 use super::sql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, DiskFile, Kind};
@@ -49,12 +49,8 @@ pub(crate) struct File {
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) rows: u64,
-    /// Checksum of the rows of ours, as they are.
-    pub(crate) content_crc: u64,
-    /// What could not be taken as it is, one line each.
+    /// What could not be taken as it is, or not at all, one line each.
     pub(crate) problems: Vec<String>,
-    /// Rows that could not be taken at all.
-    pub(crate) left_out: u64,
 }
 
 /// Opens a file whose name nobody else has, for reading.
@@ -173,17 +169,39 @@ pub(crate) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     })
 }
 
+/// As [`verify`], and with SQLite's own look at every page, index and word.
+///
+/// # Errors
+/// As [`verify`].
+pub(crate) fn verify_all(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
+    let stamp = verify(disk, path)?;
+    let file = open(disk, path)?;
+    let failed = |error| sql(path, error);
+    let said: String =
+        file.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    // What SQLite says may name a value.
+    if said == "ok" { Ok(stamp) } else { Err(Error::corrupt(path, 0, "SQLite finds it damaged")) }
+}
+
 impl File {
     /// As [`verify`], but rows that are not what they should be are an error of kind [`ErrorKind::Conflict`].
     pub(crate) fn verify(&self) -> Result<Stamp> {
         let Some(stamp) = &self.stamp else {
             return Err(Error::new(ErrorKind::Invalid, "it is no snapshot of this program").at(&self.path));
         };
-        let summary = self.for_each(|_| Ok(()))?;
-        if (summary.rows, summary.content_crc, summary.left_out) != (stamp.rows, stamp.content_crc, 0) {
+        let (mut count, mut content_crc, mut left_out) = (0, 0_u64, 0);
+        self.for_each_row(|row| {
+            count += 1;
+            match Columns::of(row) {
+                Ok(columns) => content_crc = content_crc.wrapping_add(share_of(columns.crc())),
+                Err(_) => left_out += 1,
+            }
+            Ok(())
+        })?;
+        if (count, content_crc, left_out) != (stamp.rows, stamp.content_crc, 0) {
             let what = format!(
-                "{} rows with the checksum {:016x}, expected {} with {:016x}",
-                summary.rows, summary.content_crc, stamp.rows, stamp.content_crc
+                "{count} rows with the checksum {content_crc:016x}, expected {} with {:016x}",
+                stamp.rows, stamp.content_crc
             );
             return Err(Error::new(ErrorKind::Conflict, what).at(&self.path));
         }
@@ -195,6 +213,30 @@ impl File {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when SQLite finds the file damaged, and what `visit` says.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Found) -> Result<()>) -> Result<Summary> {
+        let dimensions = match &self.stamp {
+            Some(stamp) => stamp.model.as_ref().map_or(0, |model| model.dimensions as usize),
+            None => ORIGINAL_DIMENSIONS,
+        };
+        let mut summary = Summary::default();
+        self.for_each_row(|row| {
+            summary.rows += 1;
+            match Columns::of(row).and_then(|columns| columns.found(dimensions)) {
+                Ok((found, problem)) => {
+                    if let Some(problem) = problem {
+                        summary.problems.push(format!("row {}: {problem}", summary.rows));
+                    }
+                    visit(found)
+                }
+                Err(problem) => {
+                    summary.problems.push(format!("row {} is left out: {problem}", summary.rows));
+                    Ok(())
+                }
+            }
+        })?;
+        Ok(summary)
+    }
+
+    fn for_each_row(&self, mut visit: impl FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
         let failed = |error| sql(&self.path, error);
         let columns = "m.id, m.text, m.timestamp, m.source, m.session_id, m.importance, m.tags, m.collection, m.embedding";
         let text = if self.stamp.is_some() {
@@ -207,30 +249,12 @@ impl File {
                 "SELECT {columns}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM memories m ORDER BY m.rowid"
             )
         };
-        let dimensions = match &self.stamp {
-            Some(stamp) => stamp.model.as_ref().map_or(0, |model| model.dimensions as usize),
-            None => ORIGINAL_DIMENSIONS,
-        };
         let mut statement = self.connection.prepare(&text).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
-        let mut summary = Summary::default();
         while let Some(row) = rows.next().map_err(failed)? {
-            summary.rows += 1;
-            match read_row(row, dimensions) {
-                Ok((found, crc, problem)) => {
-                    summary.content_crc = summary.content_crc.wrapping_add(share_of(crc));
-                    if let Some(problem) = problem {
-                        summary.problems.push(format!("row {}: {problem}", summary.rows));
-                    }
-                    visit(found)?;
-                }
-                Err(problem) => {
-                    summary.left_out += 1;
-                    summary.problems.push(format!("row {} is left out: {problem}", summary.rows));
-                }
-            }
+            visit(row)?;
         }
-        Ok(summary)
+        Ok(())
     }
 
     /// Whether nobody has written to a snapshot of ours since it was made, as SQLite counts.
@@ -252,59 +276,119 @@ impl File {
     }
 }
 
-/// A row with its checksum, and what had to be changed in it; or why it cannot be taken.
-fn read_row(row: &Row<'_>, dimensions: usize) -> Result<(Found, u32, Option<String>), String> {
-    let value = |index: usize| row.get_ref(index).map_err(|error| error.to_string());
-    let text = |index: usize| match value(index)? {
-        ValueRef::Text(bytes) => {
-            let text = std::str::from_utf8(bytes).map_err(|_| format!("column {index} is not UTF-8"))?;
-            Ok(Some(text.to_owned()))
-        }
-        ValueRef::Null => Ok(None),
-        other => Err(format!("column {index} is {}, expected a text", other.data_type())),
-    };
-    let integer = |index: usize| match value(index)? {
-        ValueRef::Integer(number) => Ok(Some(number)),
-        ValueRef::Real(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Some(number as i64)),
-        ValueRef::Null => Ok(None),
-        other => Err(format!("column {index} is {}, expected a whole number", other.data_type())),
-    };
-    let blob = |index: usize| match value(index)? {
-        ValueRef::Blob(bytes) => Ok(Some(bytes)),
-        ValueRef::Null => Ok(None),
-        other => Err(format!("column {index} is {}, expected bytes", other.data_type())),
-    };
-    let id = text(0)?.ok_or("it has no id")?;
-    let id = MemoryId::new(id).map_err(|error| error.message().to_owned())?;
-    let mut memory = Memory::new(id, text(1)?.ok_or("it has no text")?, integer(2)?.ok_or("it has no time")?);
-    memory.source = text(3)?.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
-    memory.session_id = text(4)?.unwrap_or_else(|| DEFAULT_SESSION.to_owned());
-    memory.importance = match value(5)? {
-        ValueRef::Real(number) => number,
-        ValueRef::Integer(number) => number as f64,
-        _ => DEFAULT_IMPORTANCE,
-    };
-    memory.tags = tags_of(&text(6)?.unwrap_or_default(), text(11)?.as_deref());
-    memory.collection = text(7)?.unwrap_or_else(|| DEFAULT_COLLECTION.to_owned());
-    (memory.speaker, memory.role, memory.position) = (text(12)?, text(13)?, integer(14)?);
-    let metadata = text(15)?;
-    if let Some(metadata) = &metadata {
-        memory.metadata = serde_json::from_str::<Map<String, Value>>(metadata)
-            .map_err(|_| "its metadata is no JSON object")?;
+/// The columns of a row, read as what they should be.
+struct Columns<'r> {
+    id: &'r str,
+    text: &'r str,
+    timestamp: i64,
+    source: Option<&'r str>,
+    session_id: Option<&'r str>,
+    importance: f64,
+    tags: Vec<String>,
+    collection: Option<&'r str>,
+    speaker: Option<&'r str>,
+    role: Option<&'r str>,
+    position: Option<i64>,
+    metadata: Option<&'r str>,
+    vectors: Option<&'r [u8]>,
+    seq: Option<i64>,
+    crc: Option<i64>,
+}
+
+impl<'r> Columns<'r> {
+    /// The columns, or why there is no memory in them.
+    fn of(row: &'r Row<'_>) -> Result<Self, String> {
+        let value = |index: usize| row.get_ref(index).map_err(|error| error.to_string());
+        let text = |index: usize| match value(index)? {
+            ValueRef::Text(bytes) => {
+                let text = std::str::from_utf8(bytes).map_err(|_| format!("column {index} is not UTF-8"))?;
+                Ok(Some(text))
+            }
+            ValueRef::Null => Ok(None),
+            other => Err(format!("column {index} is {}, expected a text", other.data_type())),
+        };
+        let integer = |index: usize| match value(index)? {
+            ValueRef::Integer(number) => Ok(Some(number)),
+            ValueRef::Real(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Some(number as i64)),
+            ValueRef::Null => Ok(None),
+            other => Err(format!("column {index} is {}, expected a whole number", other.data_type())),
+        };
+        let blob = |index: usize| match value(index)? {
+            ValueRef::Blob(bytes) => Ok(Some(bytes)),
+            ValueRef::Null => Ok(None),
+            other => Err(format!("column {index} is {}, expected bytes", other.data_type())),
+        };
+        let embedding = blob(8)?;
+        Ok(Self {
+            id: text(0)?.ok_or("it has no id")?,
+            text: text(1)?.ok_or("it has no text")?,
+            timestamp: integer(2)?.ok_or("it has no time")?,
+            source: text(3)?,
+            session_id: text(4)?,
+            importance: match value(5)? {
+                ValueRef::Real(number) => number,
+                ValueRef::Integer(number) => number as f64,
+                _ => DEFAULT_IMPORTANCE,
+            },
+            tags: tags_of(text(6)?.unwrap_or_default(), text(11)?),
+            collection: text(7)?,
+            seq: integer(9)?,
+            crc: integer(10)?,
+            speaker: text(12)?,
+            role: text(13)?,
+            position: integer(14)?,
+            metadata: text(15)?,
+            // Where the two do not begin alike, somebody changed the original's column by hand, and it counts.
+            vectors: blob(16)?
+                .filter(|all| embedding.is_none_or(|first| all.starts_with(first)))
+                .or(embedding),
+        })
     }
-    let embedding = blob(8)?;
-    // Where the two do not begin alike, somebody changed the original's column by hand, and it counts.
-    let vectors = blob(16)?.filter(|all| embedding.is_none_or(|first| all.starts_with(first))).or(embedding);
-    let crc = row_crc(&memory, metadata.as_deref(), vectors);
-    let is_pristine = integer(10)? == Some(i64::from(crc));
-    let problem = if is_pristine { None } else { made_fit(&mut memory)? };
-    let found = Found {
-        memory,
-        seq: integer(9)?.map(i64::cast_unsigned),
-        is_pristine,
-        vectors: vectors.and_then(|bytes| values_of(bytes, dimensions)),
-    };
-    Ok((found, crc, problem))
+
+    fn crc(&self) -> u32 {
+        let said = Said {
+            id: self.id,
+            text: self.text,
+            timestamp: self.timestamp,
+            source: self.source.unwrap_or(DEFAULT_SOURCE),
+            session_id: self.session_id.unwrap_or(DEFAULT_SESSION),
+            importance: self.importance,
+            tags: &self.tags,
+            collection: self.collection.unwrap_or(DEFAULT_COLLECTION),
+            speaker: self.speaker,
+            role: self.role,
+            position: self.position,
+        };
+        row_crc(said, self.metadata, self.vectors)
+    }
+
+    /// The memory with what had to be changed in it; or why it cannot be taken.
+    fn found(self, dimensions: usize) -> Result<(Found, Option<String>), String> {
+        let crc = self.crc();
+        let id = MemoryId::new(self.id).map_err(|error| error.message().to_owned())?;
+        let mut memory = Memory::new(id, self.text, self.timestamp);
+        memory.source = self.source.unwrap_or(DEFAULT_SOURCE).to_owned();
+        memory.session_id = self.session_id.unwrap_or(DEFAULT_SESSION).to_owned();
+        memory.importance = self.importance;
+        memory.tags = self.tags;
+        memory.collection = self.collection.unwrap_or(DEFAULT_COLLECTION).to_owned();
+        memory.speaker = self.speaker.map(str::to_owned);
+        memory.role = self.role.map(str::to_owned);
+        memory.position = self.position;
+        if let Some(metadata) = self.metadata {
+            memory.metadata = serde_json::from_str::<Map<String, Value>>(metadata)
+                .map_err(|_| "its metadata is no JSON object")?;
+        }
+        let is_pristine = self.crc == Some(i64::from(crc));
+        let problem = if is_pristine { None } else { made_fit(&mut memory)? };
+        let found = Found {
+            memory,
+            seq: self.seq.map(i64::cast_unsigned),
+            is_pristine,
+            vectors: self.vectors.and_then(|bytes| values_of(bytes, dimensions)),
+        };
+        Ok((found, problem))
+    }
 }
 
 /// What others wrote must be what this program would take: what can be mended is, and said.

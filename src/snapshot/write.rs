@@ -1,23 +1,34 @@
 //! Writing snapshots: a whole one under a temporary name, or the changes into one that is there.
 
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
+use sha2::{Digest, Sha256};
 
 use super::layout::{
-    APPLICATION_ID, CHANGE_COUNTERS, CHANGES_AT_BUILD, INDEXES, INSERT_MEMORY, INSERT_ROW, ORIGINAL_TABLES,
-    OWN_TABLES, PAGE_LEN, SNAPSHOT_FORMAT, Stamp, as_integer, hex, metadata_column, row_crc, share_of,
-    tag_columns, vector_columns,
+    APPLICATION_ID, CHANGE_COUNTERS, CHANGES_AT_BUILD, DELETE_WORDS, INDEXES, INSERT_MEMORY, INSERT_ROW,
+    INSERT_WORDS, ORIGINAL_TABLES, OWN_TABLES, PAGE_LEN, SNAPSHOT_FORMAT, Stamp, UPDATE_MEMORY, UPDATE_ROW,
+    WORDS_AFTER_BUILD, WORDS_AT_BUILD, as_integer, hex, metadata_column, row_crc, share_of, tag_columns,
+    vector_columns,
 };
 use super::{read, sql};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{self, Access, Disk};
+use crate::fs::{self, Access, Disk, DiskFile};
+use crate::memory::Memory;
 use crate::store::{State, Whole};
 
 /// Kibibytes that SQLite may keep in memory while it writes.
 const CACHE_KIB: i64 = 32 << 10;
-/// Bytes that are written at once where the disk is not the system's.
+/// Bytes that are read, or written, at once where that is not SQLite's matter.
 const COPY_LEN: usize = 1 << 20;
+/// Memories that are handed over at once, and bytes of their texts and vectors ...
+const BATCH_MEMORIES: usize = 256;
+const BATCH_LEN: usize = 1 << 20;
+/// ... and such batches that may wait.
+const BATCHES_AHEAD: usize = 4;
 
 /// Whose snapshot it is, and which.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +37,17 @@ pub(super) struct Names<'a> {
     pub(super) store_id: [u8; 16],
     pub(super) created_ms: i64,
 }
+
+/// A snapshot file that was written and read back.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) stamp: Stamp,
+    /// SHA-256 of the file, where it was asked for.
+    pub(super) sha256: Option<String>,
+}
+
+/// Memories on their way to the file; `None` behind the last.
+type Batch = Option<Vec<Whole>>;
 
 /// Writes a state of the store as a new snapshot file and verifies it: read back, counted, checksums compared. The file
 /// is durable then; its name is the caller's matter, and so is what is left when this fails.
@@ -37,53 +59,130 @@ pub(super) fn build(
     path: &Path,
     state: &State<'_>,
     names: Names<'_>,
+    with_sha256: bool,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Stamp> {
+) -> Result<Built> {
     if disk.kind(path)?.is_some() {
         disk.remove(path)?;
     }
     // So that the mode is that of our files, whatever the umask says.
     let file = disk.open(path, Access::CreateNew)?;
     let real = disk.system_path(path);
-    let stamp = {
-        let connection = match real {
-            Some(path) => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                Connection::open_with_flags(path, flags)
-            }
-            None => Connection::open_in_memory(),
-        };
-        let mut connection = connection.map_err(|error| sql(path, error))?;
-        let stamp = fill(&mut connection, path, state, names, progress)?;
-        if real.is_none() {
-            let bytes = connection.serialize("main").map_err(|error| sql(path, error))?;
-            let mut bytes = bytes.to_vec();
-            // A database in memory counts no changes.
-            for at in CHANGE_COUNTERS {
-                bytes[at..at + 4].copy_from_slice(&CHANGES_AT_BUILD.to_be_bytes());
-            }
-            for (number, part) in bytes.chunks(COPY_LEN).enumerate() {
-                file.write_at(part, (number * COPY_LEN) as u64)?;
-            }
+    let connection = match real {
+        Some(path) => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            Connection::open_with_flags(path, flags)
         }
-        connection.close().map_err(|(_, error)| sql(path, error))?;
-        stamp
+        None => Connection::open_in_memory(),
     };
-    file.sync()?;
-    let found = read::verify(disk, path)?;
+    let connection = connection.map_err(|error| sql(path, error))?;
+    let empty = Stamp {
+        snapshot_id: names.snapshot_id.to_owned(),
+        store_id: hex(&names.store_id),
+        seq: state.seq(),
+        rows: 0,
+        content_crc: 0,
+        created_ms: names.created_ms,
+        changes: CHANGES_AT_BUILD,
+        model: state.model().cloned(),
+    };
+    let (mut connection, stamp) = filled(connection, path, state, empty, progress)?;
+    if real.is_none() {
+        let bytes = connection.serialize("main").map_err(|error| sql(path, error))?;
+        let mut bytes = bytes.to_vec();
+        // A database in memory counts no changes.
+        for at in CHANGE_COUNTERS {
+            bytes[at..at + 4].copy_from_slice(&CHANGES_AT_BUILD.to_be_bytes());
+        }
+        for (number, part) in bytes.chunks(COPY_LEN).enumerate() {
+            file.write_at(part, (number * COPY_LEN) as u64)?;
+        }
+    }
+    connection.close().map_err(|(_, error)| sql(path, error))?;
+    let (found, sha256) = read_back(disk, path, &*file, with_sha256)?;
     if found != stamp {
         return Err(Error::corrupt(path, 0, "the snapshot that was just written reads back as another one"));
     }
-    Ok(stamp)
+    Ok(Built { stamp, sha256 })
 }
 
-fn fill(
-    connection: &mut Connection,
+/// Makes a file durable and reads it: what it says of itself, and its SHA-256 if that is asked for.
+fn read_back(
+    disk: &dyn Disk,
+    path: &Path,
+    file: &dyn DiskFile,
+    with_sha256: bool,
+) -> Result<(Stamp, Option<String>)> {
+    let hash = || with_sha256.then(|| sha256_of(disk, path)).transpose();
+    if disk.system_path(path).is_none() {
+        // A disk of a test is asked in one order, always the same.
+        file.sync()?;
+        return Ok((read::verify(disk, path)?, hash()?));
+    }
+    thread::scope(|scope| {
+        let synced = spawned(scope, || file.sync())?;
+        let hash = spawned(scope, hash)?;
+        let stamp = read::verify(disk, path);
+        joined(synced)?;
+        let sha256 = joined(hash)?;
+        Ok((stamp?, sha256))
+    })
+}
+
+/// Reads the state while another thread writes what was read.
+fn filled(
+    connection: Connection,
     path: &Path,
     state: &State<'_>,
-    names: Names<'_>,
+    empty: Stamp,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Stamp> {
+) -> Result<(Connection, Stamp)> {
+    let dimensions = dimensions_of(state);
+    let (sender, receiver) = sync_channel(BATCHES_AHEAD);
+    thread::scope(|scope| {
+        let written = spawned(scope, move || fill(connection, path, dimensions, empty, &receiver))?;
+        let read = send_all(state, &sender, progress);
+        // Without the end that all memories have behind them nothing is committed.
+        drop(sender);
+        let written = joined(written);
+        match (read, written) {
+            // Nobody took what was read: why, the other one says.
+            (Err(error), Ok(_)) => Err(error),
+            (_, written) => written,
+        }
+    })
+}
+
+/// Sends all memories in batches.
+fn send_all(state: &State<'_>, sender: &SyncSender<Batch>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let gone = || Error::new(ErrorKind::Io, "what writes the snapshot has ended");
+    let (mut rows, total) = (0, state.count());
+    let (mut batch, mut len) = (Vec::new(), 0);
+    state.for_each(|whole| {
+        rows += 1;
+        len += whole.memory.text.len() + whole.vectors.as_ref().map_or(0, |vectors| 4 * vectors.len());
+        batch.push(whole);
+        if batch.len() == BATCH_MEMORIES || len >= BATCH_LEN {
+            sender.send(Some(std::mem::take(&mut batch))).map_err(|_| gone())?;
+            len = 0;
+        }
+        if rows % 1024 == 0 {
+            progress(rows, total);
+        }
+        Ok(())
+    })?;
+    progress(rows, total);
+    sender.send(Some(batch)).and_then(|()| sender.send(None)).map_err(|_| gone())
+}
+
+/// Writes all that comes; gives the connection back, and what the file says of itself.
+fn fill(
+    mut connection: Connection,
+    path: &Path,
+    dimensions: usize,
+    empty: Stamp,
+    batches: &Receiver<Batch>,
+) -> Result<(Connection, Stamp)> {
     let failed = |error| sql(path, error);
     connection
         .execute_batch(&format!(
@@ -93,36 +192,53 @@ fn fill(
         ))
         .map_err(failed)?;
     let transaction = connection.transaction().map_err(failed)?;
-    transaction.execute_batch(ORIGINAL_TABLES).map_err(failed)?;
-    transaction.execute_batch(OWN_TABLES).map_err(failed)?;
-    let (mut rows, mut content_crc) = (0, 0_u64);
-    {
-        let mut writer = Rows::new(&transaction, path, dimensions_of(state))?;
-        let total = state.count();
-        state.for_each(|whole| {
-            content_crc = content_crc.wrapping_add(share_of(writer.insert(&whole)?));
-            rows += 1;
-            if rows % 1024 == 0 {
-                progress(rows, total);
-            }
-            Ok(())
-        })?;
-        progress(rows, total);
+    for text in [ORIGINAL_TABLES, OWN_TABLES, INDEXES, WORDS_AT_BUILD] {
+        transaction.execute_batch(text).map_err(failed)?;
     }
-    transaction.execute_batch(INDEXES).map_err(failed)?;
-    let stamp = Stamp {
-        snapshot_id: names.snapshot_id.to_owned(),
-        store_id: hex(&names.store_id),
-        seq: state.seq(),
-        rows,
-        content_crc,
-        created_ms: names.created_ms,
-        changes: CHANGES_AT_BUILD,
-        model: state.model().cloned(),
-    };
+    let mut stamp = empty;
+    let mut writer = Rows::new(&transaction, path, dimensions)?;
+    loop {
+        let Ok(batch) = batches.recv() else {
+            return Err(Error::new(ErrorKind::Io, "not all memories could be read").at(path));
+        };
+        let Some(batch) = batch else { break };
+        for whole in &batch {
+            stamp.content_crc = stamp.content_crc.wrapping_add(share_of(writer.insert(whole)?));
+            stamp.rows += 1;
+        }
+    }
+    drop(writer);
+    transaction.execute_batch(WORDS_AFTER_BUILD).map_err(failed)?;
     put_stamp(&transaction, &stamp).map_err(failed)?;
     transaction.commit().map_err(failed)?;
-    Ok(stamp)
+    Ok((connection, stamp))
+}
+
+fn spawned<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    thread::Builder::new().name("memento-snapshot".to_owned()).spawn_scoped(scope, work).map_err(|error| {
+        Error::new(ErrorKind::Io, format!("no thread for writing a snapshot: {error}")).with_source(error)
+    })
+}
+
+fn joined<T>(work: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub(super) fn sha256_of(disk: &dyn Disk, path: &Path) -> Result<String> {
+    let file = disk.open(path, Access::Read)?;
+    let (mut hash, mut offset, mut part) = (Sha256::new(), 0, vec![0; COPY_LEN]);
+    loop {
+        let read = file.read_at(&mut part, offset)?;
+        if read == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&part[..read]);
+        offset += read as u64;
+    }
 }
 
 /// Brings a snapshot that was published before up to a state, in one transaction that is durable when it returns.
@@ -160,20 +276,35 @@ pub(super) fn upkeep(
     let (mut rows, mut content_crc) = (former.rows, former.content_crc);
     {
         let mut writer = Rows::new(&transaction, path, dimensions_of(state))?;
+        // The index of words takes memories in ascending order with less work.
+        let (mut present, mut new) = (Vec::new(), Vec::new());
         for id in ids {
-            if let Some(crc) = writer.remove(id)? {
-                content_crc = content_crc.wrapping_sub(share_of(crc));
-                rows -= 1;
+            match writer.rowid(id)? {
+                Some(rowid) => present.push((rowid, id)),
+                None => new.extend(state.get(id)?.map(|whole| (whole.key, id))),
             }
-            if let Some(whole) = state.get(id)? {
-                let crc = writer.insert(&whole)?;
-                transaction
-                    .prepare_cached("INSERT INTO memories_fts(rowid, text) VALUES (?1, ?2)")
-                    .and_then(|mut insert| {
-                        insert.execute(params![whole.key.0.cast_signed(), whole.memory.text])
-                    })
-                    .map_err(failed)?;
+        }
+        present.sort_unstable();
+        for (rowid, id) in present {
+            let now = state.get(id)?;
+            let stays = now.filter(|whole| whole.key.0.cast_signed() == rowid);
+            let (crc_before, crc_now) = match &stays {
+                Some(whole) => writer.replace(whole)?,
+                None => (writer.remove(rowid, id)?, None),
+            };
+            content_crc = content_crc.wrapping_sub(share_of(crc_before));
+            rows -= 1;
+            if let Some(crc) = crc_now {
                 content_crc = content_crc.wrapping_add(share_of(crc));
+                rows += 1;
+            } else if let Some(whole) = state.get(id)? {
+                new.push((whole.key, id));
+            }
+        }
+        new.sort_unstable();
+        for (_, id) in new {
+            if let Some(whole) = state.get(id)? {
+                content_crc = content_crc.wrapping_add(share_of(writer.insert(&whole)?));
                 rows += 1;
             }
         }
@@ -248,7 +379,22 @@ struct Rows<'c> {
     path: &'c Path,
     memories: rusqlite::Statement<'c>,
     rows: rusqlite::Statement<'c>,
+    words: rusqlite::Statement<'c>,
     dimensions: usize,
+}
+
+/// The columns of a memory that are not its own fields as they are.
+struct Made<'w> {
+    memory: &'w Memory,
+    rowid: i64,
+    id: &'w str,
+    seq: Value,
+    tags: String,
+    tag_list: Option<String>,
+    metadata: Option<String>,
+    embedding: Option<Vec<u8>>,
+    vectors: Option<Vec<u8>>,
+    crc: u32,
 }
 
 impl<'c> Rows<'c> {
@@ -259,70 +405,89 @@ impl<'c> Rows<'c> {
             path,
             memories: prepare(INSERT_MEMORY)?,
             rows: prepare(INSERT_ROW)?,
+            words: prepare(INSERT_WORDS)?,
             dimensions,
         })
     }
 
     /// Adds a memory and gives the checksum of its row.
     fn insert(&mut self, whole: &Whole) -> Result<u32> {
-        let memory = &whole.memory;
-        let failed = |error| sql(self.path, error);
-        let (tags, tag_list) = tag_columns(&memory.tags);
-        let metadata = metadata_column(memory);
-        let (embedding, vectors) = vector_columns(whole.vectors.as_deref(), self.dimensions);
-        let crc = row_crc(memory, metadata.as_deref(), vectors.as_deref().or(embedding.as_deref()));
-        let id = memory.id.as_str();
+        let made = Made::of(whole, self.dimensions);
         self.memories
-            .execute(params![
-                whole.key.0.cast_signed(),
-                id,
-                memory.text,
-                memory.timestamp,
-                memory.source,
-                memory.session_id,
-                memory.importance,
-                tags,
-                memory.collection,
-                embedding,
-            ])
-            .map_err(failed)?;
-        self.rows
-            .execute(params![
-                id,
-                as_integer(whole.seq),
-                crc,
-                tag_list,
-                memory.speaker,
-                memory.role,
-                memory.position,
-                metadata,
-                vectors,
-            ])
-            .map_err(failed)?;
-        Ok(crc)
+            .execute(&made.memory_values()[..])
+            .and_then(|_| self.rows.execute(&made.row_values()[..]))
+            .and_then(|_| self.words.execute(params![made.rowid, made.memory.text]))
+            .map_err(|error| sql(self.path, error))?;
+        Ok(made.crc)
+    }
+
+    /// Puts a memory in the place of its former version; gives both checksums. What stays as it is is not written.
+    fn replace(&mut self, whole: &Whole) -> Result<(u32, Option<u32>)> {
+        let made = Made::of(whole, self.dimensions);
+        let (text, crc) = self.former(made.rowid)?;
+        if text != made.memory.text {
+            self.change(DELETE_WORDS, params![made.rowid, text])?;
+            self.change(INSERT_WORDS, params![made.rowid, made.memory.text])?;
+        }
+        self.change(UPDATE_MEMORY, &made.memory_values())?;
+        self.change(UPDATE_ROW, &made.row_values())?;
+        Ok((crc, Some(made.crc)))
     }
 
     /// Takes a memory away, from the words first, as they need its text; gives the checksum that its row had.
-    fn remove(&mut self, id: &str) -> Result<Option<u32>> {
-        let failed = |error| sql(self.path, error);
-        let find = "SELECT m.rowid, m.text, r.crc FROM memories m JOIN memento_rows r ON r.id = m.id WHERE m.id = ?1";
-        let found: Option<(i64, String, u32)> = self
-            .connection
-            .prepare_cached(find)
-            .and_then(|mut find| {
-                find.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
-            })
-            .map_err(failed)?;
-        let Some((rowid, text, crc)) = found else { return Ok(None) };
-        let change = |text: &str, values: &[&dyn rusqlite::ToSql]| {
-            self.connection.prepare_cached(text).and_then(|mut change| change.execute(values)).map_err(failed)
-        };
-        change(
-            "INSERT INTO memories_fts(memories_fts, rowid, text) VALUES ('delete', ?1, ?2)",
-            &[&rowid, &text],
-        )?;
-        change("DELETE FROM memories WHERE rowid = ?1", &[&rowid])?;
-        change("DELETE FROM memento_rows WHERE id = ?1", &[&id])?;
-        Ok(Some(crc))
+    fn remove(&mut self, rowid: i64, id: &str) -> Result<u32> {
+        let (text, crc) = self.former(rowid)?;
+        self.change(DELETE_WORDS, params![rowid, text])?;
+        self.change("DELETE FROM memories WHERE rowid = ?1", params![rowid])?;
+        self.change("DELETE FROM memento_rows WHERE id = ?1", params![id])?;
+        Ok(crc)
+    }
+
+    /// Where the memory of this id is.
+    fn rowid(&self, id: &str) -> Result<Option<i64>> {
+        let mut find = self.prepared("SELECT rowid FROM memories WHERE id = ?1")?;
+        find.query_row([id], |row| row.get(0)).optional().map_err(|error| sql(self.path, error))
+    }
+
+    /// The text that a memory has, and the checksum of its row.
+    fn former(&self, rowid: i64) -> Result<(String, u32)> {
+        let text =
+            "SELECT m.text, r.crc FROM memories m JOIN memento_rows r ON r.id = m.id WHERE m.rowid = ?1";
+        let mut find = self.prepared(text)?;
+        find.query_row([rowid], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|error| sql(self.path, error))
+    }
+
+    fn change(&self, text: &str, values: &[&dyn ToSql]) -> Result<()> {
+        self.prepared(text)?.execute(values).map(drop).map_err(|error| sql(self.path, error))
+    }
+
+    fn prepared(&self, text: &str) -> Result<rusqlite::CachedStatement<'c>> {
+        self.connection.prepare_cached(text).map_err(|error| sql(self.path, error))
+    }
+}
+
+impl<'w> Made<'w> {
+    fn of(whole: &'w Whole, dimensions: usize) -> Self {
+        let memory = &whole.memory;
+        let (tags, tag_list) = tag_columns(&memory.tags);
+        let metadata = metadata_column(memory);
+        let (embedding, vectors) = vector_columns(whole.vectors.as_deref(), dimensions);
+        let crc = row_crc(memory.into(), metadata.as_deref(), vectors.as_deref().or(embedding.as_deref()));
+        let (rowid, id, seq) = (whole.key.0.cast_signed(), memory.id.as_str(), as_integer(whole.seq));
+        Self { memory, rowid, id, seq, tags, tag_list, metadata, embedding, vectors, crc }
+    }
+
+    /// The values of [`INSERT_MEMORY`].
+    fn memory_values(&self) -> [&dyn ToSql; 10] {
+        let Memory { text, timestamp, source, session_id, importance, collection, .. } = self.memory;
+        let Self { rowid, id, tags, embedding, .. } = self;
+        [rowid, id, text, timestamp, source, session_id, importance, tags, collection, embedding]
+    }
+
+    /// The values of [`INSERT_ROW`].
+    fn row_values(&self) -> [&dyn ToSql; 9] {
+        let Memory { speaker, role, position, .. } = self.memory;
+        let Self { id, seq, crc, tag_list, metadata, vectors, .. } = self;
+        [id, seq, crc, tag_list, speaker, role, position, metadata, vectors]
     }
 }

@@ -239,6 +239,43 @@ impl History {
     }
 }
 
+/// What the past is read from.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// `HISTORY`, if it is damaged.
+    pub(crate) damaged: Option<PathBuf>,
+    /// Segments in the trash.
+    pub(crate) trash: Vec<PathBuf>,
+}
+
+/// What the past is read from, for a check.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) fn kept(disk: &dyn Disk, folder: &Path) -> Result<Kept> {
+    let path = folder.join("HISTORY");
+    if !matches!(disk.kind(&path)?, Some(Kind::File(_))) {
+        return Ok(Kept::default());
+    }
+    let bytes = match fs::read_small(disk, &path, LEN_MAX) {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let Some(known) = decoded(&bytes) else {
+        return Ok(Kept { damaged: Some(path), trash: Vec::new() });
+    };
+    let mut kept = Kept::default();
+    for name in known.replaced.keys() {
+        let path = trash_of(folder).join(name);
+        // Until a rewrite is done they are where they were.
+        if matches!(disk.kind(&path)?, Some(Kind::File(_))) {
+            kept.trash.push(path);
+        }
+    }
+    Ok(kept)
+}
+
 /// Moves a segment to the trash, if it is one that history counts on.
 pub(super) fn trash(disk: &dyn Disk, folder: &Path, history: &History, path: &Path) -> Result<bool> {
     let name = name_of(path);

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::embedders::Embeds;
 use super::models::Activate;
+use super::restore::Changes;
+use super::write::{OnConflict, Outcome, conflict};
 use super::{Engine, Inner};
 use crate::embed::Embedder;
 use crate::embed::minilm::MiniLm;
@@ -30,6 +32,13 @@ pub(crate) struct Incoming {
     pub(crate) given: Option<Given>,
 }
 
+/// Memories from elsewhere on their way into the log, as one group of any size.
+pub(crate) struct Arriving<'a, 'b, 'c> {
+    store: &'a Inner,
+    changes: &'a mut Changes<'b, 'c>,
+    on_conflict: OnConflict,
+}
+
 /// Vectors that came with a memory.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Given {
@@ -41,7 +50,63 @@ pub(crate) enum Given {
     Own(Vec<f32>),
 }
 
+impl Arriving<'_, '_, '_> {
+    /// Stores a memory whose id was not given before; says what became of it, and whether with the vectors that came with
+    /// it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] as [`OnConflict`] says, and what the disk says; then nothing of the group is stored.
+    pub(crate) fn put(&mut self, incoming: &Incoming) -> Result<(Outcome, bool)> {
+        let item = &incoming.remember;
+        let id = item.id.as_ref().expect("imported memories have ids");
+        let row = self.changes.state().row(id.as_str())?;
+        let now = self.store.clock.now_ms().div_euclid(1000);
+        let memory = item.to_memory(id.clone(), row.as_ref().map_or(now, |row| row.memory.timestamp));
+        if let Some(row) = &row {
+            match self.on_conflict {
+                _ if row.memory == memory => return Ok((Outcome::Unchanged, false)),
+                OnConflict::Fail => return Err(conflict(id)),
+                OnConflict::Keep => return Ok((Outcome::Kept, false)),
+                OnConflict::Replace => {}
+            }
+        }
+        // A model would have to be written first, and nobody else writes meanwhile.
+        let has_model = self.store.models.active().is_some();
+        let vectors = if has_model { self.store.usable_vectors(incoming)? } else { None };
+        let has_vectors = vectors.is_some();
+        match row {
+            None => self.changes.add(memory, vectors).map(|()| (Outcome::New, has_vectors)),
+            Some(row) => {
+                self.changes.replace(&row, memory, vectors).map(|()| (Outcome::Replaced, has_vectors))
+            }
+        }
+    }
+}
+
 impl Engine {
+    /// Stores all that `fill` gives as one group of any size, behind a restore point `before <target>`. Nobody else writes
+    /// meanwhile. Vectors that came along are used when [`Store::expect_vectors`] was told of the first of them.
+    ///
+    /// # Errors
+    /// What `fill` says and those of a write; then nothing of it is stored.
+    pub(crate) fn import_all(
+        &self,
+        target: &str,
+        on_conflict: OnConflict,
+        fill: &mut dyn FnMut(&mut Arriving<'_, '_, '_>) -> Result<()>,
+    ) -> Result<()> {
+        let store = &*self.inner;
+        store.import_as(target, &mut |changes| fill(&mut Arriving { store, changes, on_conflict }))
+    }
+
+    /// A store without a model gets the one whose vectors come with this memory.
+    pub(crate) fn expect_vectors(&self, incoming: &Incoming) -> Result<()> {
+        if incoming.given.is_some() && self.inner.models.active().is_none() {
+            self.inner.usable_vectors(incoming)?;
+        }
+        Ok(())
+    }
+
     /// The vectors that recall uses for a memory; None when it has none yet, or there is no such memory.
     pub(crate) fn vectors(&self, id: impl AsRef<str>) -> Result<Option<MemoryVectors>> {
         let inner = &self.inner;
@@ -106,7 +171,11 @@ impl Inner {
         if !fits || self.present_model()?.is_none_or(|identity| identity != *model) {
             return Ok(None);
         }
-        let number = self.register(model, Activate::IfFirst)?;
+        let number = match self.models.active() {
+            // Nothing is written for it: a group may be on its way, and nobody else writes meanwhile.
+            Some((number, _)) => number,
+            None => self.register(model, Activate::IfFirst)?,
+        };
         Ok(Some(Vectors { model: number, dimensions: model.dimensions, values: windows.concat() }))
     }
 

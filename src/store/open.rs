@@ -35,7 +35,7 @@ const PROGRAM_LEN_MAX: usize = 200;
 
 /// The files of a store's folder.
 pub(crate) struct Layout {
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(super) lock: PathBuf,
     pub(super) view: PathBuf,
     pub(super) quarantine: PathBuf,

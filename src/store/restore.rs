@@ -9,12 +9,14 @@ use serde::Serialize;
 use super::history::History;
 use super::past::Past;
 use super::replay::{FormerView, replay};
+use super::staged::Pending;
 use super::state::State;
 use super::{Inner, lock};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, RestorePointV1, RestoreV1, Vectors};
-use crate::log::Bulk;
+use crate::format::row::Row;
+use crate::log::{Bulk, Gate};
 use crate::memory::{Memory, MemoryId};
 
 /// Ids that an answer names, of each kind.
@@ -88,6 +90,11 @@ impl RestoreKind {
             Self::ByHand => 4,
         }
     }
+
+    /// The kind that a restore of the log names.
+    pub(super) fn of_number(number: u32) -> Option<Self> {
+        [Self::File, Self::Moment, Self::Undo, Self::ByHand].into_iter().find(|kind| kind.number() == number)
+    }
 }
 
 impl Changed {
@@ -120,10 +127,8 @@ impl Changes<'_, '_> {
         let id = memory.id.clone();
         match self.state.row(id.as_str())? {
             None => {
-                self.new.insert(id.clone());
-                self.done.added += 1;
-                named(&mut self.done.added_ids, id);
-                self.write(&Op::Remember { memory, vectors })
+                self.new.insert(id);
+                self.add(memory, vectors)
             }
             Some(row) if !self.seen.insert(row.key) => Ok(()),
             Some(row) if row.memory == memory => {
@@ -131,12 +136,24 @@ impl Changes<'_, '_> {
                 Ok(())
             }
             Some(row) => {
-                self.done.changed += 1;
-                named(&mut self.done.changed_ids, id);
                 let vectors = vectors.filter(|_| row.memory.text != memory.text);
-                self.write(&Op::Update { key: row.key, previous_seq: row.seq, memory, vectors })
+                self.replace(&row, memory, vectors)
             }
         }
+    }
+
+    /// A memory whose id nobody has, nor gave before.
+    pub(super) fn add(&mut self, memory: Memory, vectors: Option<Vectors>) -> Result<()> {
+        self.done.added += 1;
+        named(&mut self.done.added_ids, memory.id.clone());
+        self.write(&Op::Remember { memory, vectors })
+    }
+
+    /// Another version of a memory.
+    pub(super) fn replace(&mut self, row: &Row, memory: Memory, vectors: Option<Vectors>) -> Result<()> {
+        self.done.changed += 1;
+        named(&mut self.done.changed_ids, memory.id.clone());
+        self.write(&Op::Update { key: row.key, previous_seq: row.seq, memory, vectors })
     }
 
     /// The other state has this memory as the present one has it.
@@ -231,33 +248,17 @@ impl Inner {
             return Ok((unchanged, point_seq));
         }
         let made_unix_ms = self.now_ms();
-        let point = Op::RestorePoint(RestorePointV1 { name: format!("before {target}"), made_unix_ms });
-        let restore = Op::Restore(RestoreV1 {
-            point_seq,
-            kind: kind.number(),
-            target: target.to_owned(),
-            made_unix_ms,
-        });
-        let mut outcome = None;
-        let last_seq = gate.append(point, |bulk| {
-            bulk.push(&restore)?;
-            outcome = Some(planned(&state, Some(bulk), plan)?);
-            Ok(())
-        })?;
+        let restore = RestoreV1 { point_seq, kind: kind.number(), target: target.to_owned(), made_unix_ms };
         drop(state);
         drop(catalog);
-        let (changed, written_len) = outcome.expect("it was filled");
+        let changed = self.write_group(&mut gate, target, Some(restore), past, plan)?;
+        drop(gate);
         tracing::warn!(
             added = changed.added,
             changed = changed.changed,
             forgotten = changed.forgotten,
             "the store was restored"
         );
-        // The view follows before anybody writes on; readers see the state before or the one after.
-        if let Err(error) = self.follow(last_seq, written_len) {
-            tracing::error!(%error, "the view does not follow the restore yet");
-        }
-        drop(gate);
         self.note_time();
         let noted =
             History::read(self).and_then(|mut known| known.note_restore(self, made_unix_ms, point_seq));
@@ -266,6 +267,60 @@ impl Inner {
         }
         self.wake_embedder();
         Ok((changed, point_seq))
+    }
+
+    /// Stores what `plan` adds and replaces as one group of any size, behind a restore point of this name. Nobody else
+    /// writes meanwhile.
+    ///
+    /// # Errors
+    /// As [`Inner::restore_as`].
+    pub(super) fn import_as(
+        &self,
+        target: &str,
+        plan: &mut dyn FnMut(&mut Changes<'_, '_>) -> Result<()>,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let mut gate = self.log.close_gate()?;
+        let changed = self.write_group(&mut gate, target, None, None, plan)?;
+        drop(gate);
+        tracing::info!(added = changed.added, changed = changed.changed, "a file was imported as one group");
+        self.note_time();
+        self.wake_embedder();
+        Ok(())
+    }
+
+    /// Writes what `plan` changes as one group behind a restore point. The view has it when this returns, before anybody
+    /// writes on; readers see the state before or the one after.
+    fn write_group(
+        &self,
+        gate: &mut Gate<'_, Pending>,
+        target: &str,
+        restore: Option<RestoreV1>,
+        past: Option<&Past<'_>>,
+        plan: &mut dyn FnMut(&mut Changes<'_, '_>) -> Result<()>,
+    ) -> Result<Changed> {
+        let made_unix_ms = self.now_ms();
+        let is_asked_for =
+            restore.as_ref().is_some_and(|restore| restore.kind != RestoreKind::ByHand.number());
+        let what = if is_asked_for { "the restore of " } else { "" };
+        let name = format!("before {what}{target}");
+        let point = Op::RestorePoint(RestorePointV1 { name, made_unix_ms });
+        let catalog = self.up_to_date()?;
+        let state = self.present(&catalog, past)?;
+        let mut outcome = None;
+        let last_seq = gate.append(|bulk| {
+            bulk.push(&point)?;
+            restore.map_or(Ok(0), |restore| bulk.push(&Op::Restore(restore)))?;
+            outcome = Some(planned(&state, Some(bulk), plan)?);
+            Ok(())
+        })?;
+        drop(state);
+        drop(catalog);
+        let (changed, written_len) = outcome.expect("it was filled");
+        if let Err(error) = self.follow(last_seq, written_len) {
+            tracing::error!(%error, "the view does not follow this group yet");
+        }
+        Ok(changed)
     }
 
     /// The present state. A state of the past keeps the segments standing already.
@@ -289,29 +344,6 @@ impl Inner {
         self.log.with_staged(|pending| pending.applied(last_seq));
         lock(&self.answers).clear();
         Ok(())
-    }
-
-    /// The last restore of the log; `None` when there was none.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Corrupt`] when a segment is damaged.
-    pub(crate) fn last_restore(&self) -> Result<Option<LoggedRestore>> {
-        let _standing = lock(&self.rewriting);
-        let last_seq = self.up_to_date()?.applied_seq();
-        for segment in self.log.segments().all().into_iter().rev() {
-            let mut found = None;
-            let (first, last) = (segment.header.base_seq, last_seq);
-            self.for_each_op_of(&segment, first, last, |seq, op| {
-                if let Op::Restore(restore) = op {
-                    found = Some(LoggedRestore { seq, restore });
-                }
-                Ok(())
-            })?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Engine, IndexStats, Inner, TextStats};
+use super::{Engine, IndexStats, Inner, RestoreKind, RestorePoint, TextStats};
 use crate::embed::ModelIdentity;
 use crate::error::Result;
 use crate::fs::Kind;
@@ -39,6 +39,9 @@ pub struct Stats {
     pub index: IndexStats,
     /// The text index.
     pub words: TextStats,
+    /// States before a `memory.db` was taken over that somebody had put in place of the published one, or changed; the
+    /// newest first.
+    pub taken_over: Vec<RestorePoint>,
     /// Use of the caches in this process.
     pub cache: CacheStats,
 }
@@ -85,6 +88,8 @@ impl Engine {
         stats.view_bytes = inner.file_len(&inner.folder.join("view.redb"))?;
         stats.index = inner.index_stats()?;
         stats.words = inner.text_stats()?;
+        stats.taken_over = self.restore_points()?;
+        stats.taken_over.retain(|point| point.kind == Some(RestoreKind::ByHand));
         let cache = inner.query_cache.stats();
         stats.cache = CacheStats {
             answers: inner.answer_hits(),

@@ -1,7 +1,8 @@
 //! When records were written, as far as it is noted. Spec: `format-spec/folder.md`, "times".
 //!
-//! Records carry no time of writing. So a file beside the log says now and then how far the log had come: its entries are
-//! written without a sync, and one that is lost makes the answer coarser, not wrong.
+//! Records carry no time of writing. So a file beside the log says now and then how far the log had come. No write waits for
+//! its entries: they are made durable before a pause, when the view is. One that a power cut takes before makes the
+//! answer coarser, not wrong.
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,17 @@ pub(super) struct Times {
     len: Option<u64>,
     /// The last commit that has no entry yet.
     waiting: Option<(u64, i64)>,
+    durable: Durable,
+}
+
+/// What of the file survives a power cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Durable {
+    #[default]
+    All,
+    /// Its name, but not its last entries.
+    Name,
+    Nothing,
 }
 
 impl Times {
@@ -53,15 +65,38 @@ impl Inner {
         }
     }
 
-    /// Notes the last commit, before a pause.
+    /// Notes the last commit, before a pause, and makes all entries durable.
     pub(super) fn settle_times(&self) {
-        self.append_time(&mut lock(&self.times));
+        let mut times = lock(&self.times);
+        self.append_time(&mut times);
+        if times.durable == Durable::All {
+            return;
+        }
+        let (disk, path) = (&*self.place.disk, path_of(&self.folder));
+        let synced = disk.open(&path, Access::Write).and_then(|file| file.sync());
+        let named = match times.durable {
+            Durable::Nothing => synced.and_then(|()| disk.sync_folder(&self.folder)),
+            Durable::Name | Durable::All => synced,
+        };
+        match named {
+            Ok(()) => times.durable = Durable::All,
+            Err(error) => tracing::debug!(%error, "times of writes may be gone after a power cut"),
+        }
     }
 
     fn append_time(&self, times: &mut Times) {
         let Some((seq, ms)) = times.waiting.take() else { return };
-        match append(&*self.place.disk, &path_of(&self.folder), times.len, seq, ms) {
-            Ok(len) => *times = Times { seq, ms, len: Some(len), waiting: None },
+        let (disk, path) = (&*self.place.disk, path_of(&self.folder));
+        let is_new = times.len.is_none() && !matches!(disk.kind(&path), Ok(Some(_)));
+        match append(disk, &path, times.len, seq, ms) {
+            Ok(len) => {
+                let durable = match times.durable {
+                    Durable::All if !is_new => Durable::Name,
+                    Durable::All => Durable::Nothing,
+                    former => former,
+                };
+                *times = Times { seq, ms, len: Some(len), waiting: None, durable };
+            }
             Err(error) => tracing::debug!(%error, "the time of a write is not noted"),
         }
     }
@@ -134,4 +169,33 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Vec<(u64, i64)>> {
 
 fn path_of(folder: &Path) -> PathBuf {
     folder.join("times")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::embed::ModelSpec;
+    use crate::memory::Remember;
+    use crate::parts::chance::Chance;
+    use crate::parts::disk::SimulatedDisk;
+    use crate::store::{Engine, Options};
+
+    #[test]
+    fn what_was_noted_before_a_pause_survives_a_power_cut() {
+        let disk = SimulatedDisk::new(Path::new("/disk"));
+        let options = Options::bare("/disk/home").model(ModelSpec::None).background_embedding(false);
+        let store = Engine::open(options.disk(Arc::new(disk.clone())).alone()).expect("open");
+        store.remember(Remember::new("one")).expect("remember");
+        let path = path_of(&store.inner().folder);
+        let noted = |disk: &SimulatedDisk| read(disk, &path).expect("read").iter().map(|(seq, _)| *seq).max();
+        let cut = |seed| disk.after_power_cut(&mut Chance(seed));
+        assert!((0..20).any(|seed| noted(&cut(seed)).is_none()), "no write waits for it");
+        store.inner().settle_times();
+        assert!((0..20).all(|seed| noted(&cut(seed)) == Some(1)));
+        store.remember(Remember::new("two")).expect("remember");
+        store.inner().settle_times();
+        assert!((0..20).all(|seed| noted(&cut(seed)) == Some(2)));
+    }
 }

@@ -519,7 +519,7 @@ fn not_found(id: &MemoryId) -> Error {
     Error::new(ErrorKind::NotFound, format!("no memory has the id {id}")).hint("`memento-kv list` shows ids")
 }
 
-fn conflict(id: &MemoryId) -> Error {
+pub(super) fn conflict(id: &MemoryId) -> Error {
     Error::new(ErrorKind::Conflict, format!("the id {id} belongs to a memory with other content"))
         .hint("change that memory with `update`, or store this one under another id")
 }

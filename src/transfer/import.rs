@@ -1,10 +1,9 @@
 //! Everybody's memories into the store.
 //!
-//! A file is read twice: once to check all of it, then to store it. What fits one atomic group of the log (24 MiB of
-//! texts, metadata and vectors) is stored as one: after a crash all of it is there or none. A larger file is stored in
-//! several groups, one after the other, each of them atomic. All memories have ids, made of what they say where the file
-//! has none, so an import that was broken off between two groups is finished by repeating it, and nothing comes twice;
-//! the report says how many groups there were.
+//! A file is read twice: once to check all of it, then to store it as one group: after a crash all of it is there or
+//! none, however large it is. What fits a group of the log is written as one; what is larger goes past the queue of
+//! writers into segments of its own, behind a restore point, while nobody else writes. All memories have ids, made of
+//! what they say where the file has none, so nothing comes twice when a file is imported again.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Seek, SeekFrom};
@@ -18,13 +17,14 @@ use super::sqlite::{CopyOptions, Database, DatabaseKind};
 use super::{
     ImportFormat, ImportItem, JsonlReader, NOTES_MAX, UnknownKeys, claude_mem, mcp, mem0, read_json,
 };
-use crate::error::{Durability, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::secrets;
 use crate::store::{Engine, Given, Incoming, OnConflict, Outcome, Progress};
 
-/// Bytes that are stored as one atomic group, as far as they can be told before they are encoded. The log takes 32 MiB.
+/// Bytes that are stored as a group of the log, as far as they can be told before they are encoded. It takes 32 MiB.
 const GROUP_LEN_MAX: usize = 24 << 20;
-/// Memories that are stored as one atomic group.
-const GROUP_MEMORIES_MAX: usize = 65_536;
+/// Memories that are stored as a group of the log.
+const GROUP_MEMORIES_MAX: u64 = 65_536;
 /// Bytes of a memory in the log besides its texts, metadata and vectors.
 const MEMORY_OVERHEAD_LEN: usize = 160;
 /// Bytes of a vector in the log besides its numbers.
@@ -32,6 +32,8 @@ const VECTORS_OVERHEAD_LEN: usize = 32;
 /// Memories of one time that are put into the order in which they were stored, and bytes of their texts.
 const RUN_MEMORIES_MAX: usize = 65_536;
 const RUN_TEXT_LEN_MAX: usize = 16 << 20;
+/// Memories with a secret that an error names.
+const SECRETS_NAMED_MAX: usize = 10;
 /// How many memories pass between two reports of progress.
 const REPORT_INTERVAL: u64 = 256;
 
@@ -42,6 +44,7 @@ pub struct ImportOptions {
     format: Option<ImportFormat>,
     on_conflict: OnConflict,
     dry_run: bool,
+    allow_secrets: bool,
     scratch: Option<PathBuf>,
 }
 
@@ -67,6 +70,13 @@ impl ImportOptions {
     /// Whether everything is only checked and counted.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
+        self
+    }
+
+    /// Whether memories that hold a password, a key or a token are stored as they are. Otherwise a file with one is
+    /// refused, with the places of all of them.
+    pub fn allow_secrets(mut self, allow: bool) -> Self {
+        self.allow_secrets = allow;
         self
     }
 
@@ -110,8 +120,8 @@ pub struct Imported {
     pub left_out: u64,
     /// Memories that were stored with vectors that came with them, and need no new ones.
     pub vectors_reused: u64,
-    /// Atomic groups that the file was, or would be, stored in. With one, the import is all or nothing even in a crash.
-    pub groups: u64,
+    /// Memories that hold a secret. An import that is not told to allow them is refused for them.
+    pub secrets: u64,
     /// What was changed on the way in, such as a clamped importance, and what was left out: one line each, the first
     /// 10,000 of them.
     pub notes: Vec<String>,
@@ -128,15 +138,15 @@ impl Engine {
         progress: &mut dyn FnMut(ImportStage, Progress),
     ) -> Result<Imported> {
         let source = Source::open(path, options)?;
-        let mut import =
-            Import { store: self, on_conflict: options.on_conflict, progress, done: Imported::default() };
+        let mut import = Import { store: self, options, progress, done: Imported::default() };
         import.done.format = Some(source.format);
         import.done.origin = source.origin();
-        let total = import.check(&source).map_err(|error| located(error, path))?;
+        let found = import.check(&source).map_err(|error| located(error, path))?;
         if options.dry_run {
             return Ok(import.done);
         }
-        import.store(&source, total).map_err(|error| located(error, path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        import.store(&source, &found, &name).map_err(|error| located(error, path))?;
         Ok(import.done)
     }
 }
@@ -225,7 +235,8 @@ fn read_database(database: &Database, each: &mut Each<'_>) -> Result<Report> {
     }
     let read = database.read(&mut |item| {
         let given = item.embedding.map(Given::Original);
-        each(Item { incoming: Incoming { remember: item.remember, given }, notes: item.notes })
+        let place = format!("memory {}, row {}", item.index, item.rowid);
+        each(Item { incoming: Incoming { remember: item.remember, given }, place, notes: item.notes })
     })?;
     Ok(Report { memories: read.memories, left_out: read.left_out, notes: read.notes })
 }
@@ -302,23 +313,40 @@ fn note_unknown(sink: &mut Sink<'_, '_>, unknown: &UnknownKeys, place: &str) {
 /// One import at work.
 struct Import<'a> {
     store: &'a Engine,
-    on_conflict: OnConflict,
+    options: &'a ImportOptions,
     progress: &'a mut dyn FnMut(ImportStage, Progress),
     done: Imported,
 }
 
+/// What a file holds, as the check of all of it has shown.
+#[derive(Debug, Default)]
+struct Checked {
+    memories: u64,
+    /// Bytes of all of them in the log, or somewhat more.
+    len: usize,
+    /// Where the first secrets are, and of which kinds.
+    secrets: Vec<String>,
+}
+
+impl Checked {
+    /// Whether all of it can be written as a group of the log.
+    fn is_one_group(&self) -> bool {
+        self.memories <= GROUP_MEMORIES_MAX && self.len <= GROUP_LEN_MAX
+    }
+}
+
 impl Import<'_> {
-    /// Reads all of it and counts what would happen; says how many memories there are.
-    fn check(&mut self, source: &Source) -> Result<u64> {
+    /// Reads all of it and counts what would happen.
+    fn check(&mut self, source: &Source) -> Result<Checked> {
         let total = source.count();
         let mut preview = std::mem::take(&mut self.done);
-        let mut groups = Groups::default();
+        let mut found = Checked::default();
         let mut texts = super::ids::Texts::default();
-        let mut seen = 0_u64;
+        let options = self.options;
         let report = source.read(&mut |item| {
-            let Item { incoming, notes } = item;
+            let Item { incoming, place, notes } = item;
             let remember = &incoming.remember;
-            let outcome = self.store.preview_import(remember, self.on_conflict)?;
+            let outcome = self.store.preview_import(remember, options.on_conflict)?;
             preview.count(outcome);
             let is_again = !texts.insert(&remember.collection, &remember.text);
             if outcome == Outcome::New
@@ -327,99 +355,82 @@ impl Import<'_> {
                 preview.duplicates += 1;
             }
             for note in notes {
-                preview.note(&note);
+                preview.note(note.to_string());
             }
-            groups.add(&incoming);
-            seen += 1;
-            if seen.is_multiple_of(REPORT_INTERVAL) {
-                (self.progress)(ImportStage::Checking, Progress::new(seen, total));
+            let secrets = secrets::kinds(&remember.text, &remember.metadata);
+            if !secrets.is_empty() {
+                preview.secrets += 1;
+                let what = format!("{place}: {}", secrets.join(", "));
+                preview.note(format!("a secret in {what}"));
+                if found.secrets.len() < SECRETS_NAMED_MAX {
+                    found.secrets.push(what);
+                }
+            }
+            if !options.dry_run {
+                self.store.expect_vectors(&incoming)?;
+            }
+            found.memories += 1;
+            found.len = found.len.saturating_add(stored_len(&incoming));
+            if found.memories.is_multiple_of(REPORT_INTERVAL) {
+                (self.progress)(ImportStage::Checking, Progress::new(found.memories, total));
             }
             Ok(())
         })?;
         preview.left_out = report.left_out;
         for note in &report.notes {
-            preview.note(note);
+            preview.note(note.to_string());
         }
-        preview.groups = groups.count();
         self.done = preview;
-        Ok(report.memories)
+        if self.done.secrets > 0 && !options.dry_run && !options.allow_secrets {
+            return Err(refused(self.done.secrets, &found.secrets));
+        }
+        Ok(found)
     }
 
-    /// Stores it, group by group.
-    fn store(&mut self, source: &Source, total: u64) -> Result<()> {
-        let preview = &mut self.done;
-        (preview.imported, preview.unchanged, preview.replaced, preview.kept) = (0, 0, 0, 0);
-        let mut group = Vec::new();
-        let mut groups = Groups::default();
-        let mut stored = 0_u64;
-        let outcome = source.read(&mut |item| {
-            if groups.add(&item.incoming) && !group.is_empty() {
-                stored += self.store_group(&mut group)?;
-                (self.progress)(ImportStage::Storing, Progress::new(stored, total));
-            }
-            group.push(item.incoming);
-            Ok(())
-        });
-        let outcome = outcome.and_then(|_| self.store_group(&mut group));
-        match outcome {
-            Ok(last) => {
-                (self.progress)(ImportStage::Storing, Progress::new(stored + last, total));
+    /// Stores it as one group. What is known from the check is counted anew: others may have written meanwhile.
+    fn store(&mut self, source: &Source, found: &Checked, name: &str) -> Result<()> {
+        let done = &mut self.done;
+        (done.imported, done.unchanged, done.replaced, done.kept) = (0, 0, 0, 0);
+        let (progress, total) = (&mut self.progress, found.memories);
+        if found.is_one_group() {
+            let mut group = Vec::new();
+            source.read(&mut |item| {
+                group.push(item.incoming);
                 Ok(())
-            }
-            Err(error) if stored == 0 => Err(error),
-            Err(error) => {
-                let durability = match error.durability() {
-                    Durability::NotWritten => Durability::Unknown,
-                    other => other,
-                };
-                let hint = format!(
-                    "the first {stored} memories are safely stored; import the file again, nothing comes twice"
-                );
-                Err(error.hint(hint).durable(durability))
-            }
+            })?;
+            let (outcomes, reused) = self.store.import_group(&group, self.options.on_conflict)?;
+            outcomes.into_iter().for_each(|outcome| done.count(outcome));
+            done.vectors_reused += reused;
+        } else {
+            let target = format!("the import of {name}");
+            let mut stored = 0_u64;
+            self.store.import_all(&target, self.options.on_conflict, &mut |arriving| {
+                source.read(&mut |item| {
+                    let (outcome, has_vectors) = arriving.put(&item.incoming)?;
+                    done.count(outcome);
+                    done.vectors_reused += u64::from(has_vectors);
+                    stored += 1;
+                    if stored.is_multiple_of(REPORT_INTERVAL) {
+                        progress(ImportStage::Storing, Progress::new(stored, total));
+                    }
+                    Ok(())
+                })?;
+                Ok(())
+            })?;
         }
-    }
-
-    fn store_group(&mut self, group: &mut Vec<Incoming>) -> Result<u64> {
-        if group.is_empty() {
-            return Ok(0);
-        }
-        let (outcomes, reused) = self.store.import_group(group, self.on_conflict)?;
-        outcomes.into_iter().for_each(|outcome| self.done.count(outcome));
-        self.done.vectors_reused += reused;
-        let count = group.len() as u64;
-        group.clear();
-        Ok(count)
+        progress(ImportStage::Storing, Progress::new(total, total));
+        Ok(())
     }
 }
 
-/// Where one atomic group ends and the next begins.
-#[derive(Debug, Default)]
-struct Groups {
-    full: u64,
-    memories: usize,
-    len: usize,
-}
-
-impl Groups {
-    /// Counts a memory; says whether it begins a group.
-    fn add(&mut self, incoming: &Incoming) -> bool {
-        let len = stored_len(incoming);
-        let begins = self.memories == 0
-            || self.memories == GROUP_MEMORIES_MAX
-            || self.len.saturating_add(len) > GROUP_LEN_MAX;
-        if begins {
-            self.full += 1;
-            (self.memories, self.len) = (0, 0);
-        }
-        self.memories += 1;
-        self.len = self.len.saturating_add(len);
-        begins
-    }
-
-    fn count(&self) -> u64 {
-        self.full
-    }
+/// The error of a file with secrets, by their places and never by what they say.
+fn refused(count: u64, named: &[String]) -> Error {
+    let more = count.saturating_sub(named.len() as u64);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let memories = if count == 1 { "memory holds" } else { "memories hold" };
+    Error::new(ErrorKind::Refused, format!("{count} {memories} a secret: {}{more}", named.join("; "))).hint(
+        "take them out; or import the file as it is with --allow-secrets (in the library: `allow_secrets`)",
+    )
 }
 
 /// Bytes of a memory in the log, or somewhat more.
@@ -458,7 +469,7 @@ impl Imported {
         } += 1;
     }
 
-    fn note(&mut self, note: &super::Note) {
-        if self.notes.len() < NOTES_MAX { self.notes.push(note.to_string()) } else { self.notes_more += 1 }
+    fn note(&mut self, note: String) {
+        if self.notes.len() < NOTES_MAX { self.notes.push(note) } else { self.notes_more += 1 }
     }
 }

@@ -13,6 +13,8 @@ use crate::store::{Given, Incoming};
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) incoming: Incoming,
+    /// Where it stands in the file, for messages.
+    pub(super) place: String,
     /// What was changed to fit the limits of this store.
     pub(super) notes: Vec<Note>,
 }
@@ -114,7 +116,7 @@ impl<'a, 'b> Sink<'a, 'b> {
             None => remember.id = Some(id),
         }
         self.report.memories += 1;
-        (self.each)(Item { incoming: Incoming { remember, given }, notes })
+        (self.each)(Item { incoming: Incoming { remember, given }, place: place(), notes })
     }
 
     /// Takes a memory of the original's export, which was repaired and whose id is its own.
@@ -130,7 +132,8 @@ impl<'a, 'b> Sink<'a, 'b> {
         }
         let given = remember.vector.take().map(Given::Own);
         self.report.memories += 1;
-        (self.each)(Item { incoming: Incoming { remember, given }, notes })
+        let place = format!("memory {index}");
+        (self.each)(Item { incoming: Incoming { remember, given }, place, notes })
     }
 
     /// Counts what holds no memory, and says why.

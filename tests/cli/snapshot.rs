@@ -43,6 +43,25 @@ fn the_documented_workflow_works_word_for_word() {
     assert!(told.contains("1 forgotten") && told.contains("restore --undo"), "{told}");
     user.run(["restore", "--undo"]);
     assert_eq!(user.count(), 3);
+    // What was taken over is remembered, and can be chosen.
+    let shown = user.run(["stats"]);
+    assert!(
+        shown.contains("taken over") && shown.contains("an earlier snapshot in place of memory.db"),
+        "{shown}"
+    );
+    assert!(user.run(["where"]).contains("taken over"));
+    let points = user.json(["restore", "--json"]);
+    let names: Vec<_> =
+        points.as_array().expect("a list").iter().map(|point| point["name"].as_str()).collect();
+    let [Some(undo), Some(by_hand)] = names.as_slice() else { panic!("{points}") };
+    assert!(undo.starts_with("before the restore of the state before"), "{undo}");
+    assert_eq!(*by_hand, "before an earlier snapshot in place of memory.db");
+    assert_eq!((&points[0]["kind"], &points[1]["kind"]), (&json!("undo"), &json!("by_hand")));
+    let seq = points[0]["seq"].as_u64().expect("a sequence").to_string();
+    assert!(user.run(["restore"]).contains(&seq));
+    user.run(["restore", "--seq", seq.as_str()]);
+    assert_eq!(user.count(), 2, "the state before the undo");
+    user.run(["restore", "--undo"]);
     // memento export > memories.json
     let exported = user.program_named("memento").arg("export").output().expect("it can be run");
     let exported: serde_json::Value = serde_json::from_slice(&exported.stdout).expect("JSON");
@@ -74,7 +93,7 @@ fn backups_are_made_listed_and_restored() {
     user.run(["backup", beside]);
     assert!(user.fail(7, ["backup", beside]).contains("never takes the place of a file"));
     user.fail(1, ["restore", "no-such.db"]);
-    user.fail(2, ["restore"]);
+    user.fail(2, ["restore", "--exact"]);
     user.fail(2, ["restore", "--undo", "--latest"]);
 }
 

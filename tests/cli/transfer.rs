@@ -222,10 +222,7 @@ fn every_store_of_the_original_comes_in_with_every_row_and_its_vectors() {
         let before = fs::read(&file).expect("the fixture");
         let file = file.to_str().expect("UTF-8");
         let dry = user.json(["import", file, "--dry-run", "--json"]);
-        assert_eq!(
-            (dry["imported"].as_u64(), dry["groups"].as_u64(), user.count()),
-            (Some(rows), Some(1), 0)
-        );
+        assert_eq!((dry["imported"].as_u64(), user.count()), (Some(rows), 0));
         let imported = user.json(["import", file, "--json", "--no-embed"]);
         assert_eq!(imported["imported"], rows, "{name}: {imported}");
         // Two texts are longer than what the original's model read.
@@ -470,9 +467,7 @@ fn an_import_that_is_killed_leaves_all_of_a_file_or_nothing() {
 }
 
 #[test]
-fn an_import_of_several_groups_that_is_killed_is_finished_by_repeating_it() {
-    /// Texts of 1 MiB that fit one group beside their ids and labels.
-    const GROUP: u64 = 23;
+fn an_import_that_no_group_has_room_for_and_that_is_killed_leaves_all_of_a_file_or_nothing() {
     const ALL: u64 = 50;
     let source = User::new();
     let line = |i: u64| {
@@ -483,14 +478,43 @@ fn an_import_of_several_groups_that_is_killed_is_finished_by_repeating_it() {
     };
     let file = source.write("m.jsonl", (0..ALL).map(line).collect::<String>());
     let file = file.to_str().expect("UTF-8");
-    for step in [4, 8, 12, 16] {
+    let mut cut = 0;
+    for step in 0..14 {
         let user = User::new();
-        let count = killed_import(&user, file, std::time::Duration::from_millis(100 * step));
-        assert!(count == ALL || count.is_multiple_of(GROUP), "after {step} steps there are {count}");
-        let again = user.json(["import", file, "--no-embed", "--json"]);
-        assert_eq!((again["groups"].as_u64(), again["unchanged"].as_u64()), (Some(3), Some(count)));
-        assert_eq!(user.count(), ALL);
+        let count = killed_import(&user, file, std::time::Duration::from_millis(120 * step));
+        assert!(count == 0 || count == ALL, "after {step} steps there are {count}");
+        cut += u64::from(count == 0);
+        if step % 4 == 0 {
+            let again = user.json(["import", file, "--no-embed", "--json"]);
+            assert_eq!(again["unchanged"].as_u64(), Some(count));
+            assert_eq!(user.count(), ALL);
+            assert_eq!(user.json(["check", "--deep", "--json"])["findings"], json!([]));
+        }
     }
+    assert!(cut > 0, "every one of them was too late to cut anything");
+}
+
+#[test]
+fn a_file_with_secrets_is_refused_with_their_places_unless_they_are_allowed() {
+    const TOKEN: &str = "ghp_9Q2mZ7xKc4VtR8sLb1NwYd5HfJ3aUe6PqT0G";
+    let user = User::new();
+    let lines = format!(
+        "{{\"id\":\"a\",\"timestamp\":1,\"text\":\"the deploy key is {TOKEN}\"}}\n\
+         {{\"id\":\"b\",\"timestamp\":2,\"text\":\"something harmless\"}}\n\
+         {{\"id\":\"c\",\"timestamp\":3,\"text\":\"again {TOKEN}\"}}\n"
+    );
+    let file = user.write("m.jsonl", lines);
+    let file = file.to_str().expect("UTF-8");
+    let told = user.fail(7, ["import", file, "--no-embed"]);
+    assert!(told.contains("2 memories hold a secret: line 1: ") && told.contains("line 3: "), "{told}");
+    assert!(told.contains("--allow-secrets") && !told.contains(TOKEN), "{told}");
+    assert_eq!(user.count(), 0);
+    let dry = user.json(["import", file, "--dry-run", "--json"]);
+    assert_eq!((dry["secrets"].as_u64(), dry["imported"].as_u64()), (Some(2), Some(3)));
+    assert!(dry["notes"][0].as_str().is_some_and(|note| note.starts_with("a secret in line 1: ")), "{dry}");
+    let imported = user.json(["import", file, "--no-embed", "--allow-secrets", "--json"]);
+    assert_eq!((imported["secrets"].as_u64(), imported["imported"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(user.count(), 3);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod copies;
 mod lengths;
 mod limits;
 mod medium;

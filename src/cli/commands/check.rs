@@ -27,9 +27,10 @@ Examples:
   memento-kv check --repair
 
 Without an option it reads what says most about the rest, in milliseconds: manifest, headers, seals
-and their links, and the segment that is open. --deep reads every byte. --files does so without
+and their links, the segment that is open, and what memory.db and the backups say of themselves.
+--deep reads every byte. --files does so without
 opening the store, also beside a program that has it open. --repair reads every byte and mends what
-it finds; damaged files are kept in store/quarantine.
+it finds; damaged files, backups too, are kept in store/quarantine, and memory.db is published anew.
 
 With --resume a check that was cut short, by --timeout-ms or by Ctrl-C, goes on where it was: sealed
 segments, which never change, are noted in FILE when they were read and are whole, and of those only
@@ -96,7 +97,8 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
     let home = session::home(context)?;
     let bar = Bar::new(context.out, "checking", Unit::Bytes);
     if args.files {
-        return check_files_with(&home.path, &args.options(), &mut bar.listener());
+        let options = args.options().db_path(&home.db_path);
+        return check_files_with(&home.path, &options, &mut bar.listener());
     }
     if args.repair {
         let options = session::options(context, &home)?.create(false);
@@ -121,7 +123,8 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
         Err(refusal) => return Err(refusal),
     };
     // A store that is too damaged to open is what a check is for.
-    let report = check_files_with(&home.path, &args.options(), &mut bar.listener())?;
+    let options = args.options().db_path(&home.db_path);
+    let report = check_files_with(&home.path, &options, &mut bar.listener())?;
     match report.status {
         CheckStatus::Ok => Err(refusal),
         _ => Ok(report),

@@ -29,8 +29,10 @@ Examples:
   curl -s https://example.org/memories | memento-kv import -
 
 The content of the file tells what it is, unless --format names it. Ids and times are kept. Everything is checked before
-anything is stored, and importing a file again adds nothing twice. What somebody else is using is read as a private copy;
-nothing of it is changed.")]
+anything is stored, all of a file is stored or nothing, and importing a file again adds nothing twice. What somebody else
+is using is read as a private copy; nothing of it is changed.
+
+A file with passwords, keys or tokens is refused with exit code 7, with their places, unless --allow-secrets is given.")]
 pub(crate) struct ImportArgs {
     /// The file, or a folder of Markdown files; - reads standard input
     file: PathBuf,
@@ -46,6 +48,9 @@ pub(crate) struct ImportArgs {
     /// Leave making the vectors to a later `memento-kv reembed`
     #[arg(long)]
     no_embed: bool,
+    /// Store memories that hold a password, a key or a token as they are
+    #[arg(long)]
+    allow_secrets: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -118,8 +123,11 @@ fn import(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) ->
         // Before the store is opened, or even made: a wrong path is no reason for either.
         None => ImportFormat::of(file).map_err(renamed)?,
     };
-    let options =
-        ImportOptions::default().format(format).on_conflict(args.on_conflict.into()).dry_run(args.dry_run);
+    let options = ImportOptions::default()
+        .format(format)
+        .on_conflict(args.on_conflict.into())
+        .dry_run(args.dry_run)
+        .allow_secrets(args.allow_secrets);
     // What is only looked at makes no store: without one, an empty one somewhere else stands for it.
     let nowhere = args.dry_run.then(tempfile::tempdir).transpose();
     let nowhere =
@@ -180,12 +188,6 @@ fn tell(imported: &Imported, dry_run: bool, out: &Output) -> Result<(), Failure>
     if more > 0 {
         out.note(&format!("note: and {} like these, --json shows all", text::number(more)));
     }
-    if imported.groups > 1 {
-        out.note(&format!(
-            "note: too large for one atomic group, so {}; repeating an import that was broken off finishes it",
-            text::count(imported.groups, "group", "groups")
-        ));
-    }
     out.print_line(&summary(imported, dry_run))
 }
 
@@ -198,6 +200,7 @@ fn summary(imported: &Imported, dry_run: bool) -> String {
         (imported.kept, "kept as they are"),
         (imported.duplicates, "with a text that another memory has, too"),
         (imported.left_out, "left out"),
+        (imported.secrets, "with a secret"),
     ] {
         if count > 0 {
             let _ = write!(summary, ", {} {what}", text::number(count));

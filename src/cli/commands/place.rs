@@ -10,7 +10,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::{session, table};
 use crate::home::{Home, HomeInputs, locate};
-use crate::{ErrorKind, Result, Role, Sharing, Store};
+use crate::{ErrorKind, RestorePoint, Result, Role, Sharing, Store};
 
 #[derive(Debug, Serialize)]
 struct Place {
@@ -32,6 +32,8 @@ struct Place {
     /// Configuration files that were read, the strongest last.
     config_files: Vec<String>,
     remarks: Vec<String>,
+    /// States before a `memory.db` was taken over that somebody had put there or changed, the newest first.
+    taken_over: Vec<RestorePoint>,
     /// Databases of the original that are there.
     legacy: Vec<String>,
     /// Who owns the store and who asks it, when another process owns it.
@@ -62,6 +64,7 @@ fn place(home: &Home) -> Result<Place> {
         db_path: shown(&home.db_path),
         config_files: home.config.files().iter().map(|path| shown(path)).collect(),
         remarks: home.config.remarks().iter().map(ToString::to_string).collect(),
+        taken_over: Vec::new(),
         legacy: home.legacy.iter().map(|path| shown(path)).collect(),
         sharing: None,
     };
@@ -89,6 +92,7 @@ fn look_into_store(home: &Home, place: &mut Place) -> Result<()> {
         place.model = model.name;
     }
     place.model_problem = stats.model_problem;
+    place.taken_over = stats.taken_over;
     store.close()
 }
 
@@ -111,6 +115,7 @@ fn pretty(place: &Place, out: &Output) -> String {
     pairs.extend(place.model_problem.iter().map(|problem| ("model problem", problem.clone())));
     pairs.push(("models folder", place.models_dir.clone()));
     pairs.push(("memory.db", place.db_path.clone()));
+    pairs.extend(place.taken_over.first().map(session::taken_over));
     if place.config_files.is_empty() {
         pairs.push((config, "none".to_owned()));
     }
@@ -142,6 +147,7 @@ mod tests {
             db_path: "/h/memory.db".to_owned(),
             config_files: Vec::new(),
             remarks: vec!["a remark".to_owned()],
+            taken_over: Vec::new(),
             legacy: vec!["/old/memory.db".to_owned(), "/older/memory.db".to_owned()],
             sharing: None,
         };

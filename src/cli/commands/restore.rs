@@ -3,19 +3,25 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use comfy_table::{Cell, CellAlignment};
 
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
-use crate::cli::{session, text};
-use crate::{Moment, RestoreFrom, RestoreOptions, Restored, Result};
+use crate::cli::output::Output;
+use crate::cli::{session, table, text};
+use crate::{Moment, RestoreFrom, RestoreOptions, RestorePoint, Restored, Result};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  memento-kv restore
   memento-kv restore --latest --dry-run
   memento-kv restore ~/.memento/backups/memory_20260217_123456.db --exact
   memento-kv restore --at 2h
   memento-kv restore --undo
+
+Without a source it lists what can be gone back to: the states before restores, large imports and a memory.db that
+was put there by hand. `memento-kv backups` lists the backups.
 
 A file gives back what the store has lost; what the log knows to be newer stays, and what was forgotten
 since stays forgotten. With --exact, --at and --seq the store goes back to exactly that state. Nothing is
@@ -24,16 +30,16 @@ pub(crate) struct RestoreArgs {
     #[command(flatten)]
     source: Source,
     /// Go back to exactly what the file holds, also where the log has something newer
-    #[arg(long)]
+    #[arg(long, requires = "Source")]
     exact: bool,
     /// Only say what would change
-    #[arg(long)]
+    #[arg(long, requires = "Source")]
     dry_run: bool,
 }
 
-/// What to restore: one of them.
+/// What to restore: one of them, or none to see what there is.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Source {
     /// A backup, a snapshot, or a database of the original
     file: Option<PathBuf>,
@@ -52,7 +58,7 @@ struct Source {
 }
 
 pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let from = from(&args.source, context)?;
+    let Some(from) = from(&args.source, context)? else { return list(context) };
     // What a home without a store has to give back may be a backup.
     let (_, store) = match from {
         RestoreFrom::File(_) if !args.dry_run => session::open(context)?,
@@ -70,17 +76,50 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failu
     context.out.print(&pretty(&restored))
 }
 
-fn from(args: &Source, context: &Context<'_>) -> Result<RestoreFrom> {
+fn from(args: &Source, context: &Context<'_>) -> Result<Option<RestoreFrom>> {
     Ok(match (&args.file, &args.at, args.seq) {
-        (Some(file), ..) => RestoreFrom::File(file.clone()),
+        (Some(file), ..) => Some(RestoreFrom::File(file.clone())),
         (_, Some(at), _) => match session::moment(context, at)? {
-            Moment::At(ms) => RestoreFrom::At(ms),
+            Moment::At(ms) => Some(RestoreFrom::At(ms)),
             _ => unreachable!("a time is a time"),
         },
-        (_, _, Some(seq)) => RestoreFrom::Seq(seq),
-        _ if args.undo => RestoreFrom::Undo,
-        _ => RestoreFrom::Latest,
+        (_, _, Some(seq)) => Some(RestoreFrom::Seq(seq)),
+        _ if args.undo => Some(RestoreFrom::Undo),
+        _ if args.latest => Some(RestoreFrom::Latest),
+        _ => None,
     })
+}
+
+/// Lists what can be gone back to.
+fn list(context: &Context<'_>) -> Result<(), Failure> {
+    let (_, store) = session::open_existing(context)?;
+    let points = store.restore_points();
+    session::close(context, store);
+    let points = points?;
+    if context.out.json {
+        return context.out.print_json(&points);
+    }
+    if points.is_empty() {
+        context
+            .out
+            .note("nothing was restored or imported at large yet; `memento-kv backups` lists the backups");
+        return Ok(());
+    }
+    context.out.print(&listed(&points, context.out, context.now()))
+}
+
+fn listed(points: &[RestorePoint], out: &Output, now: i64) -> String {
+    let mut table = table::empty(out, ["Age", "Time", "Sequence", "State"]);
+    for point in points {
+        let seconds = point.at_ms.div_euclid(1000);
+        table.add_row(vec![
+            Cell::new(text::age(seconds, now)),
+            Cell::new(text::local_time(seconds)),
+            Cell::new(point.seq).set_alignment(CellAlignment::Right),
+            Cell::new(text::line(&point.name)),
+        ]);
+    }
+    format!("{table}\n`memento-kv restore --seq SEQUENCE` goes back to one of them\n")
 }
 
 fn pretty(restored: &Restored) -> String {

@@ -9,6 +9,9 @@ use crate::cli::output::Output;
 use crate::cli::{session, table, text};
 use crate::{Result, Role, Sharing, Stats};
 
+/// How often a `memory.db` was taken over, as far as it is shown.
+const TAKEN_OVER_SHOWN_MAX: usize = 5;
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  memento-kv stats\n  memento-kv stats --json | jq .memories")]
 pub(crate) struct StatsArgs {
@@ -98,6 +101,7 @@ fn pretty(home: &str, stats: &Stats, sharing: Option<&Sharing>, out: &Output) ->
     pairs.push(("view", text::bytes(stats.view_bytes)));
     pairs.push(("last sequence", text::number(stats.last_seq)));
     pairs.extend(sharing.into_iter().flat_map(shared));
+    pairs.extend(stats.taken_over.iter().take(TAKEN_OVER_SHOWN_MAX).map(session::taken_over));
     let mut answer = table::figures(out, pairs);
     if stats.pending > 0 {
         answer

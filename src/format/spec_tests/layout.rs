@@ -25,6 +25,7 @@ fn segment_header() -> SegmentHeader {
         prev_last_seq: 0x4142_4344_4546_4748,
         prev_chain: 0x5152_5354,
         created_unix_ms: -2,
+        has_restores: false,
         rewrite: None,
     }
 }
@@ -63,7 +64,7 @@ fn a_segment_header_is_laid_out_as_in_its_table() {
     // What the page calls fixed is refused when it is otherwise, as damage or as a newer version.
     for row in table.iter().filter(|row| fixed_value(row).is_some()) {
         let mut fields = copy.to_vec();
-        fields[row[0].parse::<usize>().expect("an offset")] ^= 2;
+        fields[row[0].parse::<usize>().expect("an offset")] ^= 4;
         let checksum = crc32fast::hash(&fields[..124]);
         fields[124..].copy_from_slice(&checksum.to_le_bytes());
         let mut other = [0; SEGMENT_HEADER_LEN];

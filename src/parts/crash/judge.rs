@@ -282,7 +282,7 @@ fn may_change(path: &Path) -> bool {
     path == store.join("RESERVE")
         || path == store.join("LOCK")
         || path == store.join("MANIFEST")
-        // When something was written is a help and no more, and is not synced.
+        // When something was written is a help and no more, and is synced before a pause only.
         || path == store.join("times")
         || path.starts_with(store.join("quarantine"))
         || path.starts_with(store.join("index"))

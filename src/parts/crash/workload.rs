@@ -12,6 +12,7 @@ use super::session::{HOME, Session, TinyModel, vector_of};
 use crate::error::Result;
 use crate::memory::{Memory, MemoryId, Remember, Update};
 use crate::snapshot::{RestoreFrom, RestoreOptions};
+use crate::store::{Arriving, Given, Incoming, OnConflict};
 
 /// Importance that a repeated text asks for.
 const IMPORTANCE_REPEATED: f64 = 0.9;
@@ -83,6 +84,8 @@ pub(super) enum Operation {
     Restore(usize),
     /// Goes back to the state before the last restore.
     Undo,
+    /// New memories from elsewhere, as one group past the queue of writers.
+    Import(Vec<Item>),
     Reopen,
 }
 
@@ -100,7 +103,7 @@ impl Operation {
             let ids = content.memories.keys();
             ids.clone().nth(chance.index(ids.len().max(1))).cloned()
         };
-        match (chance.below(24), any(chance)) {
+        match (chance.below(25), any(chance)) {
             (19, _) => Self::Snapshot,
             (20, _) => Self::Backup(number),
             (21 | 22, _) if content.aside.backup.is_some() => {
@@ -122,6 +125,10 @@ impl Operation {
             (9, _) => Self::Reopen,
             (16, _) => Self::Compact,
             (18, _) => Self::Index,
+            (24, _) => {
+                let count = 1 + chance.index(6);
+                Self::Import((0..count).map(|part| Item::draw(number, part, chance)).collect())
+            }
             (17, Some(id)) => Self::Purge(vec![id]),
             (kind, _) => {
                 let count = if kind < 13 { 1 } else { 2 + chance.index(4) };
@@ -147,6 +154,7 @@ impl Operation {
             Self::Restore(number) => content.aside.backup.as_ref().is_some_and(|(have, _)| have == number),
             Self::Undo => content.aside.undo.is_some(),
             Self::Remember(_)
+            | Self::Import(_)
             | Self::Snapshot
             | Self::Backup(_)
             | Self::Embed
@@ -167,6 +175,13 @@ impl Operation {
                 let is_single = items.len() == 1;
                 for Item { memory, has_vector } in items {
                     let vector = (is_single || *has_vector).then(|| vector_of(&memory.text, model));
+                    let held = Held { memory: Arc::new(memory.clone()), vector };
+                    content.memories.insert(memory.id.to_string(), held);
+                }
+            }
+            Self::Import(items) => {
+                for Item { memory, has_vector } in items {
+                    let vector = has_vector.then(|| vector_of(&memory.text, model));
                     let held = Held { memory: Arc::new(memory.clone()), vector };
                     content.memories.insert(memory.id.to_string(), held);
                 }
@@ -258,6 +273,15 @@ impl Operation {
             Self::Undo => {
                 session.store()?.restore(&RestoreFrom::Undo, RestoreOptions::default()).map(|_| None)
             }
+            Self::Import(items) => {
+                let store = session.store()?;
+                let all: Vec<Incoming> = items.iter().map(|item| item.incoming(content.model)).collect();
+                all.iter().try_for_each(|incoming| store.expect_vectors(incoming))?;
+                let mut fill = |arriving: &mut Arriving<'_, '_, '_>| {
+                    all.iter().try_for_each(|incoming| arriving.put(incoming).map(drop))
+                };
+                store.import_all("the import of a file", OnConflict::Fail, &mut fill).map(|()| None)
+            }
             Self::Reopen => session.reopen().map(|()| None),
         }
     }
@@ -322,6 +346,12 @@ impl Item {
         let request = Remember::new(text.as_str()).id(id.clone()).at(*timestamp).tags(tags);
         let request = request.metadata(metadata.clone());
         if self.has_vector { request.vector(vector_of(text, model)) } else { request }
+    }
+
+    fn incoming(&self, model: TinyModel) -> Incoming {
+        let mut remember = self.request(model);
+        let given = remember.vector.take().map(Given::Own);
+        Incoming { remember, given }
     }
 }
 

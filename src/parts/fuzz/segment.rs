@@ -221,6 +221,7 @@ pub(super) fn sample(number: u64, base_seq: u64, previous: Option<&Sample>, seal
         prev_last_seq: previous.map_or(0, |previous| previous.last_seq),
         prev_chain: previous.map_or(0, |previous| previous.chain),
         created_unix_ms: 1_771_329_603_000,
+        has_restores: false,
         rewrite: None,
     };
     let mut sample = Sample {

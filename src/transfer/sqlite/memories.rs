@@ -35,7 +35,6 @@ pub(crate) struct DatabaseItem {
     /// Its number in the database, counted from 1, left out ones included.
     pub(crate) index: u64,
     /// The row it stands in.
-    #[allow(dead_code, reason = "for a memory.db that was edited by hand")]
     pub(crate) rowid: i64,
     /// The memory. It always has an id, and no vector.
     pub(crate) remember: Remember,
