@@ -39,6 +39,7 @@ mod fs;
 pub mod home;
 mod index;
 mod log;
+pub mod logs;
 mod memory;
 mod pack;
 #[doc(hidden)]

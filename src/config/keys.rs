@@ -115,6 +115,12 @@ const KEYS: &[Key] = &[
         config.capture.names = aliases(value)?;
         Ok(())
     }),
+    key("logs", "max_mb", "logs.max_mb", "16", |config, value, _| {
+        whole(value, 1, 48, |mb| config.logs.max_mb = mb as u32)
+    }),
+    key("logs", "keep_days", "logs.keep_days", "90", |config, value, _| {
+        whole(value, 1, 3650, |days| config.logs.keep_days = days as u32)
+    }),
     key("", "debug", "debug", "true", |config, value, _| switch(value, |on| config.debug = on)),
 ];
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// What is captured of conversations.
     pub capture: CaptureConfig,
+    /// How much of the logs is kept.
+    pub logs: LogsConfig,
     /// `debug`, or `MEMENTO_DEBUG`: log at debug level. Default false.
     pub debug: bool,
     files: Vec<PathBuf>,
@@ -156,6 +158,21 @@ pub struct CaptureConfig {
 impl Default for CaptureConfig {
     fn default() -> Self {
         Self { threshold: 0.5, per_hour: 1000, names: Vec::new() }
+    }
+}
+
+/// Section `logs`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogsConfig {
+    /// `max_mb`: how many MiB all logs take together, 1 to 48. Default 16.
+    pub max_mb: u32,
+    /// `keep_days`: for how many days a rotated log is kept, 1 to 3650. Default 90.
+    pub keep_days: u32,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self { max_mb: 16, keep_days: 90 }
     }
 }
 
@@ -360,7 +377,8 @@ mod tests {
             "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\n  history_days: 3\n  history_max_mb: 10\n\
              embed:\n  model: some/model\n  cache_size: 10\n  cache_dir: models\n\
              search:\n  default_topk: 8\n  timeout_ms: 0\n  hybrid_alpha: 0.25\n\
-             health:\n  check_interval_hours: 24\n  auto_rollback: false\ndebug: true\n",
+             health:\n  check_interval_hours: 24\n  auto_rollback: false\n\
+             logs:\n  max_mb: 2\n  keep_days: 14\ndebug: true\n",
         )
         .expect("a good file");
         assert_eq!(
@@ -389,6 +407,7 @@ mod tests {
         };
         assert_eq!(config.search, search);
         assert_eq!(config.health, HealthConfig { check_interval_hours: 24, auto_rollback: false });
+        assert_eq!(config.logs, LogsConfig { max_mb: 2, keep_days: 14 });
         assert!(config.debug);
         assert_eq!(config.remarks(), []);
         assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 14 });
@@ -470,6 +489,8 @@ mod tests {
             ("search:\n  hybrid_alpha: .nan\n", "line 2: search.hybrid_alpha is NaN"),
             ("search:\n  hybrid_alpha:\n    a: 1\n", "line 2: search.hybrid_alpha is a mapping"),
             ("embed:\n  cache_size: .inf\n", "line 2: embed.cache_size is inf"),
+            ("logs:\n  max_mb: 0\n", "line 2: logs.max_mb is 0, expected a whole number from 1 to 48"),
+            ("logs:\n  keep_days: forever\n", "line 2: logs.keep_days is the text"),
             ("storage: 5\n", "line 1: storage is 5, expected a section"),
             ("health: [a]\n", "line 1: health is a list, expected a section"),
         ] {
