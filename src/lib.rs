@@ -34,6 +34,7 @@ pub mod clock;
 pub mod config;
 pub mod embed;
 mod error;
+pub mod failure;
 mod format;
 mod fs;
 pub mod home;

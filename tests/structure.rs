@@ -41,6 +41,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("transfer", &["error", "time", "memory", "store"]),
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
     ("spool", &["error", "clock", "logs", "memory", "store", "transfer"]),
+    ("failure", &["error", "time", "home"]),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.
@@ -48,8 +49,10 @@ const DOORS: &str = "parts";
 
 /// The program's room: it sees what a user of the library sees, the crate's root and these rooms.
 const PROGRAM: &str = "cli";
-const PUBLIC_ROOMS: &[&str] =
-    &["capture", "check", "clock", "config", "embed", "home", "logs", "secrets", "spool", "time", "transfer"];
+const PUBLIC_ROOMS: &[&str] = &[
+    "capture", "check", "clock", "config", "embed", "failure", "home", "logs", "secrets", "spool", "time",
+    "transfer",
+];
 
 /// Where the rooms are put together.
 const ROOTS: &[&str] = &["lib", "main", "bin"];
