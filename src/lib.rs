@@ -46,6 +46,7 @@ mod pack;
 #[doc(hidden)]
 pub mod parts;
 mod rank;
+pub mod schedule;
 mod scope;
 pub mod secrets;
 mod snapshot;

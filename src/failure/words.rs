@@ -271,7 +271,8 @@ pub fn shown_file(file: &str) -> &str {
             let stem = name.strip_prefix("memory_").and_then(|rest| rest.strip_suffix(".db"));
             file.matches('/').count() == 1 && stem.is_some_and(|stem| stem.split('_').all(is_number))
         }
-        _ => FIXED_NAMES.contains(&file),
+        // What it is may be said again.
+        _ => FIXED_NAMES.contains(&file) || FileKind::named(file).is_some(),
     };
     if is_ours { file } else { kind.name() }
 }
@@ -302,6 +303,7 @@ mod tests {
             ("store/MANIFEST", "store/MANIFEST"),
             ("backups/memory_20261123_010203.db", "backups/memory_20261123_010203.db"),
             ("backups/my divorce.db", "backup"),
+            ("backup", "backup"),
             ("backups/memory_x_y.db", "backup"),
             ("backups/a/memory_1_2.db", "backup"),
             ("store/seg/x.mseg", "segment"),

@@ -11,6 +11,7 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod export;
+pub(crate) mod failures;
 mod fallback;
 pub(crate) mod forget;
 pub(crate) mod get;
