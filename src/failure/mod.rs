@@ -169,8 +169,8 @@ impl SentWhat {
     }
 }
 
-/// Handles what failed: writes it into `failures.log`, runs the alert, and tells GitHub where the user opted in. Never
-/// fails itself, and never waits longer than a command and GitHub are given, which is two minutes at most.
+/// Handles what failed, which is everything that is worth telling: an error of the disk that may pass is handed over when
+/// it comes again. Writes it into `failures.log`, runs the alert, and tells GitHub where the user opted in. Never fails itself, and never waits longer than a command and GitHub are given, which is two minutes at most.
 ///
 /// Not to be called while a lock of the store is held: a command of the user's runs in it.
 pub fn handle(home: &Home, now_ms: i64, failures: &[Failure]) -> Handled {

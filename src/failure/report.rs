@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::line::{self, rfc_3339};
 use super::state::Report;
-use super::words::{Deed, FileKind, Kind, shown_file};
+use super::words::{Deed, Kind, shown_file};
 use super::{Failure, Lost};
 use crate::logs::{self, Log};
 use crate::time;
@@ -62,8 +62,7 @@ pub(super) fn body(report: &Report, about: &About<'_>) -> String {
     body.push_str(&facts(report));
     body.push_str("\n### Logs\n\n");
     for log in [Log::Failures, Log::Health] {
-        let _ =
-            writeln!(body, "`{}`, the lines that hold nothing but words of the program:\n", log.file_name());
+        let _ = writeln!(body, "`{}`, where nothing but words of the program stand:\n", log.file_name());
         let lines = excerpt(&logs::tail(about.home, log, TAIL_LEN).unwrap_or_default());
         let _ = writeln!(body, "```text\n{lines}```\n");
     }
@@ -161,9 +160,9 @@ fn kind_name(report: &Report) -> &'static str {
     report.kind().map_or("failure", Kind::name)
 }
 
-/// The last lines in which every word is ours.
+/// The last lines that are ours.
 fn excerpt(log: &str) -> String {
-    let ours: Vec<&str> = log.lines().filter(|line| is_ours(line)).collect();
+    let ours: Vec<&str> = log.lines().filter_map(ours).collect();
     let mut lines = String::new();
     for line in &ours[ours.len().saturating_sub(LINES_MAX)..] {
         let _ = writeln!(lines, "{line}");
@@ -176,7 +175,9 @@ fn excerpt(log: &str) -> String {
 }
 
 /// Names of what a line of our logs says, before a `=`.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 29] = [
+    "status",
+    "check",
     "seq",
     "files",
     "more_files",
@@ -187,82 +188,92 @@ const NAMES: [&str; 25] = [
     "lost_until",
     "fingerprint",
     "memories",
-    "records",
-    "segments",
     "findings",
-    "backups",
-    "bytes",
-    "free",
-    "growth",
-    "age",
-    "took_ms",
-    "check",
+    "mend",
+    "restore",
+    "spool",
+    "embed",
     "snapshot",
     "backup",
-    "run",
-    "status",
-    "issue",
+    "index",
+    "logs",
+    "disk",
+    "clock",
+    "note",
+    "metrics",
+    "failures",
+    "backup_age",
+    "free_mb",
+    "took_ms",
 ];
 
-/// Words of our logs that stand alone or behind a `=`.
-const WORDS: [&str; 26] = [
-    "ok",
-    "damaged",
-    "healed",
-    "lost",
-    "io",
-    "quick",
-    "deep",
-    "due",
-    "none",
-    "made",
-    "fresh",
-    "stale",
-    "skipped",
-    "busy",
-    "failed",
-    "verified",
-    "unverified",
-    "restored",
-    "repaired",
-    "incomplete",
-    "Issue",
-    "(opened)",
-    "(commented)",
-    "(closed)",
-    "(reopened)",
-    "health",
+/// Words of our logs that stand behind a `=`.
+const WORDS: [&str; 19] = [
+    "ok", "nothing", "running", "healed", "failed", "busy", "damaged", "lost", "decision", "done", "would",
+    "skipped", "warning", "quick", "deep", "files", "none", "unknown", "io",
 ];
 
-/// Whether every word of a line is a time, a figure, a word of the program or a file that it named.
-fn is_ours(line: &str) -> bool {
-    let Some((time, message)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) else {
-        return false;
+/// How a line of `health.log` may begin, before its first `name=value`.
+const BEGINNINGS: [&str; 8] = [
+    "health check passed:",
+    "health check passed after healing:",
+    "health check left to another run:",
+    "health check failed:",
+    "health check found the store busy:",
+    "CRITICAL health check found damage:",
+    "CRITICAL health check found a loss:",
+    "CRITICAL health check needs a decision:",
+];
+
+/// The line, up to what it may add for people, when all of that is a time, figures, words of the program and files that it
+/// named.
+fn ours(line: &str) -> Option<&str> {
+    let line = line.split("; ").next().unwrap_or(line);
+    let (time, message) = line.strip_prefix('[')?.split_once("] ")?;
+    (is_time(time) && (is_issue(message) || is_said(message))).then_some(line)
+}
+
+/// Whether it is `Issue #12: store_gone (opened)`.
+fn is_issue(message: &str) -> bool {
+    let words: Vec<&str> = message.split(' ').collect();
+    let [issue, number, kind, what] = words[..] else { return false };
+    let number = number.strip_prefix('#').and_then(|number| number.strip_suffix(':'));
+    issue == "Issue"
+        && number.is_some_and(is_figure)
+        && Kind::named(kind).is_some()
+        && ["(opened)", "(commented)", "(closed)", "(reopened)"].contains(&what)
+}
+
+/// Whether it is a beginning of ours and then nothing but names with values.
+fn is_said(message: &str) -> bool {
+    let rest = match BEGINNINGS.iter().find_map(|beginning| message.strip_prefix(beginning)) {
+        Some(rest) => rest,
+        None => {
+            let mut words = message.splitn(3, ' ');
+            let (class, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            if Kind::named(kind).is_none_or(|kind| kind.class().name() != class) {
+                return false;
+            }
+            &message[class.len() + 1 + kind.len()..]
+        }
     };
-    is_time(time)
-        && message.split(' ').all(|word| match word.split_once('=') {
-            Some((name, value)) => NAMES.contains(&name) && value.split(',').all(is_our_value),
-            None => is_our_value(word),
-        })
+    rest.split(' ').skip(1).all(|word| {
+        word.split_once('=')
+            .is_some_and(|(name, value)| NAMES.contains(&name) && value.split(',').all(is_our_value))
+    }) && (rest.is_empty() || rest.starts_with(' '))
 }
 
 fn is_our_value(word: &str) -> bool {
-    let bare = word.strip_suffix(':').unwrap_or(word);
-    WORDS.contains(&bare)
-        || Kind::named(bare).is_some()
-        || Deed::named(bare).is_some()
-        || line::is_class(bare)
+    WORDS.contains(&word)
         || line::is_deed(word)
-        || is_figure(bare)
+        || is_figure(word)
         || is_time(word)
         || line::is_fingerprint(word)
-        || (FileKind::named(word).is_some()
-            || FileKind::of(word) != FileKind::Other && shown_file(word) == word)
+        || shown_file(word) == word
 }
 
 /// A number, a range of two, with a unit or a `#`; never longer than a number is.
 fn is_figure(word: &str) -> bool {
-    let word = word.strip_prefix('#').unwrap_or(word);
     let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
     word.len() <= 41
         && word.starts_with(|c: char| c.is_ascii_digit())
@@ -378,7 +389,8 @@ mod tests {
         logs::append(home.path(), Log::Failures, NOW_MS, "damaged segment_damaged seq=99 done=healed:2")
             .expect("log");
         logs::append(home.path(), Log::Failures, NOW_MS, "my divorce is through").expect("log");
-        logs::append(home.path(), Log::Health, NOW_MS, "ok seq=99 memories=12").expect("log");
+        logs::append(home.path(), Log::Health, NOW_MS, "health check passed: seq=99 memories=12")
+            .expect("log");
         let body = body(&report(), &About { home: home.path(), reporter: "0123456789abcdef" });
         assert_eq!(title(&report()), "Memento Failure: segment_damaged at 2026-02-17T12:00Z");
         for part in [
@@ -389,7 +401,7 @@ mod tests {
             "- **Lost for good:** 3 records, sequences 4 to 6, written after 2026-02-17T11:59:00Z and until 2026-02-17T12:00:00Z\n",
             "- **Found:** once, first at",
             "[2026-02-17T12:00:00Z] damaged segment_damaged seq=99 done=healed:2\n(left out: 1)\n",
-            "[2026-02-17T12:00:00Z] ok seq=99 memories=12\n",
+            "[2026-02-17T12:00:00Z] health check passed: seq=99 memories=12\n",
             "- [ ] Back up the fixed state",
             std::env::consts::ARCH,
             "<!-- memento-kv failure ",
@@ -405,29 +417,41 @@ mod tests {
     #[test]
     fn a_line_is_ours_when_every_word_is() {
         for line in [
-            "[2026-02-17T12:00:00Z] lost store_gone seq=7 files=store,memory.db done=restored:1,replayed:20 lost=3 \
-             lost_seqs=8-10 lost_after=2026-02-17T11:00:00Z fingerprint=0123456789ab",
-            "[2026-02-17T12:00:00Z] Issue #12: store_gone (opened)",
-            "[2026-02-17T12:00:00Z] ok check=quick seq=12 took_ms=40 free=12.5GiB age=3h",
+            "lost store_gone seq=7 files=store,memory.db done=restored:1,replayed:20 lost=3 lost_seqs=8-10 \
+             lost_after=2026-02-17T11:00:00Z fingerprint=0123456789ab",
+            "damaged segment_damaged files=store/seg/0000000007-00000000000000000041.mseg,other",
+            "Issue #12: store_gone (opened)",
+            "health check passed: status=ok check=quick seq=12 memories=9 backup=done backup_age=40s free_mb=12345 took_ms=40",
+            "CRITICAL health check found a loss: status=lost lost=unknown took_ms=1",
         ] {
-            assert!(is_ours(line), "{line}");
+            let line = format!("[2026-02-17T12:00:00Z] {line}");
+            assert_eq!(ours(&line), Some(line.as_str()));
         }
+        let cut = ours(
+            "[2026-02-17T12:00:00Z] CRITICAL health check found a loss: lost=1; what she said about him",
+        );
+        assert_eq!(cut, Some("[2026-02-17T12:00:00Z] CRITICAL health check found a loss: lost=1"));
         for line in [
             "",
             "ok",
-            "[2026-02-17T12:00:00Z] ",
-            "[2026-02-17T12:00:00Z] ok hunter2",
-            "[2026-02-17T12:00:00Z] ok password=1",
-            "[2026-02-17T12:00:00Z] ok seq=hunter2",
-            "[2026-02-17T12:00:00Z] ok seq=12hunter",
-            "[2026-02-17T12:00:00Z] ok files=/home/ann/x",
-            "[2026-02-17T12:00:00Z] ok files=backups/ann.db",
-            "[2026-02-17T12:00:00Z] ok ```",
-            "[2026-02-17T12:00:00Z] ok seq=4111111111111111411111111111111141111111111",
-            "[my secret Z] ok",
+            "found the store",
+            "lost store_gone hunter2",
+            "damaged store_gone seq=1",
+            "health check passed: hunter2",
+            "health check passed:hunter2=1",
+            "health check passed: password=1",
+            "health check passed: seq=hunter2",
+            "health check passed: seq=12hunter",
+            "health check passed: files=/home/ann/x",
+            "health check passed: files=backups/ann.db",
+            "health check passed: ```",
+            "health check passed: seq=4111111111111111411111111111111141111111111",
+            "Issue #x: store_gone (opened)",
+            "Issue #1: my_secret (opened)",
         ] {
-            assert!(!is_ours(line), "{line}");
+            assert_eq!(ours(&format!("[2026-02-17T12:00:00Z] {line}")), None, "{line}");
         }
+        assert_eq!(ours("[my secret Z] lost store_gone"), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) fn next_step(report: &Report, config: &GithubConfig, now_ms: i64) -> 
     let is_day_old = |then_ms: i64| now_ms.abs_diff(then_ms) >= DAY_MS;
     let here = report.issue.as_ref().filter(|issue| config.repo.as_ref() == Some(&issue.repo));
     let Some(issue) = here else {
-        return (report.is_queued && report.is_grave()).then_some(Step::Open);
+        return report.is_queued.then_some(Step::Open);
     };
     if report.healthy_ms.is_none() {
         if !issue.is_open {
@@ -464,14 +464,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_that_nobody_asked_for_or_that_was_never_grave() {
+    fn nothing_is_told_that_nobody_asked_for() {
         let mut state = State::default();
         state.found(&[Failure::new(Kind::StoreGone, NOW_MS)], NOW_MS, false);
         assert_eq!(next_step(&state.reports[0], &config(), NOW_MS), None, "the user had not opted in");
-        let mut state = State::default();
-        state.found(&[Failure::new(Kind::NoSpace, NOW_MS)], NOW_MS, true);
-        assert_eq!(next_step(&state.reports[0], &config(), NOW_MS), None, "it happened once");
-        state.found(&[Failure::new(Kind::NoSpace, NOW_MS)], NOW_MS + 1, true);
+        state.found(&[Failure::new(Kind::StoreGone, NOW_MS)], NOW_MS + 1, true);
         assert_eq!(next_step(&state.reports[0], &config(), NOW_MS), Some(Step::Open));
         assert!(!is_due(&state, &GithubConfig { enabled: false, ..config() }, NOW_MS));
     }

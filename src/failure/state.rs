@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::words::{Class, Deed, Kind, shown_file};
+use super::words::{Deed, Kind, shown_file};
 use super::{Failure, Lost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Access, Disk, DiskFile, RealDisk};
@@ -113,11 +113,6 @@ impl Report {
         Kind::named(&self.kind)
     }
 
-    /// Whether it is worth telling: what is damaged or lost at once, a failure of input or output when it comes again.
-    pub(super) fn is_grave(&self) -> bool {
-        self.kind().is_some_and(|kind| kind.class() > Class::Io || self.count > 1)
-    }
-
     pub(super) fn lost(&self) -> Option<Lost> {
         self.lost.map(|LostState { records, seqs, window_ms }| Lost { records, seqs, window_ms })
     }
@@ -169,13 +164,6 @@ impl State {
             report.healthy_ms = Some(now_ms);
             report.streak = 0;
             changed = true;
-        }
-        // What never was worth an issue will not become one after all.
-        for report in self.reports.iter_mut().filter(|report| report.is_queued && report.issue.is_none()) {
-            if !report.is_grave() {
-                report.is_queued = false;
-                changed = true;
-            }
         }
         changed
     }
@@ -346,16 +334,17 @@ mod tests {
     }
 
     #[test]
-    fn input_and_output_are_told_when_they_fail_again() {
+    fn a_healthy_run_ends_a_row_of_failures() {
         let mut state = State::default();
-        let full = Failure::new(Kind::NoSpace, NOW_MS);
-        state.found(&[full.clone()], NOW_MS, true);
-        assert!(!state.reports[0].is_grave());
+        state.found(&[damaged()], NOW_MS, true);
         assert!(state.healthy(NOW_MS + 1));
-        assert!(!state.reports[0].is_queued, "it was once, and is over");
+        assert_eq!((state.reports[0].streak, state.reports[0].healthy_ms), (0, Some(NOW_MS + 1)));
         assert!(!state.healthy(NOW_MS + 2), "nothing more changes");
-        state.found(&[full], NOW_MS + 3, true);
-        assert!(state.reports[0].is_grave());
+        state.found(&[damaged()], NOW_MS + 3, true);
+        assert_eq!(
+            (state.reports[0].streak, state.reports[0].count, state.reports[0].healthy_ms),
+            (1, 2, None)
+        );
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl FileKind {
 }
 
 /// Files whose names are always the same.
-const FIXED_NAMES: [&str; 17] = [
+const FIXED_NAMES: [&str; 18] = [
     "store",
     "store/MANIFEST",
     "store/view.redb",
@@ -247,6 +247,7 @@ const FIXED_NAMES: [&str; 17] = [
     "store/owner.sock",
     "memory.db",
     "config.yaml",
+    "health.json",
     "logs/health.log",
     "logs/failures.log",
     "logs/automemory.log",
@@ -300,6 +301,12 @@ mod tests {
     fn a_file_is_told_by_its_name_only_where_the_program_gave_it() {
         for (file, shown) in [
             ("store/seg/0000000007.mseg", "store/seg/0000000007.mseg"),
+            (
+                "store/seg/0000000007-00000000000000000041-2.mseg",
+                "store/seg/0000000007-00000000000000000041-2.mseg",
+            ),
+            ("store/index/0000000003.mvec", "store/index/0000000003.mvec"),
+            ("store/seg/7-x.mseg", "segment"),
             ("store/MANIFEST", "store/MANIFEST"),
             ("backups/memory_20261123_010203.db", "backups/memory_20261123_010203.db"),
             ("backups/my divorce.db", "backup"),
