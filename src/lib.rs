@@ -32,6 +32,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod embed;
 mod error;
 pub mod failure;

@@ -43,6 +43,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("spool", &["error", "clock", "logs", "memory", "store", "transfer"]),
     ("failure", &["error", "time", "config", "fs", "home", "logs"]),
     ("schedule", &["error", "fs", "home", "failure"]),
+    (
+        "doctor",
+        &[
+            "error", "time", "config", "fs", "format", "home", "store", "snapshot", "logs", "failure",
+            "schedule",
+        ],
+    ),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.
@@ -51,8 +58,8 @@ const DOORS: &str = "parts";
 /// The program's room: it sees what a user of the library sees, the crate's root and these rooms.
 const PROGRAM: &str = "cli";
 const PUBLIC_ROOMS: &[&str] = &[
-    "capture", "check", "clock", "config", "embed", "failure", "home", "logs", "schedule", "secrets",
-    "spool", "time", "transfer",
+    "capture", "check", "clock", "config", "doctor", "embed", "failure", "home", "logs", "schedule",
+    "secrets", "spool", "time", "transfer",
 ];
 
 /// Where the rooms are put together.

@@ -199,7 +199,11 @@ pub(super) fn leftovers(found: &mut Examination, home: &Path, now_ms: i64) {
         );
     }
     if fs::metadata(home.join("spool.jsonl")).is_ok_and(|file| file.len() > 0) {
-        found.warn("leftovers", "memories wait in spool.jsonl to be brought into the store", "memento-kv snapshot");
+        found.warn(
+            "leftovers",
+            "memories wait in spool.jsonl to be brought into the store",
+            "memento-kv snapshot",
+        );
     }
     found.ok_unless_told("leftovers", "nothing was left behind");
 }

@@ -20,7 +20,11 @@ const BEHIND_MS: i64 = 10 * 60_000;
 
 pub(super) fn mount(found: &mut Examination, home: &Path) {
     let Ok(disk) = rustix::fs::statvfs(home) else {
-        found.warn("mount", "the system does not say which disk the home is on", format!("df {}", word(home)));
+        found.warn(
+            "mount",
+            "the system does not say which disk the home is on",
+            format!("df {}", word(home)),
+        );
         return;
     };
     if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
@@ -55,9 +59,8 @@ fn unsafe_file_system(home: &Path) -> Option<&'static str> {
     let kind = rustix::fs::statfs(home).ok()?.f_type;
     // The numbers of linux/magic.h.
     match u32::try_from(kind & 0xffff_ffff).ok()? {
-        0x6969 | 0x517b | 0xff53_4d42 | 0xfe53_4d42 | 0x0102_1997 | 0x00c3_6400 | 0x5346_414f | 0x7375_7245 => {
-            Some(NETWORK)
-        }
+        0x6969 | 0x517b | 0xff53_4d42 | 0xfe53_4d42 | 0x0102_1997 | 0x00c3_6400 | 0x5346_414f
+        | 0x7375_7245 => Some(NETWORK),
         0x6573_5546 => Some(
             "the home is on a file system of a program (FUSE), where locks and syncs may not hold: memories are safer on \
              a disk",
@@ -92,7 +95,8 @@ pub(super) fn clock(found: &mut Examination, home: &Path, now_ms: i64) {
 /// When the newest file of the store, or the newest log, was changed, in Unix milliseconds.
 fn newest_file_ms(home: &Path) -> Option<i64> {
     let folders = ["store", "store/seg", "logs"];
-    let files = folders.into_iter().filter_map(|folder| fs::read_dir(home.join(folder)).ok()).flatten().flatten();
+    let files =
+        folders.into_iter().filter_map(|folder| fs::read_dir(home.join(folder)).ok()).flatten().flatten();
     let changed = files.filter_map(|entry| entry.metadata().ok()).filter(|metadata| metadata.is_file());
     changed.map(|metadata| metadata.mtime().saturating_mul(1000)).max()
 }

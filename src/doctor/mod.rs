@@ -142,7 +142,8 @@ pub fn examine(inputs: &HomeInputs<'_>, tools: &Tools, now_ms: i64) -> Examinati
 /// The home as it would be without any configuration file.
 fn without_config(inputs: &HomeInputs<'_>) -> Option<Home> {
     let named = inputs.argument.clone().filter(|path| !path.as_os_str().is_empty());
-    let named = named.or_else(|| (inputs.env)("MEMENTO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from));
+    let named =
+        named.or_else(|| (inputs.env)("MEMENTO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from));
     let path = match named {
         Some(path) => path,
         None => inputs.user_home.clone()?.join(".memento"),
@@ -166,7 +167,9 @@ fn without_config(inputs: &HomeInputs<'_>) -> Option<Home> {
 /// A path as a word of a command for a shell.
 fn word(path: &Path) -> String {
     let text = path.to_string_lossy();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '+' | '=' | ':' | ',' | '@');
+    let is_plain = |c: char| {
+        c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '+' | '=' | ':' | ',' | '@')
+    };
     if text.chars().all(is_plain) && !text.is_empty() && !text.starts_with('-') {
         return text.into_owned();
     }
@@ -175,7 +178,10 @@ fn word(path: &Path) -> String {
 
 /// A path as a person reads it.
 fn told(path: &Path) -> String {
-    shown(path).chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
+    shown(path)
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] })
+        .collect()
 }
 
 /// So many days, hours or minutes.

@@ -11,7 +11,7 @@ pub(super) fn versions(found: &mut Examination) {
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH,
-        crate::store::FORMAT_VERSION
+        crate::format::segment::FORMAT_MAJOR
     );
     found.ok("versions", built);
 }
@@ -56,7 +56,8 @@ pub(super) fn config(found: &mut Examination, home: &Home) {
         found.bad("config", error.to_string(), edit(home.config.origin("embed.model")));
     }
     let files: Vec<String> = home.config.files().iter().map(|path| told(path)).collect();
-    let what = if files.is_empty() { "there is none: everything is as usual".to_owned() } else { files.join(", ") };
+    let what =
+        if files.is_empty() { "there is none: everything is as usual".to_owned() } else { files.join(", ") };
     found.ok_unless_told("config", what);
 }
 
@@ -93,10 +94,15 @@ pub(super) fn environment(found: &mut Examination, inputs: &HomeInputs<'_>, home
     let is_named = inputs.argument.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
     if let Some(variable) = value("MEMENTO_HOME") {
         if is_named && inputs.argument.as_ref().is_some_and(|argument| argument.as_os_str() != variable) {
-            found.warn("environment", "--home overrules MEMENTO_HOME, which names another folder", "unset MEMENTO_HOME");
+            found.warn(
+                "environment",
+                "--home overrules MEMENTO_HOME, which names another folder",
+                "unset MEMENTO_HOME",
+            );
         }
         for (name, path) in [("MEMORY_DB_PATH", &memory), ("MEMENTO_DB_PATH", &memento)] {
-            let elsewhere = |path: &std::ffi::OsString| std::path::Path::new(path).parent() != Some(variable.as_ref());
+            let elsewhere =
+                |path: &std::ffi::OsString| std::path::Path::new(path).parent() != Some(variable.as_ref());
             if path.as_ref().is_some_and(elsewhere) {
                 let what = format!("MEMENTO_HOME overrules {name}, which names a file in another folder");
                 found.warn("environment", what, format!("unset {name}"));
@@ -112,7 +118,11 @@ pub(super) fn environment(found: &mut Examination, inputs: &HomeInputs<'_>, home
         );
     }
     if inputs.user_home.is_none() {
-        found.warn("environment", "HOME is not set: ~/.memento cannot be found without it", "export HOME=/home/you");
+        found.warn(
+            "environment",
+            "HOME is not set: ~/.memento cannot be found without it",
+            "export HOME=/home/you",
+        );
     }
     found.ok_unless_told("environment", "no variable overrules another one");
 }

@@ -15,7 +15,8 @@ pub(super) fn look(found: &mut Examination, home: &Home) -> Option<Store> {
     }
     // A model that the configuration does not name right is told where the configuration is.
     let options = Options::of(home).unwrap_or_else(|_| Options::at(&home.path));
-    let options = options.read_only(true).create(false).publish(false).background_embedding(false).query_cache(false);
+    let options =
+        options.read_only(true).create(false).publish(false).background_embedding(false).query_cache(false);
     let store = match Store::open(options.lock_wait(Duration::ZERO)) {
         Ok(store) => store,
         Err(error) => {
@@ -28,14 +29,20 @@ pub(super) fn look(found: &mut Examination, home: &Home) -> Option<Store> {
                 ErrorKind::UnknownFormat => {
                     found.bad("store", format!("it does not open: {error}"), "cargo install memento-kv");
                 }
-                ErrorKind::Permission => found.bad("store", format!("it does not open: {error}"), mend_permission(home)),
+                ErrorKind::Permission => {
+                    found.bad("store", format!("it does not open: {error}"), mend_permission(home))
+                }
                 _ => found.bad("store", format!("it does not open: {error}"), "memento-kv check --repair"),
             }
             return None;
         }
     };
     for healed in store.healed() {
-        found.warn("store", format!("{} is damaged: {}", healed.file, healed.detail), "memento-kv check --repair");
+        found.warn(
+            "store",
+            format!("{} is damaged: {}", healed.file, healed.detail),
+            "memento-kv check --repair",
+        );
     }
     match store.stats() {
         Ok(stats) => {
@@ -55,7 +62,8 @@ fn model(found: &mut Examination, home: &Home, stats: &crate::store::Stats) {
     let name = stats.model.as_ref().map(|model| model.name.as_str());
     if let Some(problem) = &stats.model_problem {
         let what = format!("{problem}; recall goes on by words alone");
-        let command = name.map_or("memento-kv model list".to_owned(), |name| format!("memento-kv model pull {name}"));
+        let command =
+            name.map_or("memento-kv model list".to_owned(), |name| format!("memento-kv model pull {name}"));
         found.bad("model", what, command);
         return;
     }
@@ -74,11 +82,15 @@ fn model(found: &mut Examination, home: &Home, stats: &crate::store::Stats) {
             format!("memento-kv reembed --model {configured}"),
         );
     }
-    found.ok_unless_told("model", name.map_or("none is needed yet".to_owned(), |name| format!("{name} is there")));
+    found.ok_unless_told(
+        "model",
+        name.map_or("none is needed yet".to_owned(), |name| format!("{name} is there")),
+    );
 }
 
 /// Whether two names are of the model that is built in.
 fn is_same_model(name: &str, configured: &str) -> bool {
-    let is_built_in = |name: &str| name.to_ascii_lowercase().contains("minilm-l6") && !name.starts_with("fastembed:");
+    let is_built_in =
+        |name: &str| name.to_ascii_lowercase().contains("minilm-l6") && !name.starts_with("fastembed:");
     is_built_in(name) && is_built_in(configured)
 }

@@ -76,7 +76,11 @@ pub(super) fn schedule(found: &mut Examination, home: &Home, tools: &Tools, now_
         ),
         // Three intervals, and a margin for a machine that sleeps at night.
         _ if last.is_some_and(|last| now_ms.abs_diff(last) > HOUR_MS * (24 + 3 * u64::from(interval))) => {
-            found.warn("schedule", format!("{} should start health runs, but {ago}", names.join(", ")), "memento-kv health");
+            found.warn(
+                "schedule",
+                format!("{} should start health runs, but {ago}", names.join(", ")),
+                "memento-kv health",
+            );
         }
         _ => found.ok("schedule", format!("{} starts health runs; {ago}", names.join(", "))),
     }
@@ -105,9 +109,14 @@ pub(super) fn failures(found: &mut Examination, home: &Home, now_ms: i64) {
         let what = format!("{count} in the last 7 days, the last one, {}, {ago} ago", last.kind);
         found.warn("failures", what, "memento-kv failures");
     }
-    let waiting = failure::drafts(home).map_or(0, |drafts| drafts.iter().filter(|draft| draft.queued).count());
+    let waiting =
+        failure::drafts(home).map_or(0, |drafts| drafts.iter().filter(|draft| draft.queued).count());
     if waiting > 0 {
-        found.warn("failures", format!("{waiting} reports wait to be sent to GitHub"), "memento-kv failures --send");
+        found.warn(
+            "failures",
+            format!("{waiting} reports wait to be sent to GitHub"),
+            "memento-kv failures --send",
+        );
     }
     found.ok_unless_told("failures", "none in the last 7 days");
 }

@@ -266,7 +266,11 @@ pub fn shown_file(file: &str) -> &str {
         |text: &str| !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit());
     let is_ours = match kind {
         FileKind::Segment => {
-            name.strip_suffix(".mseg").is_some_and(is_number) && file.matches('/').count() == 2
+            let stem = name.strip_suffix(".mseg");
+            file.matches('/').count() == 2 && stem.is_some_and(|stem| stem.split('-').all(is_number))
+        }
+        FileKind::Index => {
+            file.matches('/').count() == 2 && name.strip_suffix(".mvec").is_some_and(is_number)
         }
         FileKind::Backup => {
             let stem = name.strip_prefix("memory_").and_then(|rest| rest.strip_suffix(".db"));
