@@ -42,6 +42,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("snapshot", &["error", "time", "memory", "fs", "store"]),
     ("spool", &["error", "clock", "logs", "memory", "store", "transfer"]),
     ("failure", &["error", "time", "home"]),
+    (
+        "health",
+        &["error", "clock", "time", "home", "fs", "logs", "store", "check", "snapshot", "spool", "failure"],
+    ),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.
@@ -50,8 +54,8 @@ const DOORS: &str = "parts";
 /// The program's room: it sees what a user of the library sees, the crate's root and these rooms.
 const PROGRAM: &str = "cli";
 const PUBLIC_ROOMS: &[&str] = &[
-    "capture", "check", "clock", "config", "embed", "failure", "home", "logs", "secrets", "spool", "time",
-    "transfer",
+    "capture", "check", "clock", "config", "embed", "failure", "health", "home", "logs", "secrets", "spool",
+    "time", "transfer",
 ];
 
 /// Where the rooms are put together.

@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, capture::CaptureArgs, captured::CapturedArgs, check::CheckArgs,
     completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, eval::EvalArgs, export::ExportArgs,
-    forget::ForgetArgs, get::GetArgs, import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs,
-    recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs,
-    restore::RestoreArgs, scan::ScanArgs, stats::StatsArgs, update::UpdateArgs,
+    forget::ForgetArgs, get::GetArgs, health::HealthArgs, import::ImportArgs, list::ListArgs,
+    model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs,
+    remember::RememberArgs, restore::RestoreArgs, scan::ScanArgs, stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -123,6 +123,8 @@ Happens by itself when a command ends and little has changed, and before a backu
     Backup(BackupArgs),
     /// List backups with age, size and verdict
     Backups(BackupsArgs),
+    /// Watch over the store: check, mend, publish, back up, report
+    Health(HealthArgs),
     /// Say what is different between two moments
     Diff(DiffArgs),
     /// Bring back a backup, a moment, or the state before the last restore
