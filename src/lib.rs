@@ -38,6 +38,7 @@ mod error;
 pub mod failure;
 mod format;
 mod fs;
+pub mod health;
 pub mod home;
 mod index;
 mod log;

@@ -50,6 +50,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "schedule",
         ],
     ),
+    (
+        "health",
+        &["error", "clock", "time", "home", "fs", "logs", "store", "check", "snapshot", "spool", "failure"],
+    ),
 ];
 
 /// Doors to single parts for `benches/` and `fuzz/`: they may open to every room, and no room goes through them.
@@ -58,7 +62,7 @@ const DOORS: &str = "parts";
 /// The program's room: it sees what a user of the library sees, the crate's root and these rooms.
 const PROGRAM: &str = "cli";
 const PUBLIC_ROOMS: &[&str] = &[
-    "capture", "check", "clock", "config", "doctor", "embed", "failure", "home", "logs", "schedule",
+    "capture", "check", "clock", "config", "doctor", "embed", "failure", "health", "home", "logs", "schedule",
     "secrets", "spool", "time", "transfer",
 ];
 

@@ -8,10 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, capture::CaptureArgs, captured::CapturedArgs, check::CheckArgs,
     completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, doctor::DoctorArgs, eval::EvalArgs,
-    export::ExportArgs, failures::FailuresArgs, forget::ForgetArgs, get::GetArgs, import::ImportArgs,
+    export::ExportArgs, failures::FailuresArgs, forget::ForgetArgs, get::GetArgs, health::HealthArgs, import::ImportArgs,
     list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs,
     reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, scan::ScanArgs,
-    schedule::ScheduleArgs, stats::StatsArgs, update::UpdateArgs,
+    stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -126,17 +126,10 @@ Happens by itself when a command ends and little has changed, and before a backu
     Backups(BackupsArgs),
     /// What is wrong with this installation, and the command that mends it
     Doctor(DoctorArgs),
-    /// Let cron or systemd start health runs
-    #[command(hide = true, after_help = "Examples:\n  memento-kv schedule --install cron --dry-run")]
-    Schedule {
-        #[command(flatten)]
-        schedule: ScheduleArgs,
-        /// Only show what would be written
-        #[arg(long)]
-        dry_run: bool,
-    },
     /// What failed, what the issue about it says, and sending it
     Failures(FailuresArgs),
+    /// Watch over the store: check, mend, publish, back up, report
+    Health(HealthArgs),
     /// Say what is different between two moments
     Diff(DiffArgs),
     /// Bring back a backup, a moment, or the state before the last restore

@@ -127,13 +127,8 @@ pub fn examine(inputs: &HomeInputs<'_>, tools: &Tools, now_ms: i64) -> Examinati
     machine::mount(&mut found, &home.path);
     machine::clock(&mut found, &home.path, now_ms);
     files::leftovers(&mut found, &home.path, now_ms);
-    let store = store::look(&mut found, &home);
-    upkeep::backups(&mut found, &home, store.as_ref(), now_ms);
-    if let Some(store) = store
-        && let Err(error) = store.close()
-    {
-        found.warn("store", format!("closing the store ended with: {error}"), "memento-kv check");
-    }
+    store::look(&mut found, &home);
+    upkeep::backups(&mut found, &home, now_ms);
     upkeep::schedule(&mut found, &home, tools, now_ms);
     upkeep::failures(&mut found, &home, now_ms);
     found

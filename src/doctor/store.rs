@@ -8,10 +8,10 @@ use crate::home::Home;
 use crate::store::{Options, Store};
 
 /// Opens the store, if it opens, and tells what it says of itself.
-pub(super) fn look(found: &mut Examination, home: &Home) -> Option<Store> {
+pub(super) fn look(found: &mut Examination, home: &Home) {
     if !home.has_store() {
         found.warn("store", "there is none yet", "memento-kv remember \"the first memory\"");
-        return None;
+        return;
     }
     // A model that the configuration does not name right is told where the configuration is.
     let options = Options::of(home).unwrap_or_else(|_| Options::at(&home.path));
@@ -34,7 +34,7 @@ pub(super) fn look(found: &mut Examination, home: &Home) -> Option<Store> {
                 }
                 _ => found.bad("store", format!("it does not open: {error}"), "memento-kv check --repair"),
             }
-            return None;
+            return;
         }
     };
     for healed in store.healed() {
@@ -51,7 +51,9 @@ pub(super) fn look(found: &mut Examination, home: &Home) -> Option<Store> {
         }
         Err(error) => found.bad("store", format!("it opens, but {error}"), "memento-kv check --repair"),
     }
-    Some(store)
+    if let Err(error) = store.close() {
+        found.warn("store", format!("closing it ended with: {error}"), "memento-kv check");
+    }
 }
 
 fn mend_permission(home: &Home) -> String {

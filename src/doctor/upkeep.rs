@@ -5,8 +5,7 @@ use crate::failure;
 use crate::home::Home;
 use crate::logs::{self, Log};
 use crate::schedule::{self, Job, Tools};
-use crate::snapshot::{Backup, BackupVerdict};
-use crate::store::Store;
+use crate::snapshot::{Backup, BackupVerdict, backups_in};
 use crate::time;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -17,9 +16,8 @@ const FAILURE_AGE_MS: u64 = 7 * 24 * HOUR_MS;
 /// Lines of the log's end in which the last run is looked for, in bytes.
 const TAIL_LEN: usize = 64 << 10;
 
-pub(super) fn backups(found: &mut Examination, home: &Home, store: Option<&Store>, now_ms: i64) {
-    let Some(store) = store else { return };
-    let backups = match store.backups(false) {
+pub(super) fn backups(found: &mut Examination, home: &Home, now_ms: i64) {
+    let backups = match backups_in(&home.path, false) {
         Ok(backups) => backups,
         Err(error) => return found.bad("backups", error.to_string(), "memento-kv backups"),
     };

@@ -8,6 +8,7 @@
 mod backup;
 mod copy;
 mod layout;
+mod lookup;
 mod publish;
 mod read;
 mod recognise;
@@ -20,6 +21,8 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 
 pub use backup::{Backup, BackupVerdict};
+pub use lookup::backups_in;
+pub(crate) use lookup::{Stamped, stamp_in};
 pub use publish::{PublishKind, Published};
 pub use restore::{RestoreFrom, RestoreOptions, Restored};
 

@@ -12,6 +12,7 @@ mod heal;
 mod history;
 mod import;
 mod index;
+mod marker;
 mod models;
 mod open;
 mod past;
@@ -53,6 +54,7 @@ pub use heal::Healed;
 pub use import::MemoryVectors;
 pub(crate) use import::{Given, Incoming};
 pub use index::{IndexBuilder, IndexStats, TextStats};
+pub(crate) use marker::trace_of_a_store;
 pub use past::{AsOf, Moment};
 pub use prove::{Proof, ProofState};
 pub use purge::Purged;
@@ -108,6 +110,10 @@ pub struct Options {
     db_path: Option<PathBuf>,
     /// What follows the store beside it.
     beside: Option<Arc<dyn Beside>>,
+    /// Whether a new store is made where one was before.
+    begin_anew: bool,
+    /// A file outside of the home that stands for a store that was in it.
+    remembered_by: Option<PathBuf>,
 }
 
 impl Options {
@@ -137,7 +143,16 @@ impl Options {
             frozen: false,
             db_path: None,
             beside: None,
+            begin_anew: false,
+            remembered_by: None,
         }
+    }
+
+    /// The same in another home.
+    pub(crate) fn in_home(mut self, home: &Path) -> Self {
+        home.clone_into(&mut self.home);
+        (self.db_path, self.remembered_by) = (None, None);
+        self
     }
 
     /// What follows the store beside it.
@@ -179,6 +194,7 @@ impl Options {
             .history(storage.history_days, u64::from(storage.history_max_mb) << 20)
             .language(search.language)
             .recency_half_life((!half_life.is_zero()).then_some(half_life));
+        let options = Self { remembered_by: home.remembered_by(), ..options };
         Ok(search.aliases.iter().fold(options, |options, (alias, name)| options.alias(alias, name)))
     }
 
@@ -186,6 +202,13 @@ impl Options {
     /// [`NotFound`](crate::ErrorKind::NotFound).
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Whether a new, empty store is made although one was here before and is gone. Otherwise that is an error of kind
+    /// [`Gone`](crate::ErrorKind::Gone).
+    pub fn begin_anew(mut self, on: bool) -> Self {
+        self.begin_anew = on;
         self
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod failures;
 mod fallback;
 pub(crate) mod forget;
 pub(crate) mod get;
+pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod list;
 mod load;

@@ -1,0 +1,137 @@
+//! Mending a damaged store: from what else in it holds the content, then forward from the newest snapshot that is whole.
+//! Nothing is removed: what is replaced goes into quarantine, with a note.
+
+use std::time::Instant;
+
+use super::Run;
+use super::report::{Outcome, Status, rfc_3339};
+use super::revive::{Source, sources};
+use crate::check::{CheckStatus, Finding, repair};
+use crate::error::{Error, ErrorKind};
+use crate::failure::{Deed, Failure, Kind, Lost};
+use crate::snapshot::{RestoreFrom, RestoreOptions};
+use crate::store::Store;
+
+/// Reads what is sound of a store that was not mended.
+const READS_WHAT_IS_SOUND: &str =
+    "`memento-kv --read-only export` reads what is sound; `memento-kv check --repair` mends";
+
+impl Run<'_> {
+    /// Mends what was found twice, unless this run is to change nothing. Gives the store when it is sound again.
+    pub(super) fn mend(&mut self, findings: &[Finding]) -> Option<Store> {
+        if self.options.dry_run || !self.home.config.health.auto_rollback {
+            self.fail(findings, Deed::Served);
+            self.not_mended(0);
+            return None;
+        }
+        let started = Instant::now();
+        // `repair` opens the store, and looks once more while nobody else can write.
+        let repaired = self.opening().and_then(|options| {
+            let watcher = &mut *self.watcher;
+            repair(options, &mut |progress| watcher("mending", progress))
+        });
+        let took_ms = |started: Instant| u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (store, report) = match repaired {
+            Ok(repaired) => repaired,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.fail(findings, Deed::Quarantined);
+                return self.replace(&error);
+            }
+            Err(error) => {
+                self.fail(findings, Deed::Nothing);
+                self.report.raise(Status::Damaged);
+                self.trouble("mend", &error);
+                return None;
+            }
+        };
+        self.fail(findings, Deed::Healed);
+        if report.status == CheckStatus::Damaged {
+            self.fail(&report.findings, Deed::Nothing);
+            self.report.raise(Status::Damaged);
+            self.report.step("mend", Outcome::Failed, "some of it is still damaged", took_ms(started));
+            self.report.hints.push(READS_WHAT_IS_SOUND.to_owned());
+            self.healed(report.healed);
+            self.restore_forward(&store);
+            return Some(store);
+        }
+        let files = report.healed.len();
+        self.healed(report.healed);
+        self.report.raise(Status::Healed);
+        self.report.step("mend", Outcome::Done, format!("{files} segments written anew"), took_ms(started));
+        self.restore_forward(&store);
+        Some(store)
+    }
+
+    /// Says that damage stays as it is.
+    pub(super) fn not_mended(&mut self, took_ms: u64) {
+        self.report.raise(Status::Damaged);
+        if self.options.dry_run {
+            self.report.step("mend", Outcome::Would, "what is damaged would be mended", took_ms);
+        } else {
+            let what = "health.auto_rollback is off: nothing was changed";
+            self.report.step("mend", Outcome::Skipped, what, took_ms);
+            self.report.hints.push(READS_WHAT_IS_SOUND.to_owned());
+        }
+    }
+
+    /// Brings back what the store has lost from the newest snapshot that is whole; what the log knows to be newer stays.
+    fn restore_forward(&mut self, store: &Store) {
+        if self.report.lost.seqs.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let mut lost = std::mem::take(&mut self.report.lost.seqs);
+        lost.sort_unstable();
+        let mut until = None;
+        for source in sources(self.home) {
+            let Source { path, stamped, .. } = &source;
+            match store.restore(&RestoreFrom::File(path.clone()), RestoreOptions::default()) {
+                Ok(restored) => {
+                    // Only of its own store does a snapshot say which records are in it.
+                    let held = restored.to_seq.unwrap_or(0);
+                    lost = lost
+                        .into_iter()
+                        .filter(|(_, last)| *last > held)
+                        .map(|(first, last)| (first.max(held + 1), last))
+                        .collect();
+                    until = Some(stamped.created_ms);
+                    let changed = restored.changed.count();
+                    let detail = format!(
+                        "{changed} memories came back from {}, of {}",
+                        source.name(self.home),
+                        rfc_3339(stamped.created_ms)
+                    );
+                    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.report.step("restore", Outcome::Done, detail, took_ms);
+                    break;
+                }
+                Err(error) => self.problem("restore", &error),
+            }
+        }
+        self.lost(lost, until);
+    }
+
+    /// What no file held any more is named.
+    fn lost(&mut self, seqs: Vec<(u64, u64)>, after_ms: Option<i64>) {
+        if seqs.is_empty() {
+            return;
+        }
+        self.report.lost.seqs.clone_from(&seqs);
+        self.report.lost.after = after_ms.map(rfc_3339);
+        self.report.lost.until = Some(rfc_3339(self.now_ms));
+        self.report.raise(Status::Lost);
+        let range = seqs.first().zip(seqs.last()).map(|(first, last)| (first.0, last.1));
+        let lost = Lost {
+            records: self.report.lost.records().unwrap_or(0),
+            seqs: range,
+            window_ms: after_ms.map(|after| (after, self.now_ms)),
+        };
+        self.failures.push(Failure::new(Kind::RecordsLost, self.now_ms).done(Deed::Restored, 1).lost(lost));
+    }
+
+    /// The store cannot be opened whatever is given up: one is made from the newest snapshot in its place.
+    fn replace(&mut self, error: &Error) -> Option<Store> {
+        self.problem("mend", error);
+        self.bring_back()
+    }
+}
