@@ -698,6 +698,8 @@ fn the_program_lists_shows_and_sends() {
     // The report waits: there is no token.
     failure::handle_with(&place.home(), NOW_MS, &[failed()], &options().token(None));
 
+    let listed = failure::list(&place.home(), 10).expect("a log");
+    assert_eq!(listed[0].fingerprint, failed().fingerprint(), "nothing in it is taken for a secret");
     let listed = program(&place).args(["failures", "--json"]).assert().success();
     let json: Value = serde_json::from_slice(&listed.get_output().stdout).expect("JSON");
     assert_eq!((json[0]["class"].as_str(), json[0]["lost"].as_u64()), (Some("damaged"), Some(2)), "{json}");
@@ -744,4 +746,46 @@ fn the_program_says_what_github_refused_with_the_code_of_its_kind() {
         assert!(error["error"]["hint"].as_str().is_some_and(|hint| hint.contains("queued")), "{error}");
     }
     assert!(github.world().issues.is_empty());
+}
+
+#[test]
+fn a_health_run_tells_of_damage_and_the_next_one_that_it_is_over() {
+    let github = GitHub::new();
+    let place = Place::told_to(&github.url, "");
+    let ran = place.folder.path().join("report.json");
+    place.configure(&format!(
+        "health:\n  on_failure: cat > {}\ngithub:\n  enabled: true\n  repo: ann/agent\n  api_url: {}\n",
+        ran.display(),
+        github.url
+    ));
+    program(&place).args(["remember", "Canary of a memory that nobody else may read"]).assert().success();
+    let manifest = place.home_path().join("store/MANIFEST");
+    let mut bytes = fs::read(&manifest).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    fs::write(&manifest, bytes).expect("written");
+
+    let run = program(&place).arg("health").env("GITHUB_TOKEN", TOKEN).assert();
+    let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    let world = github.world();
+    assert_eq!(world.issues.len(), 1, "{output} {:?}", run.get_output());
+    assert!(
+        world.issues[0].title.starts_with("Memento Failure: manifest_damaged at "),
+        "{}",
+        world.issues[0].title
+    );
+    assert!(world.issues[0].body.contains("health check passed after healing:"), "{}", world.issues[0].body);
+    drop(world);
+    let report: Value = serde_json::from_slice(&fs::read(&ran).expect("an alert")).expect("JSON");
+    assert_eq!(report["failures"][0]["kind"], "manifest_damaged");
+
+    program(&place).arg("health").env("GITHUB_TOKEN", TOKEN).assert().success();
+    let world = github.world();
+    assert_eq!((world.issues[0].is_open, world.issues[0].comments.len()), (false, 1));
+    let told = format!("{:?} {report} {}", world.issues[0].comments, world.issues[0].body);
+    assert!(
+        !told.contains("Canary") && !told.contains(place.home_path().to_str().expect("a path")),
+        "{told}"
+    );
+    assert!(!everything_below(&place.home_path().join("logs")).contains("Canary"));
 }

@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, capture::CaptureArgs, captured::CapturedArgs, check::CheckArgs,
     completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, doctor::DoctorArgs, eval::EvalArgs,
-    export::ExportArgs, failures::FailuresArgs, forget::ForgetArgs, get::GetArgs, health::HealthArgs, import::ImportArgs,
-    list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs,
-    reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, scan::ScanArgs,
+    export::ExportArgs, failures::FailuresArgs, forget::ForgetArgs, get::GetArgs, health::HealthArgs,
+    import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs,
+    reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, scan::ScanArgs,
     stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;

@@ -190,7 +190,7 @@ pub(super) fn leftovers(found: &mut Examination, home: &Path, now_ms: i64) {
         found.warn(
             "leftovers",
             format!(
-                "{}: {} damaged files are kept, {}, the oldest for {oldest}; when nothing is missing they can go",
+                "{}: damaged files are kept ({}, {}), the oldest for {oldest}; when nothing is missing they can go",
                 told(&quarantine),
                 kept.0,
                 mib(kept.1)

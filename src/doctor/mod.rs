@@ -182,10 +182,16 @@ fn told(path: &Path) -> String {
 /// So many days, hours or minutes.
 fn age(ms: u64) -> String {
     match ms / 60_000 {
-        minutes @ 0..120 => format!("{minutes} min"),
+        0 => "less than a minute".to_owned(),
+        minutes @ 1..120 => format!("{minutes} min"),
         minutes if minutes < 48 * 60 => format!("{} h", minutes / 60),
         minutes => format!("{} days", minutes / 60 / 24),
     }
+}
+
+/// A count with its noun.
+fn count(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Bytes in MiB, for a person.

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use super::Examination;
+use super::{Examination, count};
 use crate::error::ErrorKind;
 use crate::home::Home;
 use crate::store::{Options, Store};
 
 /// Opens the store, if it opens, and tells what it says of itself.
 pub(super) fn look(found: &mut Examination, home: &Home) {
-    if !home.has_store() {
-        found.warn("store", "there is none yet", "memento-kv remember \"the first memory\"");
-        return;
-    }
     // A model that the configuration does not name right is told where the configuration is.
     let options = Options::of(home).unwrap_or_else(|_| Options::at(&home.path));
     let options =
@@ -26,6 +22,7 @@ pub(super) fn look(found: &mut Examination, home: &Home) {
                 ErrorKind::NotFound => {
                     found.warn("store", "there is none yet", "memento-kv remember \"the first memory\"");
                 }
+                ErrorKind::Gone => found.bad("store", error.to_string(), "memento-kv health"),
                 ErrorKind::UnknownFormat => {
                     found.bad("store", format!("it does not open: {error}"), "cargo install memento-kv");
                 }
@@ -46,7 +43,10 @@ pub(super) fn look(found: &mut Examination, home: &Home) {
     }
     match store.stats() {
         Ok(stats) => {
-            found.ok_unless_told("store", format!("it opens, with {} memories", stats.memories));
+            found.ok_unless_told(
+                "store",
+                format!("it opens, with {}", count(stats.memories, "memory", "memories")),
+            );
             model(found, home, &stats);
         }
         Err(error) => found.bad("store", format!("it opens, but {error}"), "memento-kv check --repair"),
@@ -70,7 +70,10 @@ fn model(found: &mut Examination, home: &Home, stats: &crate::store::Stats) {
         return;
     }
     if stats.pending > 0 {
-        let what = format!("{} memories have no vector yet and are found by words alone", stats.pending);
+        let what = format!(
+            "{} without a vector yet, found by words alone",
+            count(stats.pending, "memory", "memories")
+        );
         found.warn("model", what, "memento-kv reembed");
     }
     if let (Some(name), Ok(configured)) = (name, home.model())

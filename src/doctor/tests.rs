@@ -190,7 +190,7 @@ fn a_configuration_that_cannot_be_read_does_not_stop_the_rest() {
     assert!(level == Level::Bad && what.contains("line 2: search.default_topk"), "{what}");
     assert!(command.contains("config.yaml"), "{command}");
     assert!(
-        found.findings.iter().any(|finding| finding.what.contains("it opens, with 1 memories")),
+        found.findings.iter().any(|finding| finding.what.contains("it opens, with 1 memory")),
         "{found:#?}"
     );
     mode(&path, 0o666);
@@ -276,6 +276,19 @@ fn a_store_that_does_not_open_is_bad_and_the_rest_is_told_all_the_same() {
 }
 
 #[test]
+fn a_store_that_is_gone_is_bad_and_one_that_never_was_is_not() {
+    let user = User::with_store();
+    fs::remove_dir_all(user.home().join("store")).expect("removed");
+    let (level, what, command) = the_one(&user.examine(), "store");
+    assert!(level == Level::Bad, "{what}");
+    assert_eq!(command, "memento-kv health");
+    let user = User::new();
+    private_folder(&user.home());
+    let (level, what, _) = the_one(&user.examine(), "store");
+    assert!(level == Level::Warn && what.contains("none yet"), "{what}");
+}
+
+#[test]
 fn a_store_that_somebody_has_is_no_trouble() {
     let user = User::with_store();
     let store = Store::open(Options::at(user.home()).background_embedding(false)).expect("a store");
@@ -341,7 +354,7 @@ fn what_failed_lately_and_what_waits_is_told() {
     crate::failure::handle_with(&home, now_ms(), &failures, &crate::failure::Options::default());
     let found = user.examine();
     let told = told_of(&found, "failures");
-    assert!(told[0].what.contains("segment_damaged") && told[1].what.contains("1 reports wait"), "{told:#?}");
+    assert!(told[0].what.contains("segment_damaged") && told[1].what.contains("1 report"), "{told:#?}");
     assert!(the_one(&found, "environment").1.contains("GITHUB_TOKEN"));
     let later = user.examine_at(now_ms() + 8 * 86_400_000);
     assert_eq!(told_of(&later, "failures").len(), 1, "it is over a week ago, and still waits");

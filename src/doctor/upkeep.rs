@@ -1,6 +1,6 @@
 //! Backups, scheduled runs, and what failed lately.
 
-use super::{Examination, age, told};
+use super::{Examination, age, count, told};
 use crate::failure;
 use crate::home::Home;
 use crate::logs::{self, Log};
@@ -100,11 +100,11 @@ pub(super) fn failures(found: &mut Examination, home: &Home, now_ms: i64) {
         Err(error) => return found.bad("failures", error.to_string(), "ls -l logs/failures.log"),
     };
     let is_late = |when: i64| now_ms.abs_diff(when.saturating_mul(1000)) < FAILURE_AGE_MS;
-    let count = lately.iter().filter(|failure| is_late(failure.when)).count();
-    if count > 0 {
+    let recent = lately.iter().filter(|failure| is_late(failure.when)).count();
+    if recent > 0 {
         let last = &lately[0];
         let ago = age(now_ms.abs_diff(last.when.saturating_mul(1000)));
-        let what = format!("{count} in the last 7 days, the last one, {}, {ago} ago", last.kind);
+        let what = format!("{recent} in the last 7 days, the last one, {}, {ago} ago", last.kind);
         found.warn("failures", what, "memento-kv failures");
     }
     let waiting =
@@ -112,7 +112,7 @@ pub(super) fn failures(found: &mut Examination, home: &Home, now_ms: i64) {
     if waiting > 0 {
         found.warn(
             "failures",
-            format!("{waiting} reports wait to be sent to GitHub"),
+            format!("to be sent to GitHub yet: {}", count(waiting as u64, "report", "reports")),
             "memento-kv failures --send",
         );
     }

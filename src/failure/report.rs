@@ -274,6 +274,8 @@ fn is_our_value(word: &str) -> bool {
 
 /// A number, a range of two, with a unit or a `#`; never longer than a number is.
 fn is_figure(word: &str) -> bool {
+    // A clock that was set back makes an age negative.
+    let word = word.strip_prefix('-').unwrap_or(word);
     let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
     word.len() <= 41
         && word.starts_with(|c: char| c.is_ascii_digit())
@@ -421,7 +423,7 @@ mod tests {
              lost_after=2026-02-17T11:00:00Z fingerprint=0123456789ab",
             "damaged segment_damaged files=store/seg/0000000007-00000000000000000041.mseg,other",
             "Issue #12: store_gone (opened)",
-            "health check passed: status=ok check=quick seq=12 memories=9 backup=done backup_age=40s free_mb=12345 took_ms=40",
+            "health check passed: status=ok check=quick seq=12 memories=9 backup=done backup_age=-1s free_mb=12345 took_ms=40",
             "CRITICAL health check found a loss: status=lost lost=unknown took_ms=1",
         ] {
             let line = format!("[2026-02-17T12:00:00Z] {line}");
