@@ -11,9 +11,16 @@ mod alert;
 #[cfg(feature = "github")]
 mod github;
 mod line;
+// Without GitHub there is nobody who takes the steps that the next four know.
+#[cfg_attr(not(feature = "github"), allow(dead_code))]
 mod options;
+#[cfg_attr(not(feature = "github"), allow(dead_code))]
 mod report;
+#[cfg_attr(not(feature = "github"), allow(dead_code))]
 mod send;
+#[cfg(feature = "github")]
+mod sender;
+#[cfg_attr(not(feature = "github"), allow(dead_code))]
 mod state;
 mod words;
 

@@ -212,7 +212,9 @@ pub(super) struct Book {
 
 /// Held while something is sent.
 #[derive(Debug)]
-pub(super) struct Sending(#[expect(dead_code, reason = "it is the lock of the file")] Box<dyn DiskFile>);
+pub(super) struct Sending {
+    _lock: Box<dyn DiskFile>,
+}
 
 impl Book {
     pub(super) fn of(home: &Path) -> Self {
@@ -260,7 +262,7 @@ impl Book {
     /// The right to send; none when another process is sending.
     pub(super) fn sending(&self) -> Result<Option<Sending>> {
         let file = RealDisk.open(&self.folder.join(SENDING_NAME), Access::OpenOrCreate)?;
-        Ok(file.try_lock()?.then_some(Sending(file)))
+        Ok(file.try_lock()?.then_some(Sending { _lock: file }))
     }
 
     /// None: there is no file, or none that this version understands.
