@@ -208,7 +208,7 @@ impl Run<'_> {
                 let finding = found("memory.db", "damaged", taken.detail, "it was put away and written anew");
                 self.fail(&[finding], Deed::Republished);
                 self.report.raise(Status::Healed);
-            } else {
+            } else if taken.added + taken.changed + taken.forgotten > 0 {
                 let counts = (taken.added, taken.changed, taken.forgotten);
                 let detail = format!(
                     "memory.db is not the published one and was taken over: {} added, {} changed, {} forgotten; \
