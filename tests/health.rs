@@ -134,6 +134,11 @@ impl Lab {
         segments(&self.home).remove(index)
     }
 
+    /// The segment that is open.
+    fn last(&self) -> PathBuf {
+        segments(&self.home).pop().expect("there is one")
+    }
+
     fn backup(&self) -> PathBuf {
         let names = fs::read_dir(self.path("backups")).expect("a list");
         let mut paths: Vec<_> = names.map(|entry| entry.expect("an entry").path()).collect();
@@ -199,13 +204,13 @@ const DAMAGES: &[(&str, Damage, &str)] = &[
         },
         "store/seg/",
     ),
-    ("a flipped byte in the last segment", |lab| flip(&lab.segment(3), 4200), "store/seg/"),
+    ("a flipped byte in the last segment", |lab| flip(&lab.last(), 4200), "store/seg/"),
     ("a segment cut in two", |lab| cut(&lab.segment(1)), "store/seg/"),
     ("an empty segment", |lab| overwrite(&lab.segment(2), b""), "store/seg/"),
     ("a block of zeros", |lab| zero_block(&lab.segment(0), 1), "store/seg/"),
     ("a segment gone", |lab| fs::remove_file(lab.segment(1)).expect("removed"), "store/seg/"),
     ("the first segment gone", |lab| fs::remove_file(lab.segment(0)).expect("removed"), "store/seg/"),
-    ("the last segment gone", |lab| fs::remove_file(lab.segment(3)).expect("removed"), "store/"),
+    ("the last segment gone", |lab| fs::remove_file(lab.last()).expect("removed"), "store/"),
     (
         "two segments that changed places",
         |lab| {
@@ -295,7 +300,7 @@ fn a_quick_run_finds_what_the_opening_heals() {
         ("no view", (|lab| fs::remove_file(lab.path("store/view.redb")).expect("removed")) as Damage),
         ("no manifest", |lab| fs::remove_file(lab.path("store/MANIFEST")).expect("removed")),
         ("a segment gone", |lab| fs::remove_file(lab.segment(1)).expect("removed")),
-        ("the last segment damaged", |lab| flip(&lab.segment(3), 4200)),
+        ("the last segment damaged", |lab| flip(&lab.last(), 4200)),
     ] {
         let lab = Lab::new();
         damage(&lab);
@@ -309,16 +314,16 @@ fn a_quick_run_finds_what_the_opening_heals() {
 fn what_no_file_holds_is_lost_and_named_and_everything_else_is_there() {
     let lab = Lab::new();
     // The last memories are in no backup, and nothing but one segment has them then.
-    let last = lab.segment(3);
-    let bytes = fs::read(&last).expect("read");
     let needle = format!("{CANARY} after the backup, 1");
-    let at = bytes.windows(needle.len()).position(|part| part == needle.as_bytes()).expect("the text");
     // Something behind it says that it was acknowledged.
     good(&lab.home, ["remember", "behind it"]);
     let last = segments(&lab.home).into_iter().find(|path| {
         fs::read(path).expect("read").windows(needle.len()).any(|part| part == needle.as_bytes())
     });
-    flip(&last.expect("it is there"), at);
+    let last = last.expect("it is there");
+    let bytes = fs::read(&last).expect("read");
+    let at = bytes.windows(needle.len()).position(|part| part == needle.as_bytes()).expect("the text");
+    flip(&last, at);
     fs::remove_file(lab.path("store/view.redb")).expect("removed");
     fs::remove_file(lab.path("memory.db")).expect("removed");
     let told = health(&lab.home, ["--deep"]);
@@ -436,7 +441,6 @@ fn all_backups_bad_is_told_once_and_another_one_is_made() {
     let told = health(&lab.home, ["--deep"]);
     assert_eq!((told.code(), told.status()), (0, "healed"), "{told:?}");
     assert_eq!(told.outcome("backup"), Some("done"), "{told:?}");
-    assert!(backup.exists(), "what may be looked at is not removed");
     let again = health(&lab.home, ["--deep"]);
     assert_eq!((again.code(), again.status()), (0, "ok"), "{again:?}");
 }
@@ -614,6 +618,40 @@ fn a_store_that_somebody_does_not_let_go_of_is_told_and_its_files_are_looked_at(
     );
     drop(lock);
     assert_eq!(health(&lab.home, ["--deep"]).status(), "healed");
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing_that_the_next_one_cannot_mend() {
+    let damages: [Damage; 3] = [
+        |lab| {
+            flip(&lab.segment(0), 4200);
+            fs::remove_file(lab.path("store/view.redb")).expect("removed");
+        },
+        Lab::remove_store,
+        |lab| fs::remove_dir_all(lab.path("backups")).expect("removed"),
+    ];
+    for damage in damages {
+        for delay_ms in [1, 4, 8, 15, 25, 40, 80, 160] {
+            let lab = Lab::new();
+            damage(&lab);
+            let mut command = program(&lab.home);
+            command.args(["health", "--deep"]).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut run = command.spawn().expect("it starts");
+            std::thread::sleep(std::time::Duration::from_millis(delay_ms));
+            run.kill().expect("killed");
+            run.wait().expect("it ends");
+            let told = health(&lab.home, ["--deep"]);
+            assert_eq!(told.code(), 0, "after {delay_ms} ms: {told:?}");
+            assert_eq!(export(&lab.home), sample().1, "after {delay_ms} ms: {told:?}");
+            assert_eq!(health(&lab.home, ["--deep"]).status(), "ok", "after {delay_ms} ms");
+            assert!(!lab.path(".reviving").exists());
+            let left = contents(&lab.path("backups"));
+            assert!(
+                left.keys().all(|path| path.extension().is_none_or(|extension| extension != "tmp")),
+                "{left:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Run<'_> {
             }
         };
         self.fail(findings, Deed::Healed);
+        self.note_losses(&report);
         if report.status == CheckStatus::Damaged {
             self.fail(&report.findings, Deed::Nothing);
             self.report.raise(Status::Damaged);
@@ -79,7 +80,7 @@ impl Run<'_> {
     }
 
     /// Brings back what the store has lost from the newest snapshot that is whole; what the log knows to be newer stays.
-    fn restore_forward(&mut self, store: &Store) {
+    pub(super) fn restore_forward(&mut self, store: &Store) {
         if self.report.lost.seqs.is_empty() {
             return;
         }
@@ -116,6 +117,7 @@ impl Run<'_> {
                 Err(error) => self.problem("restore", &error),
             }
         }
+        self.report.raise(Status::Healed);
         self.lost(lost, is_open, until);
     }
 

@@ -39,6 +39,8 @@ pub(super) struct State {
     /// Last sequence and memories of the store then.
     pub(super) seq: u64,
     pub(super) memories: u64,
+    /// Sequences whose records are lost, first and last of each run, as far as a run has dealt with them.
+    pub(super) losses: Vec<(u64, u64)>,
     /// Whether the store had an index block, and a published `memory.db`.
     pub(super) has_index: bool,
     pub(super) has_snapshot: bool,

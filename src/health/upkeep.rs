@@ -15,7 +15,7 @@ use crate::failure::{Deed, Failure, Kind};
 use crate::logs::{self, Limits};
 use crate::snapshot::{Backup, BackupVerdict, PublishKind, backups_in, read_as_a_whole};
 use crate::spool::Spool;
-use crate::store::{Stats, Store};
+use crate::store::{Embedded, Stats, Store};
 
 /// Backups of more bytes are made once a day only.
 const HOURLY_BYTES_MAX: u64 = 256 << 20;
@@ -199,8 +199,11 @@ impl Run<'_> {
         }
         let watcher = &mut *self.watcher;
         match store.embed_pending(&mut |progress| watcher("embedding", progress)) {
-            Ok(embedded) if embedded.failed == 0 => {
-                Ok((Outcome::Done, format!("{} vectors made", pending - embedded.failed)))
+            Ok(Embedded { embedded: 0, failed: 0, .. }) => {
+                Ok((Outcome::Ok, "the store has no model: memories are found by words".to_owned()))
+            }
+            Ok(Embedded { embedded, failed: 0, .. }) => {
+                Ok((Outcome::Done, format!("{embedded} vectors made")))
             }
             Ok(embedded) => Ok((Outcome::Warning, format!("{} vectors could not be made", embedded.failed))),
             // They are found by words; a model that is not there is no failure of the disk.
