@@ -93,6 +93,9 @@ impl Run<'_> {
             self.state.deep_ok = found.is_empty();
         }
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if found.is_empty() && !changes_nothing {
+            self.look_for_losses(&store);
+        }
         if found.is_empty() {
             // What the files showed before the store was opened, the opening has healed.
             let was_healed = !files.is_empty() || healed;
@@ -150,9 +153,25 @@ impl Run<'_> {
         report.is_ok_and(|report| !report.findings.is_empty())
     }
 
-    /// The findings of a check by the store; what it healed by itself is noted.
+    /// The findings of a check by the store; what was ever lost is noted.
     fn checked(&mut self, report: CheckReport) -> Vec<Finding> {
+        self.note_losses(&report);
         few(report.findings)
+    }
+
+    /// What the store says was ever lost.
+    pub(super) fn note_losses(&mut self, report: &CheckReport) {
+        self.losses = report.losses.iter().map(|loss| (loss.first_seq, loss.last_seq)).collect();
+    }
+
+    /// What was given up by a run that was cut short before it looked for it in the snapshots, or by somebody else.
+    fn look_for_losses(&mut self, store: &Store) {
+        let new: Vec<(u64, u64)> =
+            self.losses.iter().filter(|loss| !self.state.losses.contains(loss)).copied().collect();
+        if !new.is_empty() {
+            self.report.lost.seqs.extend(new);
+            self.restore_forward(store);
+        }
     }
 
     /// Notes what the opening found and healed. Says whether there was anything.
@@ -208,7 +227,7 @@ impl Run<'_> {
                 let finding = found("memory.db", "damaged", taken.detail, "it was put away and written anew");
                 self.fail(&[finding], Deed::Republished);
                 self.report.raise(Status::Healed);
-            } else {
+            } else if taken.added + taken.changed + taken.forgotten > 0 {
                 let counts = (taken.added, taken.changed, taken.forgotten);
                 let detail = format!(
                     "memory.db is not the published one and was taken over: {} added, {} changed, {} forgotten; \

@@ -1,16 +1,20 @@
 //! Mending a damaged store: from what else in it holds the content, then forward from the newest snapshot that is whole.
 //! Nothing is removed: what is replaced goes into quarantine, with a note.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::Run;
 use super::report::{Outcome, Status, rfc_3339};
 use super::revive::{Source, sources};
 use crate::check::{CheckStatus, Finding, repair};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Deed, Failure, Kind, Lost};
 use crate::snapshot::{RestoreFrom, RestoreOptions};
 use crate::store::Store;
+
+/// Where nothing tells how far the log went, healing gives up at least so many sequences.
+const OPEN_RANGE_MIN: u64 = (1 << 20) - 1;
 
 /// Reads what is sound of a store that was not mended.
 const READS_WHAT_IS_SOUND: &str =
@@ -45,6 +49,7 @@ impl Run<'_> {
             }
         };
         self.fail(findings, Deed::Healed);
+        self.note_losses(&report);
         if report.status == CheckStatus::Damaged {
             self.fail(&report.findings, Deed::Nothing);
             self.report.raise(Status::Damaged);
@@ -75,13 +80,13 @@ impl Run<'_> {
     }
 
     /// Brings back what the store has lost from the newest snapshot that is whole; what the log knows to be newer stays.
-    fn restore_forward(&mut self, store: &Store) {
+    pub(super) fn restore_forward(&mut self, store: &Store) {
         if self.report.lost.seqs.is_empty() {
             return;
         }
         let started = Instant::now();
-        let mut lost = std::mem::take(&mut self.report.lost.seqs);
-        lost.sort_unstable();
+        let given_up = std::mem::take(&mut self.report.lost.seqs);
+        let (mut lost, is_open) = self.known(given_up);
         let mut until = None;
         for source in sources(self.home) {
             let Source { path, stamped, .. } = &source;
@@ -95,9 +100,13 @@ impl Run<'_> {
                         .map(|(first, last)| (first.max(held + 1), last))
                         .collect();
                     until = Some(stamped.created_ms);
-                    let changed = restored.changed.count();
+                    let mut changed = restored.changed.count();
+                    match self.forget_what_came_back(store, path, held) {
+                        Ok(forgotten) => changed += forgotten,
+                        Err(error) => self.problem("restore", &error),
+                    }
                     let detail = format!(
-                        "{changed} memories came back from {}, of {}",
+                        "{changed} memories were brought back to what {} of {} says",
                         source.name(self.home),
                         rfc_3339(stamped.created_ms)
                     );
@@ -108,17 +117,57 @@ impl Run<'_> {
                 Err(error) => self.problem("restore", &error),
             }
         }
-        self.lost(lost, until);
+        self.report.raise(Status::Healed);
+        self.lost(lost, is_open, until);
+    }
+
+    /// Where a lost record forgot a memory, healing has brought it back. A snapshot that is younger than its last version,
+    /// and does not have it, says so.
+    fn forget_what_came_back(&self, store: &Store, path: &Path, held: u64) -> Result<u64> {
+        let (from, look) =
+            (RestoreFrom::File(path.to_owned()), RestoreOptions { exact: true, dry_run: true });
+        let mut forgotten = 0;
+        // An answer names a limited number of ids.
+        loop {
+            let mut ids = Vec::new();
+            for id in store.restore(&from, look)?.changed.forgotten_ids {
+                if store.prove_id(&id)?.seq.is_some_and(|seq| seq <= held) {
+                    ids.push(id);
+                }
+            }
+            if ids.is_empty() {
+                return Ok(forgotten);
+            }
+            store.forget(&ids)?;
+            forgotten += ids.len() as u64;
+        }
+    }
+
+    /// Of ranges of lost records, in order, what can be known: where the log ended nothing may tell any more but what a
+    /// former run has seen. Says whether there was such a range.
+    fn known(&self, mut lost: Vec<(u64, u64)>) -> (Vec<(u64, u64)>, bool) {
+        lost.sort_unstable();
+        let is_open = |(first, last): &(u64, u64)| last - first >= OPEN_RANGE_MIN;
+        let open = lost.iter().any(is_open);
+        for range in lost.iter_mut().filter(|range| is_open(range)) {
+            range.1 = range.1.min(self.state.seq);
+        }
+        lost.retain(|(first, last)| first <= last);
+        (lost, open)
     }
 
     /// What no file held any more is named.
-    fn lost(&mut self, seqs: Vec<(u64, u64)>, after_ms: Option<i64>) {
-        if seqs.is_empty() {
+    fn lost(&mut self, seqs: Vec<(u64, u64)>, is_open: bool, after_ms: Option<i64>) {
+        if seqs.is_empty() && !is_open {
             return;
         }
         self.report.lost.seqs.clone_from(&seqs);
         self.report.lost.after = after_ms.map(rfc_3339);
         self.report.lost.until = Some(rfc_3339(self.now_ms));
+        if seqs.is_empty() && after_ms.is_some() {
+            // Whether there was anything in the window nobody can know.
+            return;
+        }
         self.report.raise(Status::Lost);
         let range = seqs.first().zip(seqs.last()).map(|(first, last)| (first.0, last.1));
         let lost = Lost {

@@ -76,6 +76,7 @@ pub fn run(home: &Home, options: &RunOptions, now_ms: i64, watcher: Watcher<'_>)
         },
         failures: Vec::new(),
         troubles: Vec::new(),
+        losses: Vec::new(),
         had_backup: false,
         watcher,
     };
@@ -110,6 +111,8 @@ struct Run<'a> {
     failures: Vec<Failure>,
     /// Errors of the disk and the like.
     troubles: Vec<Failure>,
+    /// Sequences whose records are lost, as the store says.
+    losses: Vec<(u64, u64)>,
     /// Whether there was a good backup when the run began.
     had_backup: bool,
     watcher: Watcher<'a>,
@@ -265,6 +268,7 @@ impl Run<'_> {
         let is_trouble = self.report.status == Status::Failed || self.report.status == Status::Busy;
         self.state.io_failures = if is_trouble { self.state.io_failures.saturating_add(1) } else { 0 };
         if let Some(seq) = self.report.seq {
+            self.state.losses = std::mem::take(&mut self.losses);
             self.state.seq = seq;
         }
         if let Some(memories) = self.report.memories {

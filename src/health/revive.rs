@@ -198,6 +198,7 @@ impl Run<'_> {
         self.failures.push(restored);
         // Sequences begin anew.
         (self.state.seq, self.state.has_index) = (0, false);
+        self.losses.clear();
     }
 
     fn revived(&mut self) -> Option<Store> {

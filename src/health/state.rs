@@ -39,11 +39,15 @@ pub(super) struct State {
     /// Last sequence and memories of the store then.
     pub(super) seq: u64,
     pub(super) memories: u64,
+    /// Sequences whose records are lost, first and last of each run, as far as a run has dealt with them.
+    pub(super) losses: Vec<(u64, u64)>,
     /// Whether the store had an index block, and a published `memory.db`.
     pub(super) has_index: bool,
     pub(super) has_snapshot: bool,
     /// File name of the newest good backup.
     pub(super) backup: Option<String>,
+    /// Backups that were read as a whole, by file name.
+    pub(super) read_backups: BTreeMap<String, ReadBackup>,
     /// Damaged backups that were told of.
     pub(super) known_bad: Vec<String>,
     /// Runs in a row that met an error of the disk.
@@ -52,6 +56,19 @@ pub(super) struct State {
     pub(super) sizes: Vec<(i64, u64)>,
     /// How often each step came to what: `check/ok`, `backup/done`, ...
     pub(super) operations: BTreeMap<String, u64>,
+}
+
+/// A backup that was read as a whole and was what it had been when it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ReadBackup {
+    /// When, in Unix milliseconds.
+    pub(super) read_ms: i64,
+    /// Its length, its inode and when it was changed the last time, in nanoseconds: with another one of these it may be
+    /// another file.
+    pub(super) len: u64,
+    pub(super) inode: u64,
+    pub(super) changed_ns: i64,
 }
 
 impl State {

@@ -1,20 +1,21 @@
 //! What every run does besides looking for damage: brings in what waits, publishes `memory.db`, makes a backup when one
 //! is due, keeps the index in shape, rotates the logs, looks at the space.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
 use super::Run;
 use super::disk::Space;
 use super::report::{GoodBackup, Outcome, Status};
-use super::state::{DAY_MS, HOUR_MS};
+use super::state::{DAY_MS, HOUR_MS, ReadBackup};
 use crate::check::Finding;
 use crate::error::{ErrorKind, Result};
 use crate::failure::{Deed, Failure, Kind};
 use crate::logs::{self, Limits};
-use crate::snapshot::{Backup, BackupVerdict, PublishKind, backups_in};
+use crate::snapshot::{Backup, BackupVerdict, PublishKind, backups_in, read_as_a_whole};
 use crate::spool::Spool;
-use crate::store::{Stats, Store};
+use crate::store::{Embedded, Stats, Store};
 
 /// Backups of more bytes are made once a day only.
 const HOURLY_BYTES_MAX: u64 = 256 << 20;
@@ -24,6 +25,8 @@ const EARLY_MS: i64 = 5 * 60 * 1000;
 const AHEAD_MS: i64 = 5 * 60 * 1000;
 /// Without a good backup for so long a run says so.
 const OLD_BACKUP_MS: i64 = 2 * DAY_MS;
+/// A backup that did not change on the disk is read as a whole so often.
+const READ_AGAIN_MS: i64 = 7 * DAY_MS;
 /// The index is brought up to date when so many memories, and one in so many, are outside of it.
 const OUTSIDE_MIN: u64 = 10_000;
 const OUTSIDE_SHARE: u64 = 10;
@@ -86,9 +89,8 @@ impl Run<'_> {
 
     /// Notes what backups there are. Says whether some of them are not what they were, or gone.
     pub(super) fn look_at_backups(&mut self) -> bool {
-        let deep = self.report.check == "deep";
-        let backups = match backups_in(self.path(), deep) {
-            Ok(backups) => backups,
+        let backups = match backups_in(self.path(), false) {
+            Ok(backups) => self.read_again(backups),
             Err(error) => {
                 self.trouble("backup", &error);
                 return false;
@@ -129,12 +131,43 @@ impl Run<'_> {
         lacks_some
     }
 
+    /// Reads those backups as a whole that may not be any more what they were: the ones that changed on the disk, and in a
+    /// run that reads every byte those that nobody has read yet, or not for a week.
+    fn read_again(&mut self, mut backups: Vec<Backup>) -> Vec<Backup> {
+        let deep = self.report.check == "deep";
+        let known = std::mem::take(&mut self.state.read_backups);
+        for backup in backups.iter_mut().filter(|backup| backup.verdict == BackupVerdict::Verified) {
+            let name = file_name(&backup.path);
+            let Some(mut file) = read_backup(&backup.path) else { continue };
+            let is_same = known.get(&name).is_some_and(|known| ReadBackup { read_ms: 0, ..*known } == file);
+            let read_ms = known.get(&name).filter(|_| is_same).map(|known| known.read_ms);
+            let is_old = read_ms.is_none_or(|read_ms| (self.now_ms - read_ms).abs() >= READ_AGAIN_MS);
+            let has_changed = known.contains_key(&name) && !is_same;
+            file.read_ms = read_ms.unwrap_or(0);
+            if has_changed || (deep && is_old) {
+                match read_as_a_whole(backup) {
+                    Ok(read) => *backup = read,
+                    Err(error) => self.trouble("backup", &error),
+                }
+                file.read_ms = self.now_ms;
+            }
+            if file.read_ms > 0 && backup.verdict == BackupVerdict::Verified {
+                self.state.read_backups.insert(name, file);
+            }
+        }
+        backups
+    }
+
     fn note_backup(&mut self, backups: &[Backup]) {
         let now_ms = self.now_ms;
         self.report.backup = newest_good(backups).map(|backup| GoodBackup {
             file: file_name(&backup.path),
             created_ms: backup.created_ms,
-            age_seconds: (now_ms - backup.created_ms).div_euclid(1000),
+            // One that this run has just made is younger than the run.
+            age_seconds: match (now_ms - backup.created_ms).div_euclid(1000) {
+                -60..0 => 0,
+                age => age,
+            },
         });
     }
 
@@ -166,8 +199,11 @@ impl Run<'_> {
         }
         let watcher = &mut *self.watcher;
         match store.embed_pending(&mut |progress| watcher("embedding", progress)) {
-            Ok(embedded) if embedded.failed == 0 => {
-                Ok((Outcome::Done, format!("{} vectors made", pending - embedded.failed)))
+            Ok(Embedded { embedded: 0, failed: 0, .. }) => {
+                Ok((Outcome::Ok, "the store has no model: memories are found by words".to_owned()))
+            }
+            Ok(Embedded { embedded, failed: 0, .. }) => {
+                Ok((Outcome::Done, format!("{embedded} vectors made")))
             }
             Ok(embedded) => Ok((Outcome::Warning, format!("{} vectors could not be made", embedded.failed))),
             // They are found by words; a model that is not there is no failure of the disk.
@@ -229,6 +265,11 @@ impl Run<'_> {
             store.backup_with(retention_days, &mut tell)?
         };
         self.state.backup = Some(file_name(&made.path));
+        if let Some(file) = read_backup(&made.path) {
+            // It was read back when it was made.
+            let file = ReadBackup { read_ms: self.now_ms, ..file };
+            self.state.read_backups.insert(file_name(&made.path), file);
+        }
         self.had_backup |= self.state.run_ms.is_some();
         let backups = backups_in(self.path(), false)?;
         self.note_backup(&backups);
@@ -346,6 +387,13 @@ impl Run<'_> {
             Err(error) => self.trouble(step, &error),
         }
     }
+}
+
+/// What tells whether a backup is the file that it was.
+fn read_backup(path: &Path) -> Option<ReadBackup> {
+    let file = std::fs::symlink_metadata(path).ok()?;
+    let changed_ns = file.ctime().checked_mul(1_000_000_000)?.checked_add(file.ctime_nsec())?;
+    Some(ReadBackup { read_ms: 0, len: file.len(), inode: file.ino(), changed_ns })
 }
 
 /// The newest backup that is good, by what is known without reading it.

@@ -164,7 +164,13 @@ pub(super) fn backups_of(disk: &dyn Disk, home: &Path, deep: bool) -> Result<Vec
     Ok(backups)
 }
 
-fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool) -> Result<Backup> {
+pub(super) fn judged(
+    disk: &dyn Disk,
+    path: PathBuf,
+    bytes: u64,
+    named_ms: i64,
+    deep: bool,
+) -> Result<Backup> {
     let unknown = Backup {
         path,
         created_ms: named_ms,

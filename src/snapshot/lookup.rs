@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::backup::{Backup, backups_of};
+use super::backup::{Backup, backups_of, judged};
 use super::read;
 use crate::error::Result;
 use crate::fs::RealDisk;
@@ -24,6 +24,14 @@ pub(crate) struct Stamped {
 /// What the disk says.
 pub fn backups_in(home: &Path, deep: bool) -> Result<Vec<Backup>> {
     backups_of(&RealDisk, home, deep)
+}
+
+/// The same backup, read as a whole and compared with its manifest.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) fn read_as_a_whole(backup: &Backup) -> Result<Backup> {
+    judged(&RealDisk, backup.path.clone(), backup.bytes, backup.created_ms, true)
 }
 
 /// What a file says of itself, when it is a snapshot of a store of ours. Whether that is true is found out by whoever
