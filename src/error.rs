@@ -50,6 +50,8 @@ pub enum ErrorKind {
     UnknownFormat,
     /// The file belongs to another store.
     ForeignStore,
+    /// A store was here and is gone: a new one is not made in its place unless that is asked for.
+    Gone,
     /// The embedding model cannot be loaded or cannot be used here.
     Model,
     /// The configuration has a bad value.
@@ -81,6 +83,7 @@ impl ErrorKind {
             Self::Corrupt => "corrupt",
             Self::UnknownFormat => "unknown_format",
             Self::ForeignStore => "foreign_store",
+            Self::Gone => "gone",
             Self::Model => "model",
             Self::Config => "config",
             Self::Refused => "refused",

@@ -10,6 +10,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::config::{Config, EnvLookup, Origin, Place};
 use crate::embed::ModelSpec;
 use crate::error::{Error, ErrorKind, Result, shown};
@@ -85,9 +87,21 @@ pub struct Home {
     /// The original's usual databases that are there, by existence only. The first may be this store's own
     /// `memory.db`.
     pub legacy: Vec<PathBuf>,
+    /// The user's folder for what programs note about their own state: `$XDG_STATE_HOME`, else `~/.local/state`. It need
+    /// not exist.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Home {
+    /// The file in the user's state folder that stands for the store of this home, should the whole home be gone. Only
+    /// the health run writes it.
+    #[must_use]
+    pub fn remembered_by(&self) -> Option<PathBuf> {
+        let digest = Sha256::digest(self.path.as_os_str().as_encoded_bytes());
+        let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Some(self.state_dir.as_ref()?.join("memento-kv").join(format!("home-{name}.json")))
+    }
+
     /// The embedding model of a new store, as the configuration names it.
     ///
     /// # Errors
@@ -175,8 +189,10 @@ pub fn locate(inputs: &HomeInputs<'_>) -> Result<Home> {
         None => finder.by_config()?,
     };
     let db_path = config.storage.db_path.clone().unwrap_or_else(|| path.join(DB_NAME));
-    let legacy = user_home.map_or_else(Vec::new, |home| legacy_databases(&home));
-    Ok(Home { path, rule, db_path, config, legacy })
+    let legacy = user_home.as_deref().map_or_else(Vec::new, legacy_databases);
+    let state_dir = (inputs.env)("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let state_dir = state_dir.or_else(|| user_home.map(|home| home.join(".local/state")));
+    Ok(Home { path, rule, db_path, config, legacy, state_dir })
 }
 
 struct Finder<'a> {

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::logs::{self, Log};
 use crate::memory::{MemoryId, Remember};
 use crate::share::Store;
 use crate::transfer::JsonlReader;
@@ -21,8 +22,6 @@ use crate::transfer::JsonlReader;
 const FILE_NAME: &str = "spool.jsonl";
 /// Added to the name of the file that keeps damaged lines.
 const DAMAGED_SUFFIX: &str = ".damaged";
-/// Longest log of auto-memory, in bytes; then it becomes the former one.
-const JOURNAL_LEN_MAX: u64 = 4 << 20;
 
 /// The spool of a home.
 #[derive(Clone, Debug)]
@@ -256,18 +255,7 @@ fn new_id(now_ms: i64) -> Result<MemoryId> {
 /// Writes a line into `logs/automemory.log` of a home: what happened, without the text of any memory. That it cannot be
 /// written is no reason to stop.
 pub fn journal(home: &Path, now_ms: i64, message: &str) {
-    let folder = home.join("logs");
-    let path = folder.join("automemory.log");
-    let write = || -> std::io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        if fs::metadata(&path).is_ok_and(|file| file.len() > JOURNAL_LEN_MAX) {
-            fs::rename(&path, folder.join("automemory.log.1"))?;
-        }
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        let time = crate::time::local_iso(now_ms);
-        file.write_all(format!("[{time}] {message}\n").as_bytes())
-    };
-    if let Err(error) = write() {
+    if let Err(error) = logs::append(home, Log::AutoMemory, now_ms, message) {
         tracing::warn!(%error, "automemory.log cannot be written");
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Error(Error),
     /// It was done and answered; what was asked about is damaged.
     Damaged,
+    /// It was done and answered; how it went is told by this exit code.
+    Ended(u8),
     /// Nobody reads the answer any more, such as `head` after its last line.
     PipeClosed,
 }
@@ -52,6 +54,7 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         | ErrorKind::Corrupt
         | ErrorKind::UnknownFormat
         | ErrorKind::ForeignStore
+        | ErrorKind::Gone
         | ErrorKind::Model => 3,
         ErrorKind::Busy | ErrorKind::OwnerUnresponsive | ErrorKind::VersionSkew | ErrorKind::Timeout => 4,
         ErrorKind::Io
@@ -73,6 +76,7 @@ pub(crate) fn report(failure: &Failure, out: &Output) -> ExitCode {
             ExitCode::from(code(error.kind()))
         }
         Failure::Damaged => ExitCode::from(1),
+        Failure::Ended(code) => ExitCode::from(*code),
         Failure::PipeClosed => ExitCode::SUCCESS,
     }
 }
@@ -132,6 +136,7 @@ mod tests {
             (ErrorKind::Corrupt, 3),
             (ErrorKind::UnknownFormat, 3),
             (ErrorKind::ForeignStore, 3),
+            (ErrorKind::Gone, 3),
             (ErrorKind::Model, 3),
             (ErrorKind::Busy, 4),
             (ErrorKind::Timeout, 4),

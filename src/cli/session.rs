@@ -31,7 +31,10 @@ pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
 /// How the store of this home is opened. A program that ends soon makes vectors when it is asked to, not behind the
 /// calls.
 pub(crate) fn options(context: &Context<'_>, home: &Home) -> Result<Options> {
-    Ok(quiet_options(home)?.read_only(context.global.read_only))
+    // Whoever only reads may read what is sound of a store that is not: nothing on the disk is given up by that, and what
+    // is missing is told.
+    let only_reads = context.global.read_only;
+    Ok(quiet_options(home)?.read_only(only_reads).salvage(only_reads))
 }
 
 fn quiet_options(home: &Home) -> Result<Options> {

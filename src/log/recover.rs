@@ -137,7 +137,7 @@ pub(crate) fn recover(
 pub(crate) fn segments_gone(place: &Place) -> Error {
     Error::new(ErrorKind::Corrupt, "a store was here, but its segments are gone or unreadable")
         .at(&place.segments)
-        .hint("put the segment files back, or restore a backup; to begin anew, move the whole store folder away")
+        .hint("put the segment files back, or let `memento-kv health` bring back what the backups hold")
 }
 
 /// Segments follow each other in the order of their numbers; two of one number are two histories.

@@ -194,7 +194,13 @@ pub(super) fn note_anew(store: &Inner, manifest: &Path) -> Result<()> {
     }
 }
 
-fn judged(disk: &dyn Disk, path: PathBuf, bytes: u64, named_ms: i64, deep: bool) -> Result<Backup> {
+pub(super) fn judged(
+    disk: &dyn Disk,
+    path: PathBuf,
+    bytes: u64,
+    named_ms: i64,
+    deep: bool,
+) -> Result<Backup> {
     let unknown = Backup {
         path,
         created_ms: named_ms,

@@ -15,6 +15,7 @@ mod history;
 mod ids;
 mod import;
 mod index;
+mod marker;
 mod models;
 mod open;
 mod past;
@@ -59,6 +60,7 @@ pub(crate) use history::kept;
 pub use import::MemoryVectors;
 pub(crate) use import::{Arriving, Given, Incoming};
 pub use index::{IndexBuilder, IndexStats, TextStats};
+pub(crate) use marker::trace_of_a_store;
 pub use past::Moment;
 pub(crate) use past::PastStore;
 pub use points::RestorePoint;
@@ -123,6 +125,10 @@ pub struct Options {
     allow_network_fs: bool,
     pub(crate) serve: bool,
     pub(crate) connect: bool,
+    /// Whether a new store is made where one was before.
+    begin_anew: bool,
+    /// A file outside of the home that stands for a store that was in it.
+    remembered_by: Option<PathBuf>,
 }
 
 impl Options {
@@ -155,7 +161,16 @@ impl Options {
             allow_network_fs: false,
             serve: true,
             connect: true,
+            begin_anew: false,
+            remembered_by: None,
         }
+    }
+
+    /// The same in another home.
+    pub(crate) fn in_home(mut self, home: &Path) -> Self {
+        home.clone_into(&mut self.home);
+        (self.db_path, self.remembered_by) = (None, None);
+        self
     }
 
     /// What follows the store beside it.
@@ -198,6 +213,7 @@ impl Options {
             .history(storage.history_days, u64::from(storage.history_max_mb) << 20)
             .language(search.language)
             .recency_half_life((!half_life.is_zero()).then_some(half_life));
+        let options = Self { remembered_by: home.remembered_by(), ..options };
         Ok(search.aliases.iter().fold(options, |options, (alias, name)| options.alias(alias, name)))
     }
 
@@ -205,6 +221,13 @@ impl Options {
     /// [`NotFound`](crate::ErrorKind::NotFound).
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Whether a new, empty store is made although one was here before and is gone. Otherwise that is an error of kind
+    /// [`Gone`](crate::ErrorKind::Gone).
+    pub fn begin_anew(mut self, on: bool) -> Self {
+        self.begin_anew = on;
         self
     }
 

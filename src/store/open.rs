@@ -106,6 +106,9 @@ pub(super) fn open(mut options: Options) -> Result<Option<Arc<Inner>>> {
     let Opening { mut recovered, catalog, replayed, healed } = opening(&options, &layout, &place)?;
     recovered.tail.limit_segments(options.segment_len_max);
 
+    if !options.read_only && !options.frozen {
+        super::marker::keep(&*options.disk, &options.home, catalog.store_id());
+    }
     let last_seq = recovered.tail.state().last_seq;
     let cache_path = (options.query_cache && !options.read_only).then_some(layout.query_cache.as_path());
     let pending = Pending::new(Registry::read(&catalog)?);
@@ -193,7 +196,10 @@ fn opening(options: &Options, layout: &Layout, place: &Place) -> Result<Opening>
     let store_id = match known_id.or(view.as_ref().map(Catalog::store_id)) {
         Some(store_id) => store_id,
         None if view_is_there || !listing.unusable.is_empty() => return Err(log::segments_gone(place)),
-        None => new_store_id()?,
+        None => {
+            super::marker::refuse_where_one_was(options)?;
+            new_store_id()?
+        }
     };
     let mut named = manifest.map_or_else(Vec::new, |manifest| manifest.segments);
     let mut healed = Vec::new();
@@ -393,10 +399,12 @@ fn make_folders(options: &Options, layout: &Layout) -> Result<()> {
     }
     if nothing || options.disk.kind(&layout.folder)?.is_none() {
         if !options.create || options.read_only {
+            super::marker::refuse_where_one_was(options)?;
             return Err(Error::new(ErrorKind::NotFound, "there is no store here")
                 .at(home)
                 .hint("name its home with --home or MEMENTO_HOME; `remember` makes a new store"));
         }
+        super::marker::refuse_where_one_was(options)?;
         fs::create_folders(&*options.disk, &layout.folder)?;
         options.disk.check_folder(home)?;
     }

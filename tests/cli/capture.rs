@@ -130,8 +130,9 @@ fn a_damaged_store_leaves_what_is_said_in_the_spool() {
         (Some(true), Some("corrupt")),
         "{answer}"
     );
-    // The damaged store is put away, and a new one takes what was said meanwhile, and what `memory.db` still holds.
+    // The damaged store is put away, and one that comes back from `memory.db` takes what was said meanwhile.
     std::fs::rename(user.home().join("store"), user.path("damaged")).expect("renamed");
+    user.run(["health"]);
     user.remember(["after"]);
     let kept = user.json(["get", answer["id"].as_str().expect("an id"), "--json"]);
     assert_eq!((kept["text"].as_str(), user.count()), (Some("kept all the same"), 3));

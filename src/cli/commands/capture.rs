@@ -250,7 +250,8 @@ impl<'a> Run<'a> {
         }
         match session::open_in(self.context, self.home) {
             Ok(store) => Ok(Target::Store(store)),
-            Err(error) if fallback::is_spoolable(&error, self.context) => {
+            // Where a store is gone, whoever captures is no person who could decide.
+            Err(error) if fallback::is_spoolable(&error, self.context) || error.kind() == ErrorKind::Gone => {
                 self.warn(&error);
                 Ok(Target::Spool(error.kind()))
             }

@@ -9,7 +9,12 @@ use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::{session, table, text};
-use crate::{Moment, RestoreFrom, RestoreOptions, RestorePoint, Restored, Result};
+use crate::health::revive;
+use crate::home::Home;
+use crate::{
+    BackupVerdict, Error, ErrorKind, Moment, RestoreFrom, RestoreOptions, RestorePoint, Restored, Result,
+    backups_in,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -60,13 +65,22 @@ struct Source {
 pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failure> {
     let Some(from) = from(&args.source, context)? else { return list(context) };
     // What a home without a store has to give back may be a backup.
-    let (_, store) = match from {
-        RestoreFrom::File(_) if !args.dry_run => session::open(context)?,
-        _ => session::open_existing(context)?,
+    let opened = match from {
+        RestoreFrom::File(_) if !args.dry_run => session::open(context),
+        _ => session::open_existing(context),
     };
-    let restored = store.restore(&from, RestoreOptions { exact: args.exact, dry_run: args.dry_run });
-    session::close(context, store);
-    let restored = restored?;
+    let restored = match opened {
+        Ok((_, store)) => {
+            let options = RestoreOptions { exact: args.exact, dry_run: args.dry_run };
+            let restored = store.restore(&from, options);
+            session::close(context, store);
+            restored?
+        }
+        Err(error) if error.kind() == ErrorKind::Gone && !args.dry_run => {
+            revived(&from, &session::home(context)?, error)?
+        }
+        Err(error) => return Err(error.into()),
+    };
     for problem in &restored.problems {
         context.out.warn(problem);
     }
@@ -74,6 +88,24 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context<'_>) -> Result<(), Failu
         return context.out.print_json(&restored);
     }
     context.out.print(&pretty(&restored))
+}
+
+/// In a home whose store is gone: one is made from the file.
+fn revived(from: &RestoreFrom, home: &Home, gone: Error) -> Result<Restored> {
+    match from {
+        RestoreFrom::File(file) => revive(home, file),
+        RestoreFrom::Latest => {
+            let backups = backups_in(&home.path, true)?;
+            let latest = backups.iter().find(|backup| backup.verdict == BackupVerdict::Verified);
+            let latest = latest.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "there is no verified backup")
+                    .at(&home.path)
+                    .hint("name an unverified one to restore it")
+            })?;
+            revive(home, &latest.path)
+        }
+        _ => Err(gone),
+    }
 }
 
 fn from(args: &Source, context: &Context<'_>) -> Result<Option<RestoreFrom>> {

@@ -1,0 +1,162 @@
+//! What the last runs found, in `health.json` of the home. Spec: `format-spec/health.md`.
+//!
+//! It is a note, not truth: lost, damaged or from another time, it only makes the next run do more.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::fs::{self, RealDisk};
+
+/// Name of the file in the home.
+const NAME: &str = "health.json";
+const LEN_MAX: usize = 256 << 10;
+/// A deep check is due when the last one is older.
+const DEEP_MS: i64 = DAY_MS;
+pub(super) const HOUR_MS: i64 = 60 * 60 * 1000;
+pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
+/// Sizes of so many days are kept.
+const SIZES_MAX: usize = 30;
+/// Names of damaged backups that are kept, so that each is told of once.
+const KNOWN_BAD_MAX: usize = 100;
+/// A time that is so much in the future was written by a clock that was wrong.
+const AHEAD_MS: i64 = HOUR_MS;
+
+/// What is known of former runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct State {
+    pub(super) format: u32,
+    /// When the last run ended, in Unix milliseconds.
+    pub(super) run_ms: Option<i64>,
+    /// When the last run ended that found nothing wrong, or mended it.
+    pub(super) good_ms: Option<i64>,
+    /// When every byte was read the last time, and whether all was well then.
+    pub(super) deep_ms: Option<i64>,
+    pub(super) deep_ok: bool,
+    /// Last sequence and memories of the store then.
+    pub(super) seq: u64,
+    pub(super) memories: u64,
+    /// Sequences whose records are lost, first and last of each run, as far as a run has dealt with them.
+    pub(super) losses: Vec<(u64, u64)>,
+    /// Whether the store had an index block, and a published `memory.db`.
+    pub(super) has_index: bool,
+    pub(super) has_snapshot: bool,
+    /// File name of the newest good backup.
+    pub(super) backup: Option<String>,
+    /// Backups that were read as a whole, by file name.
+    pub(super) read_backups: BTreeMap<String, ReadBackup>,
+    /// Damaged backups that were told of.
+    pub(super) known_bad: Vec<String>,
+    /// Runs in a row that met an error of the disk.
+    pub(super) io_failures: u32,
+    /// Bytes of the home on each of the last days, the oldest first: day since 1970, bytes.
+    pub(super) sizes: Vec<(i64, u64)>,
+    /// How often each step came to what: `check/ok`, `backup/done`, ...
+    pub(super) operations: BTreeMap<String, u64>,
+}
+
+/// A backup that was read as a whole and was what it had been when it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ReadBackup {
+    /// When, in Unix milliseconds.
+    pub(super) read_ms: i64,
+    /// Its length, its inode and when it was changed the last time, in nanoseconds: with another one of these it may be
+    /// another file.
+    pub(super) len: u64,
+    pub(super) inode: u64,
+    pub(super) changed_ns: i64,
+}
+
+impl State {
+    /// What is known of this home; nothing, when that cannot be read.
+    pub(super) fn read(home: &Path) -> Self {
+        match fs::read_small(&RealDisk, &home.join(NAME), LEN_MAX) {
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Ok(None) => Self::default(),
+            Err(error) => {
+                tracing::warn!(%error, "what former health runs found is not known");
+                Self::default()
+            }
+        }
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn write(&mut self, home: &Path) -> Result<()> {
+        self.format = 1;
+        self.known_bad.truncate(KNOWN_BAD_MAX);
+        let mut bytes = serde_json::to_vec_pretty(self).expect("a struct of numbers and texts");
+        bytes.push(b'\n');
+        fs::replace(&RealDisk, &home.join(NAME), &bytes)
+    }
+
+    /// Whether every byte should be read now. A clock that was set back is no reason to wait for a year.
+    pub(super) fn deep_is_due(&self, now_ms: i64) -> bool {
+        self.deep_ms.is_none_or(|deep| now_ms - deep >= DEEP_MS || deep - now_ms > AHEAD_MS)
+    }
+
+    /// Notes how many bytes the home has today.
+    pub(super) fn note_size(&mut self, now_ms: i64, bytes: u64) {
+        let day = now_ms.div_euclid(DAY_MS);
+        // What a clock wrote that ran ahead would stay for good.
+        self.sizes.retain(|(other, _)| *other < day);
+        self.sizes.push((day, bytes));
+        let surplus = self.sizes.len().saturating_sub(SIZES_MAX);
+        self.sizes.drain(..surplus);
+    }
+
+    /// By how many bytes the home grows on a day, over the days that are known.
+    pub(super) fn growth(&self) -> Option<i64> {
+        let ((first_day, first), (last_day, last)) = (*self.sizes.first()?, *self.sizes.last()?);
+        let days = last_day - first_day;
+        let grown = i64::try_from(last).ok()? - i64::try_from(first).ok()?;
+        (days > 0).then(|| grown / days)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_reads_back_and_a_damaged_one_is_none() {
+        let home = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(State::read(home.path()), State::default());
+        let mut state = State { run_ms: Some(5), seq: 7, ..State::default() };
+        state.operations.insert("check/ok".to_owned(), 3);
+        state.write(home.path()).expect("written");
+        assert_eq!(State::read(home.path()), state);
+        std::fs::write(home.path().join(NAME), b"{\"seq\": \"many\"").expect("written");
+        assert_eq!(State::read(home.path()), State::default());
+    }
+
+    #[test]
+    fn a_deep_check_is_due_after_a_day_and_when_the_clock_was_set_back() {
+        let state = State { deep_ms: Some(10 * DAY_MS), ..State::default() };
+        assert!(State::default().deep_is_due(0));
+        assert!(!state.deep_is_due(10 * DAY_MS + DEEP_MS - 1));
+        assert!(state.deep_is_due(10 * DAY_MS + DEEP_MS));
+        assert!(!state.deep_is_due(10 * DAY_MS - 60_000), "clocks are corrected a little every day");
+        assert!(state.deep_is_due(9 * DAY_MS));
+    }
+
+    #[test]
+    fn growth_is_by_the_day() {
+        let mut state = State::default();
+        state.note_size(100 * DAY_MS, 1000);
+        assert_eq!(state.growth(), None);
+        state.note_size(100 * DAY_MS + HOUR_MS, 1100);
+        state.note_size(102 * DAY_MS, 1300);
+        assert_eq!((state.growth(), state.sizes.len()), (Some(100), 2));
+        state.note_size(90 * DAY_MS, 5);
+        assert_eq!(state.sizes, [(90, 5)], "the clock was set back");
+        (0..100).for_each(|day| state.note_size(day * DAY_MS, 1));
+        assert_eq!(state.sizes.len(), SIZES_MAX);
+    }
+}
