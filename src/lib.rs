@@ -48,6 +48,7 @@ mod scope;
 pub mod secrets;
 mod snapshot;
 pub mod spool;
+mod sqlite;
 mod store;
 mod text;
 pub mod time;

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("scope", &["error", "format"]),
     ("log", &["error", "clock", "fs", "format"]),
     ("catalog", &["error", "memory", "fs", "format"]),
+    ("sqlite", &[]),
     ("rank", &["memory", "format"]),
     ("text", &["error", "memory", "format", "scope"]),
     ("pack", &["memory", "time", "text"]),
@@ -36,8 +37,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("capture", &["error", "clock", "secrets", "time", "memory", "home", "store"]),
-    ("transfer", &["error", "secrets", "time", "memory", "store"]),
-    ("snapshot", &["error", "time", "memory", "fs", "store"]),
+    ("transfer", &["error", "secrets", "time", "memory", "sqlite", "store"]),
+    ("snapshot", &["error", "time", "memory", "fs", "sqlite", "store"]),
     (
         "check",
         &["error", "home", "fs", "format", "log", "catalog", "text", "index", "embed", "store", "snapshot"],
