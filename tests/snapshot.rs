@@ -281,6 +281,7 @@ fn a_memory_db_that_has_rotted_is_found_and_published_anew() {
             .remember(Remember::new(format!("memory {n} of fifty")).id(id(&format!("m{n}"))))
             .expect("stored");
     }
+    store.remember(Remember::new("twelve tens and two")).expect("stored");
     store.close().expect("closed");
     assert_eq!(check_files(home, &mut |_| {}).expect("a report").status, CheckStatus::Ok);
     let (before, whole) = (texts(&db(home)), std::fs::read(db(home)).expect("read"));

@@ -8,7 +8,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use serde_json::{Map, Value};
 
-use super::layout::{CHANGE_COUNTERS, ORIGINAL_DIMENSIONS, Said, Stamp, row_crc, share_of, tags_of};
+use super::layout::{
+    CHANGE_COUNTERS, CHECK_WORDS, ORIGINAL_DIMENSIONS, Said, Stamp, row_crc, share_of, tags_of,
+};
 use super::publish::siblings;
 use super::sql;
 use crate::error::{Error, ErrorKind, Result};
@@ -165,7 +167,7 @@ pub(crate) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     })
 }
 
-/// As [`verify`], and with SQLite's own look at every page, index and word.
+/// As [`verify`], and with SQLite's own look at every page and index, and at the words: are they those of the texts?
 ///
 /// # Errors
 /// As [`verify`].
@@ -175,8 +177,34 @@ pub(crate) fn verify_all(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     let failed = |error| sql(path, error);
     let said: String =
         file.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    // What SQLite says may name a value.
-    if said == "ok" { Ok(stamp) } else { Err(Error::corrupt(path, 0, "SQLite finds it damaged")) }
+    if said != "ok" {
+        // What SQLite says may name a value.
+        return Err(Error::corrupt(path, 0, "SQLite finds it damaged"));
+    }
+    if let Some(real) = disk.system_path(path) {
+        check_words(real, len_of(disk, path)?)?;
+    }
+    Ok(stamp)
+}
+
+/// Holds the index of words against the texts. SQLite takes the question for a write, although nothing is written: where
+/// nothing can be, it is not asked.
+fn check_words(path: &Path, len: u64) -> Result<()> {
+    let failed = |error| sql(path, error);
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    sqlite::guard(&mut connection, len).map_err(failed)?;
+    connection.execute_batch("PRAGMA query_only = OFF;").map_err(failed)?;
+    // It is rolled back, as it is never committed.
+    let transaction = connection.transaction().map_err(failed)?;
+    match transaction.execute(CHECK_WORDS, []).map_err(failed) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(Error::corrupt(path, 0, "its index of words does not say what its texts do"))
+        }
+        Err(error) if error.kind() != ErrorKind::ReadOnly => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl File {
