@@ -55,6 +55,7 @@ pub mod secrets;
 mod share;
 mod snapshot;
 pub mod spool;
+mod sqlite;
 mod store;
 mod text;
 pub mod time;

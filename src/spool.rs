@@ -50,11 +50,8 @@ pub struct Drained {
     pub damaged: u64,
 }
 
-/// One line of a spool.
-struct Entry {
-    spooled_ms: i64,
-    remember: Remember,
-}
+/// A memory of a spool, and when it was spooled, in milliseconds since 1970.
+type Entry = (i64, Remember);
 
 impl Spool {
     /// The spool of this home.
@@ -124,20 +121,15 @@ impl Spool {
             let Some(mut file) = open_locked(path)? else { continue };
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(|error| Error::io("read", path, error))?;
-            let mut damaged = Vec::new();
-            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                match entry(line) {
-                    Some(entry) => entries.push(entry),
-                    None => damaged.push(line),
-                }
-            }
+            let (read, damaged) = read_back(&bytes);
+            entries.extend(read);
             drained.damaged += damaged.len() as u64;
             keep_damaged(path, &damaged)?;
             files.push((path, file));
         }
         // Two files may have been written in turns.
-        entries.sort_by_key(|entry| entry.spooled_ms);
-        for Entry { remember, .. } in entries {
+        entries.sort_by_key(|(spooled_ms, _)| *spooled_ms);
+        for (_, remember) in entries {
             // What was allowed when it was spooled is allowed now.
             let id = remember.id.clone();
             match store.remember_many(vec![remember.allow_secrets(true)]) {
@@ -158,8 +150,20 @@ impl Spool {
     }
 }
 
+/// The memories of a spool, in its order, and the lines that are damaged.
+pub(crate) fn read_back(bytes: &[u8]) -> (Vec<Entry>, Vec<&[u8]>) {
+    let (mut entries, mut damaged) = (Vec::new(), Vec::new());
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match entry(line) {
+            Some(entry) => entries.push(entry),
+            None => damaged.push(line),
+        }
+    }
+    (entries, damaged)
+}
+
 /// One line: CRC-32 of the rest, milliseconds, JSON.
-fn line(spooled_ms: i64, json: &str) -> String {
+pub(crate) fn line(spooled_ms: i64, json: &str) -> String {
     let rest = format!("{spooled_ms} {json}");
     format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
 }
@@ -173,7 +177,7 @@ fn entry(line: &[u8]) -> Option<Entry> {
     }
     let (spooled_ms, json) = rest.split_once(' ')?;
     let memory = JsonlReader::new(BufReader::new(json.as_bytes())).next_memory().ok()??;
-    Some(Entry { spooled_ms: spooled_ms.parse().ok()?, remember: memory.remember })
+    Some((spooled_ms.parse().ok()?, memory.remember))
 }
 
 fn append_line(path: &Path, line: &str) -> Result<()> {

@@ -53,6 +53,54 @@ fn the_committed_seeds_are_those_that_the_targets_make() {
     }
 }
 
+/// Random changes of the corpus, for so many seconds: `FUZZ_TARGET=spool FUZZ_SECONDS=60 cargo test --test fuzz_corpus
+/// mutations -- --ignored --nocapture`. What paniced stands in `fuzz/artifacts/TARGET`.
+#[test]
+#[ignore = "takes as long as it is told to"]
+#[allow(clippy::print_stderr, reason = "how many there were must be seen")]
+fn mutations_of_the_corpus_find_nothing() {
+    let wanted = std::env::var("FUZZ_TARGET").expect("FUZZ_TARGET names a target");
+    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let target = TARGETS.into_iter().find(|target| target.name == wanted).expect("there is such a target");
+    let folder = corpus(&target);
+    let corpus: Vec<_> =
+        names(&folder).iter().map(|name| fs::read(folder.join(name)).expect("a file")).collect();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let mut state = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1_u64);
+    let mut below = |end: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % end.max(1)
+    };
+    let mut runs = 0_u64;
+    while std::time::Instant::now() < end {
+        let mut input = corpus[below(corpus.len())].clone();
+        for _ in 0..=below(8) {
+            let (at, other) = (below(input.len() + 1), &corpus[below(corpus.len())]);
+            match below(6) {
+                0 => input.truncate(at),
+                1 => input.insert(at, below(256) as u8),
+                2 if at < input.len() => input[at] ^= 1 << below(8),
+                3 if at < input.len() => drop(input.remove(at)),
+                4 => drop(input.splice(at..at, other[..below(other.len() + 1)].iter().copied())),
+                _ => {
+                    let until = at + below(input.len() - at + 1);
+                    let part = input[at..until].to_vec();
+                    drop(input.splice(at..at, part));
+                }
+            }
+        }
+        input.truncate(1 << 16);
+        runs += 1;
+        if std::panic::catch_unwind(|| (target.run)(&input)).is_err() {
+            let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/artifacts").join(target.name);
+            fs::create_dir_all(&found).expect("a folder");
+            fs::write(found.join(format!("mutation-{runs}")), &input).expect("a find");
+            panic!("input {runs} of target {}", target.name);
+        }
+    }
+    eprintln!("{}: {runs} inputs", target.name);
+}
+
 fn write(folder: &Path, seeds: &[(String, Vec<u8>)]) {
     fs::create_dir_all(folder).expect("a folder");
     for name in names(folder).iter().filter(|name| name.starts_with("seed-")) {

@@ -8,17 +8,21 @@ use std::sync::Arc;
 
 use memento_kv::check::{CheckStatus, check_files};
 use memento_kv::embed::Embedder;
-use memento_kv::{List, MemoryId, Mode, Options, Order, Recall, Remember, Store};
+use memento_kv::{
+    List, MemoryId, Mode, Options, Order, Recall, Remember, RestoreFrom, RestoreKind, RestoreOptions, Store,
+};
 use serde_json::Value;
 
 #[path = "golden/embedder.rs"]
 mod embedder;
 use embedder::Counting;
 
-/// The store as it was closed, and the same one after a compaction, which rewrote its segments.
-const GOLDEN: [&str; 2] = [
+/// The store as it was closed, the same one after a compaction, which rewrote its segments, and after a restore and its
+/// undo, which brought the same memories back.
+const GOLDEN: [&str; 3] = [
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1"),
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1-rewritten"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1-restored"),
 ];
 
 /// A home with a copy of the golden store. Git keeps no modes, so the segments get this one.
@@ -61,9 +65,23 @@ fn expected() -> Value {
 
 /// Every memory, forgotten id, figure and vector is as when the store was made.
 fn holds_what_is_expected(store: &Store) {
+    holds_memories(store);
+    let all = store.list(&List::new().limit(100).order(Order::Oldest)).expect("list");
+    assert_eq!(serde_json::to_value(&all).expect("JSON"), expected()["memories"]);
+    assert_eq!(store.stats().expect("stats").last_seq, expected()["last_seq"]);
+}
+
+/// Every memory, forgotten id and vector is as when the store was made.
+fn holds_memories(store: &Store) {
     let expected = expected();
     let all = store.list(&List::new().limit(100).order(Order::Oldest)).expect("list");
-    assert_eq!(serde_json::to_value(&all).expect("JSON"), expected["memories"]);
+    // Of one time those come first that were stored first, which a restore may change.
+    let by_id = |list: &Value| {
+        let mut list = list.as_array().expect("a list").clone();
+        list.sort_by_key(|memory| memory["id"].to_string());
+        list
+    };
+    assert_eq!(by_id(&serde_json::to_value(&all).expect("JSON")), by_id(&expected["memories"]));
     for memory in &all {
         assert_eq!(store.get(&memory.id).expect("get").as_ref(), Some(memory));
     }
@@ -71,7 +89,6 @@ fn holds_what_is_expected(store: &Store) {
         assert_eq!(store.get(id.as_str().expect("an id")).expect("get"), None);
     }
     let stats = store.stats().expect("stats");
-    assert_eq!(stats.last_seq, expected["last_seq"]);
     assert_eq!(serde_json::to_value(&stats.model).expect("JSON"), expected["model"]);
     assert_eq!((stats.embedded, stats.pending), (all.len() as u64, 0));
 
@@ -126,6 +143,33 @@ fn a_rewritten_store_of_format_1_opens_with_every_memory() {
         let report = store.check(&mut |_| {}).expect("check");
         assert_eq!((report.status, report.findings.as_slice()), (CheckStatus::Ok, &[][..]));
     }
+}
+
+#[test]
+fn a_store_of_format_1_with_restores_opens_with_every_memory_and_goes_back() {
+    let home = home_of(GOLDEN[2], 0o400);
+    let names = segment_names(&home.path().join("store"));
+    let active = home.path().join("store/seg").join(names.last().expect("a segment"));
+    fs::set_permissions(active, PermissionsExt::from_mode(0o600)).expect("chmod");
+    let features: Vec<u8> = names
+        .iter()
+        .map(|name| fs::read(home.path().join("store/seg").join(name)).expect("a segment")[112])
+        .collect();
+    assert_eq!(features, [0, 0, 2, 0, 2, 0], "a program that does not know restores refuses these");
+    let report = check_files(home.path(), &mut |_| {}).expect("check");
+    assert_eq!((report.status, report.records), (CheckStatus::Ok, 34));
+    let store = open(home.path());
+    assert_eq!(store.healed(), []);
+    holds_memories(&store);
+    let points = store.restore_points().expect("a list");
+    let points: Vec<_> = points.iter().map(|point| (point.seq, point.kind)).collect();
+    assert_eq!(points, [(28, Some(RestoreKind::Undo)), (22, Some(RestoreKind::Moment))]);
+    for seq in [28, 22, 9] {
+        store.restore(&RestoreFrom::Seq(seq), RestoreOptions::default()).expect("restored");
+    }
+    assert_eq!(store.list(&List::new().limit(100)).expect("list").len(), 4);
+    store.restore(&RestoreFrom::Undo, RestoreOptions::default()).expect("undone");
+    holds_memories(&store);
 }
 
 #[test]

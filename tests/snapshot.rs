@@ -244,11 +244,12 @@ fn a_backup_goes_where_it_is_sent_and_never_over_a_file() {
     assert_eq!(named.path.parent(), Some(other.path()));
 }
 
-/// Flips a bit as rot does, of which neither times nor the length tell.
-fn rot(home: &Path, offset_from_end: usize) {
+/// Flips a bit of these bytes, where they do not stand behind that one, as rot does: neither times nor the length tell.
+fn rot(home: &Path, what: &[u8], before: u8) {
     let mut bytes = std::fs::read(db(home)).expect("read");
-    let at = bytes.len() - offset_from_end;
-    bytes[at] ^= 0x10;
+    let is_it = |at: &usize| bytes[*at..].starts_with(what) && bytes[at - 1] != before;
+    let at = (1..bytes.len()).find(is_it).expect("it is there");
+    bytes[at] ^= 0x01;
     std::fs::write(db(home), bytes).expect("written");
     pretend_published(home);
 }
@@ -280,10 +281,15 @@ fn a_memory_db_that_has_rotted_is_found_and_published_anew() {
             .remember(Remember::new(format!("memory {n} of fifty")).id(id(&format!("m{n}"))))
             .expect("stored");
     }
+    store.remember(Remember::new("twelve tens and two")).expect("stored");
     store.close().expect("closed");
     assert_eq!(check_files(home, &mut |_| {}).expect("a report").status, CheckStatus::Ok);
-    let before = texts(&db(home));
-    rot(home, 700);
+    let (before, whole) = (texts(&db(home)), std::fs::read(db(home)).expect("read"));
+    // In the index of words, whose terms are without those before them: of `twelve` that is `welve`.
+    rot(home, b"welve", b't');
+    assert_eq!(kinds(&check_files(home, &mut |_| {}).expect("a report")), [("memory-db", "memory.db")]);
+    std::fs::write(db(home), whole).expect("written");
+    rot(home, b"memory 25 of fifty", 0);
     assert_eq!(kinds(&check_files(home, &mut |_| {}).expect("a report")), [("memory-db", "memory.db")]);
     let store = open(home);
     assert_eq!(

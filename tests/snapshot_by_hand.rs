@@ -333,3 +333,32 @@ fn a_database_of_the_original_with_a_hot_log_comes_in_with_every_row() {
     undo(&store);
     assert_eq!(names(&store), ["mine"]);
 }
+
+#[test]
+fn a_journal_that_names_another_file_deletes_nothing() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    remember(&store, "a");
+    store.close().expect("closed");
+    let victim = home.join("victim");
+    fs::write(&victim, "precious").expect("written");
+    // What a journal of two databases ends with: a page's number, the name, its length and sum, and the magic.
+    let magic = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let name = victim.to_str().expect("UTF-8").as_bytes();
+    let sum = name.iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
+    let mut journal = magic.to_vec();
+    journal.resize(512, 0);
+    journal.extend(0x4000_0001_u32.to_be_bytes());
+    journal.extend(name);
+    journal.extend(u32::try_from(name.len()).expect("short").to_be_bytes());
+    journal.extend(sum.to_be_bytes());
+    journal.extend(magic);
+    fs::write(home.join("memory.db-journal"), journal).expect("written");
+    let mut bytes = fs::read(db(home)).expect("read");
+    bytes.truncate(8192);
+    fs::write(db(home), bytes).expect("written");
+    let store = open(home);
+    assert_eq!(fs::read_to_string(&victim).expect("it is there"), "precious");
+    assert_eq!(names(&store), ["a"]);
+}

@@ -117,7 +117,8 @@ fn the_list_of_pages_names_every_page() {
     }
 }
 
-/// The names of rules in the code: literals of small letters and hyphens that stand between two commas, as arguments do.
+/// The names of rules in the code: literals of small letters and hyphens that stand between two commas, as arguments do, or
+/// are constants.
 fn rules_in_code() -> BTreeSet<String> {
     let mut rules = BTreeSet::new();
     for file in RULES {
@@ -125,10 +126,11 @@ fn rules_in_code() -> BTreeSet<String> {
         let code = text.split("#[cfg(test)]").next().expect("a text has a beginning");
         let parts: Vec<&str> = code.split('"').collect();
         // Every second part is a literal; none in these files has a quotation mark in it.
-        for literal in parts
-            .windows(3)
-            .filter(|around| around[0].trim_end().ends_with(',') && around[2].trim_start().starts_with(','))
-        {
+        for literal in parts.windows(3).filter(|around| {
+            let (before, after) = (around[0].trim_end(), around[2].trim_start());
+            let is_argument = before.ends_with(',') && after.starts_with(',');
+            is_argument || (before.ends_with(": &str =") && after.starts_with(';'))
+        }) {
             let name = literal[1];
             if !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
                 rules.insert(name.to_owned());

@@ -24,6 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logs", &["error", "secrets", "time"]),
     ("log", &["error", "clock", "fs", "format"]),
     ("catalog", &["error", "memory", "fs", "format"]),
+    ("sqlite", &[]),
     ("rank", &["memory", "format"]),
     ("text", &["error", "memory", "format", "scope"]),
     ("pack", &["memory", "time", "text"]),
@@ -36,8 +37,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rank", "text", "vector", "index", "embed",
         ],
     ),
-    ("transfer", &["error", "secrets", "time", "memory", "fs", "store"]),
-    ("snapshot", &["error", "time", "memory", "fs", "store"]),
+    ("transfer", &["error", "secrets", "time", "memory", "fs", "sqlite", "store"]),
+    ("snapshot", &["error", "time", "memory", "fs", "sqlite", "store"]),
     (
         "check",
         &["error", "home", "fs", "format", "log", "catalog", "text", "index", "embed", "store", "snapshot"],

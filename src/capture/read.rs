@@ -279,7 +279,8 @@ impl ConversationReader {
             Value::Number(number) => {
                 let seconds = number.as_f64()?;
                 let seconds = if seconds.abs() > 1e11 { seconds / 1000.0 } else { seconds };
-                Some(seconds as i64)
+                // What is no time is as if there was none.
+                crate::time::checked(seconds as i64).ok()
             }
             Value::String(text) => parse_time(text, self.now_ms).ok(),
             _ => None,

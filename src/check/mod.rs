@@ -12,14 +12,13 @@ mod resume;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::Serialize;
 
 use self::beside::{is_beside, mend_all};
 use self::read::{AllRead, SegmentRead, Work};
 pub use self::resume::CheckOptions;
-use self::resume::Notes;
+use self::resume::{Limits, Notes};
 use crate::catalog::{Catalog, Opened, View, ViewCheck, ViewRead};
 use crate::embed::minilm::MiniLm;
 use crate::error::{Error, ErrorKind, Result};
@@ -167,7 +166,7 @@ impl Engine {
         options: &CheckOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Check> {
-        let deadline = options.deadline();
+        let limits = options.limits();
         let standing = self.standing();
         let (catalog, place) = self.settled()?;
         let seen = if depth == Depth::Deep { Seen::of(&catalog)? } else { Seen::Nothing };
@@ -177,7 +176,7 @@ impl Engine {
         let mut check = Check::new(place);
         check.manifest(&segments)?;
         let last_seq = position.tail.last_seq;
-        check.log_and_view(&segments, last_seq, depth, seen, options, deadline, progress)?;
+        check.log_and_view(&segments, last_seq, depth, seen, &limits, progress)?;
         check.losses(&catalog.view())?;
         check.blocks(&Layout::of(self.home()).index, depth)?;
         let store = self.inner();
@@ -191,7 +190,7 @@ impl Engine {
             folder: store.folder(),
             db_path: &store.db_path(),
         };
-        check.belongings(&belongings, depth, deadline)?;
+        check.belongings(&belongings, depth, limits.deadline)?;
         check.report.healed = self.healed();
         Ok(check)
     }
@@ -242,8 +241,8 @@ pub fn check_files_with(
         Err(error) if error.kind() == ErrorKind::Busy => Seen::Nothing,
         Err(_) => return Err(opened.expect_err("it is one")),
     };
-    let deadline = options.deadline();
-    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, options, deadline, progress)?;
+    let limits = options.limits();
+    check.log_and_view(&listing.segments, last_seq, Depth::Deep, seen, &limits, progress)?;
     if let Ok(Opened::Ready(catalog)) = &opened {
         check.losses(&catalog.view())?;
     }
@@ -252,7 +251,7 @@ pub fn check_files_with(
     let db_path = options.db_path.clone().unwrap_or_else(|| home.join(DB_NAME));
     // They are opened for reading only, by SQLite itself.
     let belongings = Belongings { disk: &RealDisk, home, folder: &layout.folder, db_path: &db_path };
-    check.belongings(&belongings, Depth::Deep, deadline)?;
+    check.belongings(&belongings, Depth::Deep, limits.deadline)?;
     Ok(check.report)
 }
 
@@ -374,12 +373,11 @@ impl Check {
         last_seq: u64,
         depth: Depth,
         seen: Seen,
-        options: &CheckOptions,
-        deadline: Option<Instant>,
+        limits: &Limits<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let place = self.place.clone();
-        let mut notes = options.resume.as_deref().map(Notes::open).transpose()?;
+        let (place, deadline) = (self.place.clone(), limits.deadline);
+        let mut notes = limits.resume.map(Notes::open).transpose()?;
         let work = Work { place: &place, segments, last_seq, depth, view: seen.open(), deadline };
         let AllRead { segments: read, view, unread } = work.read(notes.as_mut(), progress)?;
         let is_complete = read.iter().all(Option::is_some) && unread == 0;

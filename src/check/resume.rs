@@ -57,10 +57,19 @@ impl CheckOptions {
         self
     }
 
-    /// When nothing new is begun any more.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.time_limit.and_then(|limit| Instant::now().checked_add(limit))
+    /// What holds for a check that begins now.
+    pub(super) fn limits(&self) -> Limits<'_> {
+        let deadline = self.time_limit.and_then(|limit| Instant::now().checked_add(limit));
+        Limits { resume: self.resume.as_deref(), deadline }
     }
+}
+
+/// What holds for one check.
+pub(super) struct Limits<'a> {
+    /// The file with notes of what is whole.
+    pub(super) resume: Option<&'a Path>,
+    /// Nothing new is begun after this.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// A segment that was read and is whole, with what the log says of its memories.

@@ -9,6 +9,7 @@ use super::publish::{publish_anew, published_last, siblings};
 use super::read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, Kind};
+use crate::sqlite::MAGIC;
 use crate::store::Inner;
 
 /// The class of a damaged `memory.db`, ...
@@ -121,7 +122,7 @@ impl Belongings<'_> {
             len => len,
         };
         let (pages, len) = (u64::from(number(28)), file.len()?);
-        if read < HEADER_LEN || !header.starts_with(b"SQLite format 3\0") {
+        if read < HEADER_LEN || !header.starts_with(MAGIC) {
             return Ok(Some("it does not begin as a SQLite file".to_owned()));
         }
         if number(68).cast_signed() != APPLICATION_ID {

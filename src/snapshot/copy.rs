@@ -6,6 +6,7 @@ use super::publish::siblings;
 use super::read::{self, File};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, Kind};
+use crate::sqlite::{JOURNAL_END_LEN, names_another_file};
 use crate::store::Inner;
 
 /// Bytes that are copied at once.
@@ -54,9 +55,7 @@ impl Drop for Removed {
 /// [`ErrorKind::Corrupt`] when it cannot be used.
 pub(super) fn look_at(store: &Inner, path: &Path) -> Result<Look> {
     let disk = store.disk();
-    if disk.kind(path)?.is_none() {
-        return Err(Error::new(ErrorKind::NotFound, "there is no such file").at(path));
-    }
+    expect_there(&**disk, path)?;
     let alone = look(store, path, false);
     if alone.as_ref().is_ok_and(|look| look.is_whole) {
         return alone;
@@ -79,33 +78,32 @@ pub(super) fn look_at(store: &Inner, path: &Path) -> Result<Look> {
     }
 }
 
-fn look(store: &Inner, path: &Path, with_siblings: bool) -> Result<Look> {
+/// A copy of a file for whoever reads all of it and asks then whether that [was sound](File::expect_sound); where something
+/// stands beside it, it is looked at first.
+///
+/// # Errors
+/// As [`look_at`].
+pub(super) fn opened(store: &Inner, path: &Path) -> Result<Copied> {
     let disk = store.disk();
-    let name = if with_siblings { "look-2.db.tmp" } else { "look.db.tmp" };
-    let copy = store.folder().join(name);
-    let mut paths = vec![copy.clone()];
-    paths.extend(siblings(&copy));
-    for path in &paths {
-        if disk.kind(path)?.is_some() {
-            disk.remove(path)?;
+    for sibling in siblings(path) {
+        if disk.kind(&sibling)?.is_some() {
+            return look_at(store, path).map(|look| look.copied);
         }
     }
-    let removed = Removed { disk: disk.clone(), paths };
-    copy_file(&**disk, path, &copy)?;
-    if with_siblings {
-        let [wal, _, journal] = siblings(path);
-        let [wal_copy, _, journal_copy] = siblings(&copy);
-        for (from, to) in [(wal, wal_copy), (journal, journal_copy)] {
-            if read::is_file(&**disk, &from)? {
-                copy_file(&**disk, &from, &to)?;
-            }
-        }
-    } else {
-        rollback_mode(&**disk, &copy)?;
+    expect_there(&**disk, path)?;
+    copied(store, path, false)
+}
+
+fn expect_there(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.kind(path)? {
+        Some(_) => Ok(()),
+        None => Err(Error::new(ErrorKind::NotFound, "there is no such file").at(path)),
     }
-    let file =
-        if with_siblings { read::open_with_journal(&**disk, &copy) } else { read::open(&**disk, &copy) };
-    let file = file.map_err(|error| at(error, path))?;
+}
+
+fn look(store: &Inner, path: &Path, with_siblings: bool) -> Result<Look> {
+    let copied = copied(store, path, with_siblings)?;
+    let file = &copied.file;
     let is_whole = match &file.stamp {
         Some(_) => match file.verify() {
             Ok(_) => true,
@@ -121,7 +119,37 @@ fn look(store: &Inner, path: &Path, with_siblings: bool) -> Result<Look> {
             false
         }
     };
-    Ok(Look { copied: Copied { file, _copy: removed }, is_whole })
+    Ok(Look { copied, is_whole })
+}
+
+fn copied(store: &Inner, path: &Path, with_siblings: bool) -> Result<Copied> {
+    let disk = store.disk();
+    let name = if with_siblings { "look-2.db.tmp" } else { "look.db.tmp" };
+    let copy = store.folder().join(name);
+    let mut paths = vec![copy.clone()];
+    paths.extend(siblings(&copy));
+    for path in &paths {
+        if disk.kind(path)?.is_some() {
+            disk.remove(path)?;
+        }
+    }
+    let removed = Removed { disk: disk.clone(), paths };
+    copy_file(&**disk, path, &copy)?;
+    if with_siblings {
+        let [wal, _, journal] = siblings(path);
+        let [wal_copy, _, journal_copy] = siblings(&copy);
+        for (from, to) in [(&wal, &wal_copy), (&journal, &journal_copy)] {
+            if read::is_file(&**disk, from)? {
+                copy_file(&**disk, from, to)?;
+            }
+        }
+        check_journal(&**disk, &journal_copy).map_err(|error| at(error, path))?;
+    } else {
+        rollback_mode(&**disk, &copy)?;
+    }
+    let file =
+        if with_siblings { read::open_with_journal(&**disk, &copy) } else { read::open(&**disk, &copy) };
+    Ok(Copied { file: file.map_err(|error| at(error, path))?, _copy: removed })
 }
 
 /// A database in WAL mode cannot be read without its log unless its header says otherwise: the copy is told so.
@@ -130,6 +158,21 @@ fn rollback_mode(disk: &dyn Disk, copy: &Path) -> Result<()> {
     let mut versions = [0; 2];
     if file.read_at(&mut versions, 18)? == 2 && versions == [2, 2] {
         file.write_at(&[1, 1], 18)?;
+    }
+    Ok(())
+}
+
+/// Refuses a journal that names a file which SQLite would delete.
+fn check_journal(disk: &dyn Disk, journal: &Path) -> Result<()> {
+    let Some(Kind::File(len)) = disk.kind(journal)? else { return Ok(()) };
+    let mut end = [0; JOURNAL_END_LEN];
+    let at = len.saturating_sub(end.len() as u64);
+    let read = disk.open(journal, Access::Read)?.read_at(&mut end, at)?;
+    if names_another_file(&end[..read]) {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "its journal names another file that SQLite would delete",
+        ));
     }
     Ok(())
 }

@@ -95,6 +95,10 @@ pub(super) const INSERT_MEMORY: &str = "INSERT INTO memories \
 pub(super) const INSERT_ROW: &str = "INSERT INTO memento_rows \
     (id, seq, crc, tags, speaker, role, position, metadata, vectors) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
+/// Fails when the words are not those of the texts.
+pub(super) const CHECK_WORDS: &str =
+    "INSERT INTO memories_fts(memories_fts, rank) VALUES ('integrity-check', 1)";
+
 /// The values of [`INSERT_MEMORY`] in place of those that are there, where one of them is another.
 pub(super) const UPDATE_MEMORY: &str = "UPDATE memories SET text = ?3, timestamp = ?4, source = ?5, session_id = ?6, \
     importance = ?7, tags = ?8, collection = ?9, embedding = ?10 WHERE rowid = ?1 AND id = ?2 AND \

@@ -4,13 +4,14 @@
 use std::io::Read;
 use std::path::Path;
 
-use rusqlite::config::DbConfig;
-use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use serde_json::{Map, Value};
 
-use super::layout::{CHANGE_COUNTERS, ORIGINAL_DIMENSIONS, Said, Stamp, row_crc, share_of, tags_of};
+use super::layout::{
+    CHANGE_COUNTERS, CHECK_WORDS, ORIGINAL_DIMENSIONS, Said, Stamp, row_crc, share_of, tags_of,
+};
+use super::publish::siblings;
 use super::sql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, DiskFile, Kind};
@@ -18,9 +19,7 @@ use crate::memory::{
     DEFAULT_COLLECTION, DEFAULT_IMPORTANCE, DEFAULT_SESSION, DEFAULT_SOURCE, DIMENSIONS_MAX, Memory,
     MemoryId, ModelIdentity, check_label, check_metadata, check_text, clean_tags,
 };
-
-/// Longest value that is read: the longest text fits, and all vectors of a memory.
-const VALUE_LEN_MAX: i32 = 64 << 20;
+use crate::sqlite;
 
 /// A row of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +48,8 @@ pub(crate) struct File {
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) rows: u64,
+    /// Checksum of those that can be read, as they are.
+    content_crc: u64,
     /// What could not be taken as it is, or not at all, one line each.
     pub(crate) problems: Vec<String>,
 }
@@ -74,7 +75,7 @@ pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<File> {
             connection
         }
     };
-    opened(connection, path, changes_of(disk, path)?)
+    opened(connection, path, len_of(disk, path)?, changes_of(disk, path)?)
 }
 
 /// The same for a file with a journal beside it, which is played back first: only for a private copy.
@@ -83,8 +84,17 @@ pub(crate) fn open_with_journal(disk: &dyn Disk, path: &Path) -> Result<File> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| sql(path, error))?;
     // Whatever is read is read with the journal played back.
-    let file = opened(connection, path, 0)?;
+    let [log, ..] = siblings(path);
+    let len = len_of(disk, path)?.saturating_add(len_of(disk, &log)?);
+    let file = opened(connection, path, len, 0)?;
     Ok(File { changes: changes_of(disk, path)?, ..file })
+}
+
+fn len_of(disk: &dyn Disk, path: &Path) -> Result<u64> {
+    Ok(match disk.kind(path)? {
+        Some(Kind::File(len)) => len,
+        _ => 0,
+    })
 }
 
 /// SQLite's change counter in the header of a file.
@@ -94,17 +104,8 @@ fn changes_of(disk: &dyn Disk, path: &Path) -> Result<u32> {
     Ok(u32::from_be_bytes(bytes))
 }
 
-fn opened(connection: Connection, path: &Path, changes: u32) -> Result<File> {
-    let guarded = || -> rusqlite::Result<()> {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
-        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_LEN_MAX)?;
-        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-        connection.execute_batch("PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;")
-    };
-    guarded().map_err(|error| sql(path, error))?;
+fn opened(mut connection: Connection, path: &Path, len: u64, changes: u32) -> Result<File> {
+    sqlite::guard(&mut connection, len).map_err(|error| sql(path, error))?;
     if !is_plain_table(&connection, "memories").map_err(|error| sql(path, error))? {
         return Err(Error::new(ErrorKind::Invalid, "it has no table of memories").at(path));
     }
@@ -118,17 +119,14 @@ fn opened(connection: Connection, path: &Path, changes: u32) -> Result<File> {
     Ok(File { connection, path: path.to_owned(), stamp, changes })
 }
 
-/// Whether this is a table as the program makes them: no view and no virtual table, which would run code of others.
+/// Whether there is a plain table of this name.
 fn is_plain_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     let found: Option<(String, Option<String>)> = connection
         .query_row("SELECT type, sql FROM sqlite_schema WHERE name = ?1", [name], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })
         .optional()?;
-    Ok(found.is_some_and(|(kind, text)| {
-        let text = text.unwrap_or_default().to_ascii_uppercase();
-        kind == "table" && text.trim_start().starts_with("CREATE TABLE")
-    }))
+    Ok(found.is_some_and(|(kind, text)| sqlite::is_plain_table(&kind, &text.unwrap_or_default())))
 }
 
 /// What a snapshot says of itself; `None` when it says nothing that can be understood.
@@ -169,7 +167,7 @@ pub(crate) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     })
 }
 
-/// As [`verify`], and with SQLite's own look at every page, index and word.
+/// As [`verify`], and with SQLite's own look at every page and index, and at the words: are they those of the texts?
 ///
 /// # Errors
 /// As [`verify`].
@@ -178,9 +176,35 @@ pub(crate) fn verify_all(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     let file = open(disk, path)?;
     let failed = |error| sql(path, error);
     let said: String =
-        file.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    // What SQLite says may name a value.
-    if said == "ok" { Ok(stamp) } else { Err(Error::corrupt(path, 0, "SQLite finds it damaged")) }
+        file.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    if said != "ok" {
+        // What SQLite says may name a value.
+        return Err(Error::corrupt(path, 0, "SQLite finds it damaged"));
+    }
+    if let Some(real) = disk.system_path(path) {
+        check_words(real, len_of(disk, path)?)?;
+    }
+    Ok(stamp)
+}
+
+/// Holds the index of words against the texts. SQLite takes the question for a write, although nothing is written: where
+/// nothing can be, it is not asked.
+fn check_words(path: &Path, len: u64) -> Result<()> {
+    let failed = |error| sql(path, error);
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    sqlite::guard(&mut connection, len).map_err(failed)?;
+    connection.execute_batch("PRAGMA query_only = OFF;").map_err(failed)?;
+    // It is rolled back, as it is never committed.
+    let transaction = connection.transaction().map_err(failed)?;
+    match transaction.execute(CHECK_WORDS, []).map_err(failed) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(Error::corrupt(path, 0, "its index of words does not say what its texts do"))
+        }
+        Err(error) if error.kind() != ErrorKind::ReadOnly => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl File {
@@ -189,23 +213,38 @@ impl File {
         let Some(stamp) = &self.stamp else {
             return Err(Error::new(ErrorKind::Invalid, "it is no snapshot of this program").at(&self.path));
         };
-        let (mut count, mut content_crc, mut left_out) = (0, 0_u64, 0);
+        let mut summary = Summary::default();
         self.for_each_row(|row| {
-            count += 1;
-            match Columns::of(row) {
-                Ok(columns) => content_crc = content_crc.wrapping_add(share_of(columns.crc())),
-                Err(_) => left_out += 1,
-            }
+            summary.add(Columns::of(row).as_ref().ok());
             Ok(())
         })?;
-        if (count, content_crc, left_out) != (stamp.rows, stamp.content_crc, 0) {
-            let what = format!(
-                "{count} rows with the checksum {content_crc:016x}, expected {} with {:016x}",
-                stamp.rows, stamp.content_crc
-            );
-            return Err(Error::new(ErrorKind::Conflict, what).at(&self.path));
-        }
+        self.expect_whole(stamp, &summary)?;
         Ok(stamp.clone())
+    }
+
+    /// Whether all rows that were read are those that the file says it has, where nobody has written to it since.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when they are not: then chance has changed them.
+    pub(crate) fn expect_sound(&self, summary: &Summary) -> Result<()> {
+        match &self.stamp {
+            Some(stamp) if self.is_unwritten() => self
+                .expect_whole(stamp, summary)
+                .map_err(|error| Error::new(ErrorKind::Corrupt, error.message().to_owned()).at(&self.path)),
+            _ => Ok(()),
+        }
+    }
+
+    fn expect_whole(&self, stamp: &Stamp, summary: &Summary) -> Result<()> {
+        let Summary { rows, content_crc, .. } = summary;
+        if (*rows, *content_crc) == (stamp.rows, stamp.content_crc) {
+            return Ok(());
+        }
+        let what = format!(
+            "{rows} rows with the checksum {content_crc:016x}, expected {} with {:016x}",
+            stamp.rows, stamp.content_crc
+        );
+        Err(Error::new(ErrorKind::Conflict, what).at(&self.path))
     }
 
     /// Calls with every row that can be taken, in the order in which they were stored.
@@ -219,8 +258,9 @@ impl File {
         };
         let mut summary = Summary::default();
         self.for_each_row(|row| {
-            summary.rows += 1;
-            match Columns::of(row).and_then(|columns| columns.found(dimensions)) {
+            let columns = Columns::of(row);
+            summary.add(columns.as_ref().ok());
+            match columns.and_then(|columns| columns.found(dimensions)) {
                 Ok((found, problem)) => {
                     if let Some(problem) = problem {
                         summary.problems.push(format!("row {}: {problem}", summary.rows));
@@ -276,6 +316,15 @@ impl File {
     }
 }
 
+impl Summary {
+    fn add(&mut self, columns: Option<&Columns<'_>>) {
+        self.rows += 1;
+        if let Some(columns) = columns {
+            self.content_crc = self.content_crc.wrapping_add(share_of(columns.crc));
+        }
+    }
+}
+
 /// The columns of a row, read as what they should be.
 struct Columns<'r> {
     id: &'r str,
@@ -292,7 +341,10 @@ struct Columns<'r> {
     metadata: Option<&'r str>,
     vectors: Option<&'r [u8]>,
     seq: Option<i64>,
-    crc: Option<i64>,
+    /// The checksum that stands there, ...
+    stored_crc: Option<i64>,
+    /// ... and that of what stands there.
+    crc: u32,
 }
 
 impl<'r> Columns<'r> {
@@ -319,7 +371,7 @@ impl<'r> Columns<'r> {
             other => Err(format!("column {index} is {}, expected bytes", other.data_type())),
         };
         let embedding = blob(8)?;
-        Ok(Self {
+        let mut columns = Self {
             id: text(0)?.ok_or("it has no id")?,
             text: text(1)?.ok_or("it has no text")?,
             timestamp: integer(2)?.ok_or("it has no time")?,
@@ -333,7 +385,8 @@ impl<'r> Columns<'r> {
             tags: tags_of(text(6)?.unwrap_or_default(), text(11)?),
             collection: text(7)?,
             seq: integer(9)?,
-            crc: integer(10)?,
+            stored_crc: integer(10)?,
+            crc: 0,
             speaker: text(12)?,
             role: text(13)?,
             position: integer(14)?,
@@ -342,10 +395,12 @@ impl<'r> Columns<'r> {
             vectors: blob(16)?
                 .filter(|all| embedding.is_none_or(|first| all.starts_with(first)))
                 .or(embedding),
-        })
+        };
+        columns.crc = columns.checksum();
+        Ok(columns)
     }
 
-    fn crc(&self) -> u32 {
+    fn checksum(&self) -> u32 {
         let said = Said {
             id: self.id,
             text: self.text,
@@ -364,7 +419,6 @@ impl<'r> Columns<'r> {
 
     /// The memory with what had to be changed in it; or why it cannot be taken.
     fn found(self, dimensions: usize) -> Result<(Found, Option<String>), String> {
-        let crc = self.crc();
         let id = MemoryId::new(self.id).map_err(|error| error.message().to_owned())?;
         let mut memory = Memory::new(id, self.text, self.timestamp);
         memory.source = self.source.unwrap_or(DEFAULT_SOURCE).to_owned();
@@ -379,7 +433,7 @@ impl<'r> Columns<'r> {
             memory.metadata = serde_json::from_str::<Map<String, Value>>(metadata)
                 .map_err(|_| "its metadata is no JSON object")?;
         }
-        let is_pristine = self.crc == Some(i64::from(crc));
+        let is_pristine = self.stored_crc == Some(i64::from(self.crc));
         let problem = if is_pristine { None } else { made_fit(&mut memory)? };
         let found = Found {
             memory,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::backup::{Backup, BackupVerdict, backups_of};
-use super::copy::{Copied, Look, look_at};
+use super::copy::{Copied, opened};
 use super::layout::hex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::ModelIdentity;
@@ -132,7 +132,7 @@ fn restore_past(
 }
 
 fn restore_file(store: &Inner, path: &Path, options: RestoreOptions) -> Result<Restored> {
-    let Look { copied, .. } = look_at(store, path)?;
+    let copied = opened(store, path)?;
     let target = path.file_name().unwrap_or(OsStr::new("file")).to_string_lossy().into_owned();
     take_over(store, &copied, RestoreKind::File, &target, options)
 }
@@ -177,6 +177,8 @@ pub(super) fn take_over(
             let vectors = found.vectors.filter(|_| is_same_model && (found.is_pristine || stamp.is_none()));
             changes.put(found.memory, vectors.filter(|values| are_unit(values, model.as_ref())))
         })?;
+        // It is read once: when it turns out to be damaged, nothing of it is taken.
+        file.expect_sound(&summary)?;
         problems = summary.problems;
         if options.exact { changes.forget_all_others() } else { Ok(()) }
     };

@@ -10,8 +10,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::input::strip_bom;
-use super::sqlite;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sqlite::MAGIC;
 
 /// How much of a file is looked at, in bytes.
 const LOOK_LEN: u64 = 256 << 10;
@@ -74,7 +74,7 @@ impl ImportFormat {
             .and_then(|file| file.take(LOOK_LEN).read_to_end(&mut start))
             .map_err(|error| Error::io("read", path, error))?;
         // A database in write-ahead mode may be empty itself.
-        if start.starts_with(sqlite::MAGIC) || (start.is_empty() && has_extension(path, &["db"])) {
+        if start.starts_with(MAGIC) || (start.is_empty() && has_extension(path, &["db"])) {
             return Ok(Self::Sqlite);
         }
         if let Some(format) = of_json(strip_bom(&start)) {

@@ -17,13 +17,16 @@ fn filled(home: &Path) -> PathBuf {
     jsonl(&lines, 0..MEMORIES as usize);
     good(home, ["remember", "--jsonl", lines.to_str().expect("UTF-8"), "--no-embed"]);
     good(home, ["snapshot"]);
-    let made: Value = serde_json::from_str(&good(home, ["backup", "--json"])).expect("JSON");
+    // Outside of the home, where no later one takes its place.
+    let backup = home.with_file_name("backup.db");
+    good(home, ["backup", backup.to_str().expect("UTF-8")]);
+    good(home, ["backup"]);
     let listed = good(home, ["list", "--json", "--limit", "1000"]);
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
     let ids = listed.as_array().expect("a list").iter().map(|memory| memory["id"].as_str().expect("an id"));
     let ran = Ran::of(&program(home).arg("forget").args(ids).output().expect("it starts"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    PathBuf::from(made["path"].as_str().expect("a path"))
+    backup
 }
 
 /// What was published is there as a whole, and nothing is left of what was not.

@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod config;
+pub mod conversation;
 mod damage;
 pub mod folder;
 mod golden;
@@ -18,7 +19,9 @@ pub mod ops;
 pub mod query;
 pub mod record;
 pub mod row;
+pub mod secrets;
 pub mod segment;
+pub mod spool;
 mod stored;
 pub mod text_block;
 
@@ -37,9 +40,10 @@ pub struct Target {
 }
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "conversation", run: conversation::run, seeds: conversation::seeds },
     Target { name: "folder", run: folder::run, seeds: folder::seeds },
     Target { name: "json", run: json::run, seeds: json::seeds },
     Target { name: "jsonl", run: jsonl::run, seeds: jsonl::seeds },
@@ -49,6 +53,8 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "query", run: query::run, seeds: query::seeds },
     Target { name: "record", run: record::run, seeds: record::seeds },
     Target { name: "row", run: row::run, seeds: row::seeds },
+    Target { name: "secrets", run: secrets::run, seeds: secrets::seeds },
     Target { name: "segment", run: segment::run, seeds: segment::seeds },
+    Target { name: "spool", run: spool::run, seeds: spool::seeds },
     Target { name: "text_block", run: text_block::run, seeds: text_block::seeds },
 ];

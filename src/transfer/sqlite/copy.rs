@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sqlite::{JOURNAL_END_LEN, names_another_file};
 
 /// Longest database, and longest side file, that is copied, in bytes.
 pub(crate) const DATABASE_LEN_MAX: u64 = 64 << 30;
@@ -23,37 +24,13 @@ const ATTEMPTS: u32 = 5;
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(200);
 /// Name of the database in its private folder.
 const COPY_NAME: &str = "copy.db";
-/// What a rollback journal begins with, and what ends one that names a super-journal.
-const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// Files beside a database whose content belongs to it. The shared-memory file is none: SQLite makes it anew.
 const SIDE_SUFFIXES: [&str; 2] = ["-wal", "-journal"];
 
-/// What becomes of a path that is a symbolic link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the other one is for a memory.db that stands where ours should be")]
-pub(crate) enum Links {
-    /// It is followed: the user named it.
-    Follow,
-    /// It is refused: nobody named it, and it stands where a file of ours should be.
-    Refuse,
-}
-
-/// What becomes of a write-ahead log or a journal beside the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the other one is for a memory.db that stands where ours should be")]
-pub(crate) enum SideFiles {
-    /// It belongs to the database and holds its newest changes.
-    Read,
-    /// It was left there by another database, and would be laid over this one.
-    Ignore,
-}
-
 /// How a database is copied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CopyOptions<'a> {
-    pub(crate) links: Links,
-    pub(crate) side_files: SideFiles,
     /// Longest file that is copied, in bytes.
     pub(crate) len_max: u64,
     /// Where the private folder is made; by default where the system keeps temporary files.
@@ -62,7 +39,7 @@ pub(crate) struct CopyOptions<'a> {
 
 impl Default for CopyOptions<'_> {
     fn default() -> Self {
-        Self { links: Links::Follow, side_files: SideFiles::Read, len_max: DATABASE_LEN_MAX, scratch: None }
+        Self { len_max: DATABASE_LEN_MAX, scratch: None }
     }
 }
 
@@ -83,10 +60,7 @@ impl PrivateCopy {
     /// [`ErrorKind::TooLarge`]; [`ErrorKind::Busy`] when it changes whenever it is copied; those of the system.
     pub(crate) fn make(path: &Path, options: &CopyOptions<'_>) -> Result<Self> {
         // SQLite looks for side files beside the file that a link leads to, too.
-        let real = match options.links {
-            Links::Follow => fs::canonicalize(path).map_err(|error| Error::io("open", path, error))?,
-            Links::Refuse => path.to_owned(),
-        };
+        let real = fs::canonicalize(path).map_err(|error| Error::io("open", path, error))?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(".memento-copy-");
         let made = match options.scratch {
@@ -122,13 +96,9 @@ impl PrivateCopy {
 
     /// Copies all files; says whether none of them changed meanwhile.
     fn fill(&mut self, real: &Path, options: &CopyOptions<'_>) -> Result<bool> {
-        let sides = match options.side_files {
-            SideFiles::Read => &SIDE_SUFFIXES[..],
-            SideFiles::Ignore => &[],
-        };
         self.len = 0;
         let mut before = vec![Some(self.copy_file(real, "", options.len_max)?)];
-        for suffix in sides {
+        for suffix in SIDE_SUFFIXES {
             let side = with_suffix(real, suffix);
             let kept = with_suffix(&self.path(), suffix);
             before.push(match fs::symlink_metadata(&side) {
@@ -140,7 +110,7 @@ impl PrivateCopy {
                 Err(error) => return Err(Error::io("read", &side, error)),
             });
         }
-        let names = std::iter::once("").chain(sides.iter().copied());
+        let names = std::iter::once("").chain(SIDE_SUFFIXES);
         for (suffix, before) in names.zip(before) {
             let path = with_suffix(real, suffix);
             let now = match fs::symlink_metadata(&path) {
@@ -177,8 +147,7 @@ impl PrivateCopy {
         Ok(Fingerprint::of(&metadata))
     }
 
-    /// Refuses a journal that names a super-journal: SQLite deletes the file of that name, wherever it is, when it
-    /// rolls the journal back. The original never writes to two databases at once, so it has none.
+    /// Refuses a journal that names another file.
     fn check_journal(&self, path: &Path) -> Result<()> {
         let journal = with_suffix(&self.path(), "-journal");
         let mut file = match File::open(&journal) {
@@ -186,9 +155,9 @@ impl PrivateCopy {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io("read", &journal, error)),
         };
-        let mut end = [0; JOURNAL_MAGIC.len()];
+        let mut end = [0; JOURNAL_END_LEN];
         let is_short = file.seek(SeekFrom::End(-(end.len() as i64))).is_err();
-        if !is_short && file.read_exact(&mut end).is_ok() && end == JOURNAL_MAGIC {
+        if !is_short && file.read_exact(&mut end).is_ok() && names_another_file(&end) {
             return Err(Error::new(
                 ErrorKind::Refused,
                 "its journal names another file that SQLite would delete",

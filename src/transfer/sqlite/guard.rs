@@ -1,32 +1,14 @@
-//! A connection to a database that may have been made to do harm.
-//!
-//! Only a [`PrivateCopy`] is opened. Nothing that its schema names can run: no views, no triggers, no functions with
-//! side effects, no attached files. Lengths are limited, and so is the number of steps that reading may take.
+//! A connection to a private copy of a database that may have been made to do harm, and SQLite's errors as ours.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use rusqlite::config::DbConfig;
-use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::copy::PrivateCopy;
 use crate::error::{Error, ErrorKind, Result};
-
-/// What every SQLite database begins with.
-pub(crate) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-
-/// Longest value of one row, in bytes.
-const VALUE_LEN_MAX: i32 = 64 << 20;
-/// Longest statement, which the schema's own are, too, in bytes.
-const STATEMENT_LEN_MAX: i32 = 1 << 20;
-/// Steps of SQLite's machine between two looks at the budget.
-const STEPS: i32 = 100_000;
-/// Steps that reading any database may take, and those that each of its bytes may add. A row that is read and checked
-/// takes some hundred steps and is never shorter than some ten bytes.
-const STEPS_BASE: u64 = 100_000_000;
-const STEPS_PER_BYTE: u64 = 64;
+use crate::sqlite::{MAGIC, VALUE_LEN_MAX};
 
 /// Opens the copy, merges what its side files hold, and lets nothing change it any more.
 ///
@@ -40,39 +22,7 @@ pub(super) fn open(copy: &PrivateCopy, name: &Path) -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_EXRESCODE
         | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
     let mut connection = Connection::open_with_flags(copy.path(), flags).map_err(failed)?;
-    let mut steps_left = STEPS_BASE.saturating_add(copy.len().saturating_mul(STEPS_PER_BYTE));
-    connection
-        .progress_handler(
-            STEPS,
-            Some(move || {
-                steps_left = steps_left.saturating_sub(STEPS as u64);
-                steps_left == 0
-            }),
-        )
-        .map_err(failed)?;
-    for (setting, is_on) in [
-        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, false),
-    ] {
-        connection.set_db_config(setting, is_on).map_err(failed)?;
-    }
-    for (limit, value) in [
-        (Limit::SQLITE_LIMIT_LENGTH, VALUE_LEN_MAX),
-        (Limit::SQLITE_LIMIT_SQL_LENGTH, STATEMENT_LEN_MAX),
-        (Limit::SQLITE_LIMIT_ATTACHED, 0),
-    ] {
-        connection.set_limit(limit, value).map_err(failed)?;
-    }
-    connection
-        .execute_batch(
-            "PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; \
-             PRAGMA query_only = ON;",
-        )
-        .map_err(failed)?;
+    crate::sqlite::guard(&mut connection, copy.len()).map_err(failed)?;
     Ok(connection)
 }
 

@@ -11,6 +11,7 @@ use rusqlite::types::ValueRef;
 
 use super::guard::sqlite_error;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sqlite::{is_plain_table, makes};
 
 /// Most entries of a schema that are looked at.
 const SCHEMA_ENTRIES_MAX: usize = 10_000;
@@ -213,22 +214,14 @@ impl Schema {
 }
 
 impl Entry {
-    /// Whether it is a table as SQLite itself writes one into the schema. What a statement makes counts, not what the
-    /// schema calls it.
     fn is_plain(&self) -> bool {
-        self.kind == "table" && self.begins_with("table")
-    }
-
-    fn begins_with(&self, what: &str) -> bool {
-        let mut words = self.statement.split_ascii_whitespace();
-        words.next().is_some_and(|word| word.eq_ignore_ascii_case("create"))
-            && words.next().is_some_and(|word| word.eq_ignore_ascii_case(what))
+        is_plain_table(&self.kind, &self.statement)
     }
 
     fn shape(&self) -> &'static str {
         match self.kind.as_str() {
             "view" => "a view",
-            _ if self.begins_with("virtual") => "a virtual table",
+            _ if makes(&self.statement, "virtual") => "a virtual table",
             _ => "something else",
         }
     }

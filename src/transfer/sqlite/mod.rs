@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 pub(crate) use copy::CopyOptions;
-pub(crate) use guard::MAGIC;
 pub(crate) use kind::DatabaseKind;
 pub(crate) use memories::{DatabaseItem, DatabaseRead};
 
@@ -31,8 +30,8 @@ pub(crate) struct Database {
     name: PathBuf,
     // Closed before the folder of the copy goes.
     connection: Connection,
-    #[allow(dead_code, reason = "it holds the folder of the copy, which goes with it")]
-    copy: PrivateCopy,
+    /// Holds the folder of the copy, which goes with it.
+    _copy: PrivateCopy,
     kind: DatabaseKind,
     /// Whether the table of the memories was checked. Nobody changes the copy.
     is_checked: Cell<bool>,
@@ -50,18 +49,12 @@ impl Database {
         let copy = PrivateCopy::make(path, options)?;
         let connection = guard::open(&copy, path)?;
         let kind = kind::of(&connection, path)?;
-        Ok(Self { name: path.to_owned(), connection, copy, kind, is_checked: Cell::new(false) })
+        Ok(Self { name: path.to_owned(), connection, _copy: copy, kind, is_checked: Cell::new(false) })
     }
 
     /// What it is.
     pub(crate) fn kind(&self) -> DatabaseKind {
         self.kind
-    }
-
-    /// The open copy, for tables that only the caller knows. It can be read and not written.
-    #[allow(dead_code, reason = "for a memory.db of ours that somebody put back")]
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
     }
 
     /// Rows of the table of memories.
