@@ -32,6 +32,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod embed;
 mod error;
 pub mod failure;
@@ -47,6 +48,7 @@ mod pack;
 #[doc(hidden)]
 pub mod parts;
 mod rank;
+pub mod schedule;
 mod scope;
 pub mod secrets;
 mod snapshot;

@@ -144,3 +144,28 @@ fn the_rules_of_a_check_are_those_of_its_page() {
         .collect();
     assert_eq!(rules_in_code(), listed);
 }
+
+/// The words in the first column of the table under this heading.
+fn words_under(page: &str, heading: &str) -> Vec<String> {
+    let text = read(page);
+    let below =
+        text.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with('#'));
+    below
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('`').nth(1).expect("a word in backticks").to_owned())
+        .collect()
+}
+
+#[test]
+fn the_words_of_a_failure_are_those_of_their_page() {
+    use memento_kv::failure::{Deed, FileKind, Kind};
+    let page = "format-spec/failures.md";
+    let names = |names: &mut dyn Iterator<Item = &'static str>| names.map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words_under(page, "### Kinds"), names(&mut Kind::ALL.iter().map(|kind| kind.name())));
+    assert_eq!(words_under(page, "### Deeds"), names(&mut Deed::ALL.iter().map(|deed| deed.name())));
+    assert_eq!(words_under(page, "### Files"), names(&mut FileKind::ALL.iter().map(|kind| kind.name())));
+    for kind in Kind::ALL {
+        let row = format!("| `{}` | `{}` |", kind.name(), kind.class().name());
+        assert!(read(page).contains(&row), "{row}");
+    }
+}

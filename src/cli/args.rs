@@ -7,10 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::{
     backup::BackupArgs, backups::BackupsArgs, capture::CaptureArgs, captured::CapturedArgs, check::CheckArgs,
-    completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, eval::EvalArgs, export::ExportArgs,
-    forget::ForgetArgs, get::GetArgs, health::HealthArgs, import::ImportArgs, list::ListArgs,
-    model::ModelArgs, prove::ProveArgs, recall::RecallArgs, reembed::ReembedArgs, reindex::ReindexArgs,
-    remember::RememberArgs, restore::RestoreArgs, scan::ScanArgs, stats::StatsArgs, update::UpdateArgs,
+    completions::CompletionsArgs, demo::DemoArgs, diff::DiffArgs, doctor::DoctorArgs, eval::EvalArgs,
+    export::ExportArgs, failures::FailuresArgs, forget::ForgetArgs, get::GetArgs, health::HealthArgs,
+    import::ImportArgs, list::ListArgs, model::ModelArgs, prove::ProveArgs, recall::RecallArgs,
+    reembed::ReembedArgs, reindex::ReindexArgs, remember::RememberArgs, restore::RestoreArgs, scan::ScanArgs,
+    stats::StatsArgs, update::UpdateArgs,
 };
 use crate::time::parse_time;
 use crate::{Filter, Result};
@@ -123,6 +124,10 @@ Happens by itself when a command ends and little has changed, and before a backu
     Backup(BackupArgs),
     /// List backups with age, size and verdict
     Backups(BackupsArgs),
+    /// What is wrong with this installation, and the command that mends it
+    Doctor(DoctorArgs),
+    /// What failed, what the issue about it says, and sending it
+    Failures(FailuresArgs),
     /// Watch over the store: check, mend, publish, back up, report
     Health(HealthArgs),
     /// Say what is different between two moments

@@ -69,6 +69,8 @@ fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Command::Snapshot => c::snapshot::run(&context),
         Command::Backup(args) => c::backup::run(&args, &context),
         Command::Backups(args) => c::backups::run(&args, &context),
+        Command::Doctor(args) => c::doctor::run(&args, &context),
+        Command::Failures(args) => c::failures::run(&args, &context),
         Command::Health(args) => c::health::run(&args, &context),
         Command::Diff(args) => c::diff::run(&args, &context),
         Command::Restore(args) => c::restore::run(&args, &context),

@@ -12,12 +12,25 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Mode bit: everybody may write.
 const OTHERS_MAY_WRITE: u32 = 0o002;
+/// Mode bits: others than the owner may write.
+const NOT_ALONE: u32 = 0o022;
+
+/// What lies in the folder of a project that others work on, too.
+const PROJECT_MARKS: [&str; 4] = [".git", ".hg", ".jj", ".svn"];
+
+/// What a configuration file says, and whether it may say everything.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) text: String,
+    /// Whether it may say what is run and where a token goes, or why not.
+    pub(super) trust: Result<(), &'static str>,
+}
 
 /// The file's text; None when there is no such file.
 ///
 /// A link is followed, since people keep their configuration elsewhere and link to it; a link to nothing is an
 /// error, because going on with defaults could put memories into another store than the one they are in.
-pub(super) fn read(path: &Path) -> Result<Option<String>> {
+pub(super) fn read(path: &Path, user_home: Option<&Path>) -> Result<Option<Content>> {
     // Looked at before it is opened, because opening some devices already does something.
     let before = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -34,8 +47,47 @@ pub(super) fn read(path: &Path) -> Result<Option<String>> {
     };
     let opened = file.metadata().map_err(|error| Error::io("reading the configuration", path, error))?;
     check_kind(path, &opened)?;
-    check_access(path, opened.uid(), opened.mode(), rustix::process::geteuid().as_raw())?;
-    read_text(path, &mut file).map(Some)
+    let user = rustix::process::geteuid().as_raw();
+    check_access(path, opened.uid(), opened.mode(), user)?;
+    let text = read_text(path, &mut file)?;
+    Ok(Some(Content { text, trust: trust(path, &opened, user, user_home) }))
+}
+
+/// Whether a file is the user's own, in a folder of hers, and nobody else may write either of them; and not one that came
+/// with a project, which she may have and not have read.
+fn trust(path: &Path, file: &Metadata, user: u32, user_home: Option<&Path>) -> Result<(), &'static str> {
+    let Some(folder) = path.parent() else { return Err("it is in no folder") };
+    let in_folder = fs::metadata(folder).map_err(|_| "its folder cannot be looked at")?;
+    if file.uid() != user || in_folder.uid() != user {
+        return Err("this one, or its folder, belongs to another user");
+    }
+    if (file.mode() | in_folder.mode()) & NOT_ALONE != 0 {
+        return Err("others may write this one or its folder (`chmod go-w` on both)");
+    }
+    if is_of_project(folder, user_home) {
+        return Err("this one is in the folder of a project");
+    }
+    Ok(())
+}
+
+/// Whether a folder belongs to a project: it is a `.memento` that is not the user's, or it lies in a working copy.
+fn is_of_project(folder: &Path, user_home: Option<&Path>) -> bool {
+    const NAME: &str = ".memento";
+    if user_home.is_some_and(|home| folder == home.join(NAME)) {
+        return false;
+    }
+    // A working copy may be reached through a link.
+    let Ok(real) = folder.canonicalize() else { return true };
+    let home = user_home.and_then(|home| home.canonicalize().ok());
+    if home.as_ref().is_some_and(|home| real == home.join(NAME)) {
+        return false;
+    }
+    // Who keeps her whole home folder under version control wrote what is in it.
+    let within = real.ancestors().take_while(|folder| Some(*folder) != home.as_deref());
+    real.file_name().is_some_and(|name| name == NAME)
+        || within
+            .into_iter()
+            .any(|folder| PROJECT_MARKS.iter().any(|mark| folder.join(mark).symlink_metadata().is_ok()))
 }
 
 /// A file that is too large to be a configuration.
@@ -117,6 +169,10 @@ mod tests {
 
     use super::*;
 
+    fn read(path: &Path) -> Result<Option<String>> {
+        Ok(super::read(path, None)?.map(|read| read.text))
+    }
+
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary folder")
     }
@@ -178,6 +234,46 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Permission);
         assert!(error.message().contains("1001"));
         assert!(check_access(path, 1001, 0o100_600, 0).is_err(), "root does not trust a user's file either");
+    }
+
+    /// Whether the configuration in this folder below ann's home may say what is run.
+    fn trusted(home: &Path, folder: &str) -> bool {
+        let path = home.join(folder).join("config.yaml");
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        fs::write(&path, "debug: true\n").expect("write");
+        for private in [&path, &home.join(folder)] {
+            let mode = if private.is_dir() { 0o700 } else { 0o600 };
+            fs::set_permissions(private, fs::Permissions::from_mode(mode)).expect("chmod");
+        }
+        super::read(&path, Some(home)).expect("readable").expect("there").trust.is_ok()
+    }
+
+    #[test]
+    fn only_a_file_of_ones_own_outside_of_projects_is_trusted() {
+        let dir = folder();
+        let home = dir.path().canonicalize().expect("a path");
+        assert!(trusted(&home, ".memento"), "the default home");
+        assert!(trusted(&home, "agents/one"), "a home of her own");
+        assert!(!trusted(&home, "src/app/.memento"), "the folder that projects have");
+        fs::create_dir_all(home.join("src/lib/.git")).expect("a working copy");
+        assert!(!trusted(&home, "src/lib/memory"), "in a working copy");
+        symlink(home.join("src/lib/memory"), home.join("link")).expect("link");
+        assert!(!trusted(&home, "link"), "a link into a working copy");
+        fs::create_dir(home.join(".git")).expect("dot files under version control");
+        assert!(trusted(&home, ".memento"));
+        assert!(trusted(&home, "agents/one"));
+    }
+
+    #[test]
+    fn what_others_may_write_is_not_trusted() {
+        let dir = folder();
+        let (home, path) = (dir.path(), dir.path().join(".memento/config.yaml"));
+        for (name, mode) in [(path.as_path(), 0o664), (&home.join(".memento"), 0o775)] {
+            assert!(trusted(home, ".memento"));
+            fs::set_permissions(name, fs::Permissions::from_mode(mode)).expect("chmod");
+            let read = super::read(&path, Some(home)).expect("readable").expect("there");
+            assert!(read.trust.expect_err("others write").contains("others may write"), "{}", name.display());
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ struct Key {
     /// The section; empty for a key at the top.
     section: &'static str,
     name: &'static str,
+    /// Whether only a file of the user's own may hold it, because it says what is run or where a token goes.
+    is_own: bool,
     means: Means,
 }
 
@@ -35,11 +37,22 @@ const fn key(
     example: &'static str,
     set: Set,
 ) -> Key {
-    Key { section, name, means: Means::Option { option, example, set } }
+    Key { section, name, is_own: false, means: Means::Option { option, example, set } }
+}
+
+/// A key that says what is run or where a token goes.
+const fn own(
+    section: &'static str,
+    name: &'static str,
+    option: &'static str,
+    example: &'static str,
+    set: Set,
+) -> Key {
+    Key { section, name, is_own: true, means: Means::Option { option, example, set } }
 }
 
 const fn ignored(section: &'static str, name: &'static str, why: &'static str) -> Key {
-    Key { section, name, means: Means::Nothing(why) }
+    Key { section, name, is_own: false, means: Means::Nothing(why) }
 }
 
 const NO_SQLITE: &str = "memories are kept in a log, memory.db is written from it";
@@ -105,6 +118,42 @@ const KEYS: &[Key] = &[
     key("health", "auto_rollback", "health.auto_rollback", "true", |config, value, _| {
         switch(value, |on| config.health.auto_rollback = on)
     }),
+    own("health", "on_failure", "health.on_failure", "notify-send memento", |config, value, _| {
+        config.health.on_failure = command(value)?;
+        Ok(())
+    }),
+    own("github", "enabled", "github.enabled", "true", |config, value, _| {
+        switch(value, |on| config.github.enabled = on)
+    }),
+    own("github", "repo", "github.repo", "owner/name", |config, value, _| {
+        let repo = text(value).filter(|repo| is_repo(repo));
+        config.github.repo =
+            Some(repo.ok_or_else(|| expected(value, "a repository as owner/name"))?.to_owned());
+        Ok(())
+    }),
+    own("github", "api_url", "github.api_url", "https://github.example.com/api/v3", |config, value, _| {
+        let url = text(value).filter(|url| is_safe_url(url));
+        let what = "an https:// address without user, `?` and `#`; http:// for this machine only";
+        config.github.api_url = url.ok_or_else(|| expected(value, what))?.trim_end_matches('/').to_owned();
+        Ok(())
+    }),
+    own("github", "assignees", "github.assignees", "[bob, rita]", |config, value, _| {
+        let names = texts(value).filter(|names| names.len() <= 10 && names.iter().all(|name| is_login(name)));
+        config.github.assignees = names.ok_or_else(|| expected(value, "at most 10 logins of GitHub"))?;
+        Ok(())
+    }),
+    own("github", "project", "github.project", "7", |config, value, _| {
+        whole(value, 1, i64::from(u32::MAX), |number| config.github.project = Some(number as u32))
+    }),
+    own("github", "project_owner", "github.project_owner", "the-org", |config, value, _| {
+        let owner = text(value).filter(|owner| is_login(owner));
+        config.github.project_owner =
+            Some(owner.ok_or_else(|| expected(value, "a login of GitHub"))?.to_owned());
+        Ok(())
+    }),
+    own("github", "issues_per_day", "github.issues_per_day", "5", |config, value, _| {
+        whole(value, 1, 100, |count| config.github.issues_per_day = count as u32)
+    }),
     key("capture", "threshold", "capture.threshold", "0.5", |config, value, _| {
         share(value, |share| config.capture.threshold = share)
     }),
@@ -155,8 +204,16 @@ fn set_cache_size(config: &mut Config, value: &Value, _: &Place) -> Result<(), S
 }
 
 /// Sets what the entries of one file say.
-pub(super) fn apply(config: &mut Config, file: &Path, entries: &[Entry], place: &Place) -> Result<()> {
-    let mut layer = Layer { config, file, place, set: Vec::new() };
+///
+/// `trust` says whether the file is the user's own, or why it is not.
+pub(super) fn apply(
+    config: &mut Config,
+    file: &Path,
+    entries: &[Entry],
+    place: &Place,
+    trust: Result<(), &'static str>,
+) -> Result<()> {
+    let mut layer = Layer { config, file, place, trust, set: Vec::new() };
     for entry in entries {
         // The original's documents spell this section in two ways.
         let section = if entry.key == "embedding" { "embed" } else { entry.key.as_str() };
@@ -191,6 +248,7 @@ struct Layer<'a> {
     config: &'a mut Config,
     file: &'a Path,
     place: &'a Place,
+    trust: Result<(), &'static str>,
     /// The options that this file has set, with the key and the line that did.
     set: Vec<(&'static str, String, u64)>,
 }
@@ -205,6 +263,10 @@ impl Layer<'_> {
         match known.means {
             Means::Nothing(why) => self.remark(name, entry.line, RemarkKind::Ignored(why)),
             Means::Option { .. } if is_empty(&entry.value) => {}
+            Means::Option { .. } if known.is_own && self.trust.is_err() => {
+                let why = self.trust.err().unwrap_or_default();
+                self.remark(name, entry.line, RemarkKind::Untrusted(why));
+            }
             Means::Option { option, example, set } => {
                 if let Some((_, other, line)) = self.set.iter().find(|(set, ..)| *set == option) {
                     let what = format!("sets the same option as {other} on line {line}");
@@ -272,7 +334,7 @@ fn shown(value: &Value) -> String {
         Value::Integer(value) => value.to_string(),
         Value::Number(value) => format!("{value:?}"),
         Value::Text(text) => format!("the text \"{}\"", quoted(text)),
-        Value::Null | Value::List | Value::Mapping(_) => value.kind().to_owned(),
+        Value::Null | Value::List(_) | Value::Mapping(_) => value.kind().to_owned(),
     }
 }
 
@@ -313,6 +375,85 @@ fn share(value: &Value, set: impl FnOnce(f64)) -> Result<(), String> {
     }
     set(found);
     Ok(())
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The texts of a list; one text is a list of one.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::Text(text) => Some(vec![text.clone()]),
+        Value::List(items) => items.iter().map(|item| text(item).map(str::to_owned)).collect(),
+        _ => None,
+    }
+}
+
+/// Most arguments of a command, and its longest one in bytes.
+const ARGS_MAX: usize = 64;
+const ARG_LEN_MAX: usize = 4096;
+
+/// A command: a text is for the shell, a list is a program with its arguments.
+fn command(value: &Value) -> Result<Vec<String>, String> {
+    let what = "a command for the shell, or a list of a program and its arguments";
+    let args = match value {
+        Value::Text(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
+        _ => texts(value).ok_or_else(|| expected(value, what))?,
+    };
+    let is_good = |arg: &String| arg.len() <= ARG_LEN_MAX && !arg.contains('\0');
+    let has_program = args.first().is_some_and(|program| !program.trim().is_empty());
+    if !has_program || args.len() > ARGS_MAX || !args.iter().all(is_good) {
+        return Err(expected(value, what));
+    }
+    Ok(args)
+}
+
+/// A user or an organisation of GitHub.
+fn is_login(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (1..=64).contains(&text.len()) && text.chars().all(is_part)
+}
+
+fn is_repo(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_name = |name: &str| {
+        (1..=100).contains(&name.len()) && name.chars().all(is_part) && !matches!(name, "." | "..")
+    };
+    text.split_once('/').is_some_and(|(owner, name)| is_login(owner) && is_name(name))
+}
+
+/// An address that a token may be sent to: nobody on the way can read it, and it says plainly which host it is.
+fn is_safe_url(url: &str) -> bool {
+    let (rest, is_open) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, false),
+        (None, Some(rest)) => (rest, true),
+        (None, None) => return false,
+    };
+    let is_plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | ':' | '/' | '[' | ']');
+    if url.len() > 512 || !url.chars().all(is_plain) {
+        return false;
+    }
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => match v6.split_once(']') {
+            Some((host, port)) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
+                (host, port.strip_prefix(':'))
+            }
+            _ => return false,
+        },
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let is_here =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    !host.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok()) && (!is_open || is_here)
 }
 
 fn path(value: &Value, place: &Place, set: impl FnOnce(PathBuf)) -> Result<(), String> {

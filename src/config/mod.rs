@@ -46,6 +46,8 @@ pub struct Config {
     pub capture: CaptureConfig,
     /// How much of the logs is kept.
     pub logs: LogsConfig,
+    /// Who is told on GitHub what failed.
+    pub github: GithubConfig,
     /// `debug`, or `MEMENTO_DEBUG`: log at debug level. Default false.
     pub debug: bool,
     files: Vec<PathBuf>,
@@ -136,11 +138,48 @@ pub struct HealthConfig {
     pub check_interval_hours: u32,
     /// `auto_rollback`: whether a store that cannot be healed is restored from its latest backup. Default true.
     pub auto_rollback: bool,
+    /// `on_failure`: the program with its arguments that is run when something failed, with a report on its standard
+    /// input. A text is for `/bin/sh`, a list is run as it is. Only the user's own configuration may set it. Default: none.
+    pub on_failure: Vec<String>,
 }
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self { check_interval_hours: 1, auto_rollback: true }
+        Self { check_interval_hours: 1, auto_rollback: true, on_failure: Vec::new() }
+    }
+}
+
+/// Section `github`. Only the user's own configuration may set any of it. The token is not a part of it: that comes from
+/// the environment, `GITHUB_TOKEN`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GithubConfig {
+    /// `enabled`: whether what failed becomes an issue. Default false.
+    pub enabled: bool,
+    /// `repo`: where, as `owner/name`.
+    pub repo: Option<String>,
+    /// `api_url`: GitHub's interface, `https://HOST/api/v3` for GitHub Enterprise. Default `https://api.github.com`.
+    pub api_url: String,
+    /// `assignees`: who gets the issue, at most 10 logins.
+    pub assignees: Vec<String>,
+    /// `project`: the number of the project board that the issue is put on.
+    pub project: Option<u32>,
+    /// `project_owner`: whose board that is. None: the repository's owner.
+    pub project_owner: Option<String>,
+    /// `issues_per_day`: most issues that are opened within 24 hours, 1 to 100. Default 5.
+    pub issues_per_day: u32,
+}
+
+impl Default for GithubConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            repo: None,
+            api_url: "https://api.github.com".to_owned(),
+            assignees: Vec::new(),
+            project: None,
+            project_owner: None,
+            issues_per_day: 5,
+        }
     }
 }
 
@@ -223,6 +262,8 @@ pub enum RemarkKind {
     Ignored(&'static str),
     /// Something stronger decided otherwise.
     Overruled(String),
+    /// It names what is run or where a token goes, and this file may not: why.
+    Untrusted(&'static str),
 }
 
 impl fmt::Display for Remark {
@@ -234,6 +275,11 @@ impl fmt::Display for Remark {
             }
             RemarkKind::Ignored(why) => write!(f, "{origin}: `{key}` has no effect: {why}"),
             RemarkKind::Overruled(by) => write!(f, "{origin}: `{key}` is overruled: {by}"),
+            RemarkKind::Untrusted(why) => write!(
+                f,
+                "{origin}: `{key}` has no effect: only a configuration of your own that nobody else may write can set \
+                 it, and {why}"
+            ),
         }
     }
 }
@@ -264,18 +310,30 @@ impl Config {
     }
 
     /// Lays a YAML text over this configuration. `path` is what errors and remarks call it; a relative path in it
-    /// starts at the file's folder, and `~/` at `user_home`.
+    /// starts at the file's folder, and `~/` at `user_home`. What names a program to run or where a token goes has no
+    /// effect: that must stand in a file of the user's own, which [`Config::merge_file`] reads.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] with line and key when the text is not YAML, is larger than 1 MiB, repeats a key or
     /// holds a value outside its range. The configuration is then unchanged.
     pub fn merge_yaml(&mut self, path: &Path, text: &str, user_home: Option<&Path>) -> Result<()> {
+        self.merge_text(path, text, user_home, Err("this is not read from a file"))
+    }
+
+    /// As [`Config::merge_yaml`]; `trust` says whether the text may say what is run, or why not.
+    fn merge_text(
+        &mut self,
+        path: &Path,
+        text: &str,
+        user_home: Option<&Path>,
+        trust: Result<(), &'static str>,
+    ) -> Result<()> {
         if text.len() as u64 > CONFIG_LEN_MAX {
             return Err(file::too_large(path, text.len() as u64));
         }
         let entries = yaml::parse(text).map_err(|problem| syntax_error(path, &problem))?;
         let mut merged = self.clone();
-        keys::apply(&mut merged, path, &entries, &Place::of_file(path, user_home))?;
+        keys::apply(&mut merged, path, &entries, &Place::of_file(path, user_home), trust)?;
         *self = merged;
         Ok(())
     }
@@ -286,8 +344,8 @@ impl Config {
     /// [`ErrorKind::Config`] as [`Config::merge_yaml`] does, and for what is not a regular file of UTF-8 text;
     /// [`ErrorKind::Permission`] for a file that others may write or own; what the operating system reports.
     pub fn merge_file(&mut self, path: &Path, user_home: Option<&Path>) -> Result<bool> {
-        let Some(text) = file::read(path)? else { return Ok(false) };
-        self.merge_yaml(path, &text, user_home)?;
+        let Some(read) = file::read(path, user_home)? else { return Ok(false) };
+        self.merge_text(path, &read.text, user_home, read.trust)?;
         self.files.push(path.to_owned());
         Ok(true)
     }
@@ -406,12 +464,99 @@ mod tests {
             ..SearchConfig::default()
         };
         assert_eq!(config.search, search);
-        assert_eq!(config.health, HealthConfig { check_interval_hours: 24, auto_rollback: false });
         assert_eq!(config.logs, LogsConfig { max_mb: 2, keep_days: 14 });
+        assert_eq!(
+            config.health,
+            HealthConfig { check_interval_hours: 24, auto_rollback: false, on_failure: Vec::new() }
+        );
         assert!(config.debug);
         assert_eq!(config.remarks(), []);
         assert_eq!(config.origin("search.hybrid_alpha"), &Origin::File { path: FILE.into(), line: 14 });
         assert_eq!(config.origin("search.nothing"), &Origin::Default);
+    }
+
+    /// As the user's own file would.
+    fn own(text: &str) -> Result<Config> {
+        let mut config = Config::default();
+        config.merge_text(Path::new(FILE), text, Some(Path::new("/h")), Ok(()))?;
+        Ok(config)
+    }
+
+    const TELLING: &str = "health:\n  on_failure: [notify-send, memento]\n\
+         github:\n  enabled: true\n  repo: ann/agent.memory\n  api_url: https://ghe.example/api/v3\n\
+         \u{20} assignees: [bob, rita]\n  project: 7\n  project_owner: the-org\n  issues_per_day: 2\n";
+
+    #[test]
+    fn who_is_told_of_failures_is_read_from_a_file_of_the_users_own() {
+        let config = own(TELLING).expect("a good file");
+        assert_eq!(config.health.on_failure, ["notify-send", "memento"]);
+        let expected = GithubConfig {
+            enabled: true,
+            repo: Some("ann/agent.memory".to_owned()),
+            api_url: "https://ghe.example/api/v3".to_owned(),
+            assignees: vec!["bob".to_owned(), "rita".to_owned()],
+            project: Some(7),
+            project_owner: Some("the-org".to_owned()),
+            issues_per_day: 2,
+        };
+        assert_eq!(config.github, expected);
+        assert_eq!(config.remarks(), []);
+        let shell = own("health:\n  on_failure: mail -s memento ann\n").expect("good");
+        assert_eq!(shell.health.on_failure, ["/bin/sh", "-c", "mail -s memento ann"]);
+        assert_eq!(own("github:\n  assignees: bob\n").expect("good").github.assignees, ["bob"]);
+    }
+
+    #[test]
+    fn nobody_else_says_what_is_run_or_where_a_token_goes() {
+        let config = merged(TELLING).expect("a good file");
+        assert_eq!(config.github, GithubConfig::default());
+        assert_eq!(config.health, HealthConfig::default());
+        assert_eq!(config.remarks().len(), 8);
+        for remark in config.remarks() {
+            assert!(matches!(remark.kind, RemarkKind::Untrusted(_)), "{remark}");
+            assert!(remark.to_string().contains("has no effect"), "{remark}");
+        }
+        assert_eq!(config.origin("health.on_failure"), &Origin::Default);
+    }
+
+    #[test]
+    fn bad_values_of_whom_to_tell_name_file_line_and_key() {
+        for (text, expected) in [
+            ("github:\n  repo: agent\n", "line 2: github.repo is the text \"agent\", expected"),
+            ("github:\n  repo: ann/..\n", "line 2: github.repo is"),
+            ("github:\n  repo: ann/a b\n", "line 2: github.repo is"),
+            ("github:\n  repo: a/b/c\n", "line 2: github.repo is"),
+            ("github:\n  api_url: http://ghe.example/api/v3\n", "line 2: github.api_url is"),
+            ("github:\n  api_url: https://user:pass@ghe.example\n", "line 2: github.api_url is"),
+            ("github:\n  api_url: http://127.0.0.1.evil.example\n", "line 2: github.api_url is"),
+            ("github:\n  api_url: http://localhost@evil.example\n", "line 2: github.api_url is"),
+            ("github:\n  api_url: https://\n", "line 2: github.api_url is"),
+            ("github:\n  api_url: https://a.example/?x\n", "line 2: github.api_url is"),
+            ("github:\n  assignees: [bob, 5]\n", "line 2: github.assignees is a list"),
+            ("github:\n  assignees: a b\n", "line 2: github.assignees is"),
+            ("github:\n  project: 0\n", "line 2: github.project is 0"),
+            ("github:\n  issues_per_day: 0\n", "line 2: github.issues_per_day is 0"),
+            ("health:\n  on_failure: []\n", "line 2: health.on_failure is a list"),
+            ("health:\n  on_failure: [\"\"]\n", "line 2: health.on_failure is a list"),
+            ("health:\n  on_failure: 5\n", "line 2: health.on_failure is 5"),
+        ] {
+            let error = own(text).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::Config, "{text:?}");
+            assert!(error.message().starts_with(expected), "{text:?}: {error}");
+            assert!(error.hint_text().is_some(), "{text:?}");
+        }
+        for good in
+            ["http://127.0.0.1:8080", "http://[::1]:80/api", "http://localhost", "https://a.example:1/x/"]
+        {
+            let text = format!("github:\n  api_url: {good}\n");
+            assert_eq!(own(&text).expect(good).github.api_url, good.trim_end_matches('/'));
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_configuration_is_not_repeated() {
+        let config = own("github:\n  token: ghp_Canary\n").expect("an unknown key");
+        assert!(!format!("{config:?} {}", config.remarks()[0]).contains("Canary"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A configuration is small: the budgets here refuse alias bombs and deep nesting long before they cost anything.
 //! Values stay untyped in this file; `keys.rs` knows what each key may hold.
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{Error as YamlError, NonFiniteFloatPolicy, Spanned};
 
@@ -17,8 +17,7 @@ pub(super) enum Value {
     /// Any other number: a fraction, or an integer beyond 64 bits.
     Number(f64),
     Text(String),
-    /// A list; no key takes one, so its items are read and dropped.
-    List,
+    List(Vec<Value>),
     Mapping(Vec<Entry>),
 }
 
@@ -30,7 +29,7 @@ impl Value {
             Self::Bool(_) => "true or false",
             Self::Integer(_) | Self::Number(_) => "a number",
             Self::Text(_) => "a text",
-            Self::List => "a list",
+            Self::List(_) => "a list",
             Self::Mapping(_) => "a mapping",
         }
     }
@@ -167,12 +166,15 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_bytes<E>(self, _: &[u8]) -> Result<Value, E> {
-        Ok(Value::List)
+        Ok(Value::List(Vec::new()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::List)
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {

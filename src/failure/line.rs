@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::words::{Class, Deed, Kind, shown_file};
+use super::words::{Deed, Kind, shown_file};
 use super::{Failure, Lost};
 use crate::time;
 
@@ -115,11 +115,6 @@ pub(super) fn rfc_3339(ms: i64) -> String {
 pub(super) fn is_deed(word: &str) -> bool {
     word.split_once(':')
         .is_some_and(|(deed, count)| Deed::named(deed).is_some() && count.parse::<u64>().is_ok())
-}
-
-/// Whether a word is the name of a class.
-pub(super) fn is_class(word: &str) -> bool {
-    [Class::Io, Class::Damaged, Class::Lost].iter().any(|class| class.name() == word)
 }
 
 /// Whether a word is a fingerprint.

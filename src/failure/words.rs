@@ -234,7 +234,7 @@ impl FileKind {
 }
 
 /// Files whose names are always the same.
-const FIXED_NAMES: [&str; 17] = [
+const FIXED_NAMES: [&str; 18] = [
     "store",
     "store/MANIFEST",
     "store/view.redb",
@@ -247,6 +247,7 @@ const FIXED_NAMES: [&str; 17] = [
     "store/owner.sock",
     "memory.db",
     "config.yaml",
+    "health.json",
     "logs/health.log",
     "logs/failures.log",
     "logs/automemory.log",
@@ -265,13 +266,18 @@ pub fn shown_file(file: &str) -> &str {
         |text: &str| !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit());
     let is_ours = match kind {
         FileKind::Segment => {
-            name.strip_suffix(".mseg").is_some_and(is_number) && file.matches('/').count() == 2
+            let stem = name.strip_suffix(".mseg");
+            file.matches('/').count() == 2 && stem.is_some_and(|stem| stem.split('-').all(is_number))
+        }
+        FileKind::Index => {
+            file.matches('/').count() == 2 && name.strip_suffix(".mvec").is_some_and(is_number)
         }
         FileKind::Backup => {
             let stem = name.strip_prefix("memory_").and_then(|rest| rest.strip_suffix(".db"));
             file.matches('/').count() == 1 && stem.is_some_and(|stem| stem.split('_').all(is_number))
         }
-        _ => FIXED_NAMES.contains(&file),
+        // What it is may be said again.
+        _ => FIXED_NAMES.contains(&file) || FileKind::named(file).is_some(),
     };
     if is_ours { file } else { kind.name() }
 }
@@ -299,9 +305,16 @@ mod tests {
     fn a_file_is_told_by_its_name_only_where_the_program_gave_it() {
         for (file, shown) in [
             ("store/seg/0000000007.mseg", "store/seg/0000000007.mseg"),
+            (
+                "store/seg/0000000007-00000000000000000041-2.mseg",
+                "store/seg/0000000007-00000000000000000041-2.mseg",
+            ),
+            ("store/index/0000000003.mvec", "store/index/0000000003.mvec"),
+            ("store/seg/7-x.mseg", "segment"),
             ("store/MANIFEST", "store/MANIFEST"),
             ("backups/memory_20261123_010203.db", "backups/memory_20261123_010203.db"),
             ("backups/my divorce.db", "backup"),
+            ("backup", "backup"),
             ("backups/memory_x_y.db", "backup"),
             ("backups/a/memory_1_2.db", "backup"),
             ("store/seg/x.mseg", "segment"),

@@ -4,6 +4,7 @@ mod bad_input;
 mod capture;
 mod demo;
 mod help;
+mod installation;
 mod memories;
 mod recall;
 mod snapshot;

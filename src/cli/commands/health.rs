@@ -9,6 +9,7 @@ use clap::Args;
 use comfy_table::{Cell, Color};
 
 use crate::Result;
+use crate::cli::commands::schedule::ScheduleArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
@@ -22,6 +23,8 @@ Examples:
   memento-kv health
   memento-kv health --deep --json
   memento-kv health --dry-run
+  memento-kv health --install --dry-run
+  memento-kv health --install cron
   memento-kv health --metrics /var/lib/node_exporter/memento.prom
 
 One run checks the store (every byte once a day, or with --deep), mends what is damaged from whatever holds
@@ -45,9 +48,14 @@ pub(crate) struct HealthArgs {
     /// Begin a new, empty store where one was before and is gone
     #[arg(long)]
     begin_anew: bool,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 pub(crate) fn run(args: &HealthArgs, context: &Context<'_>) -> Result<(), Failure> {
+    if args.schedule.is_asked() {
+        return args.schedule.run(args.dry_run, context);
+    }
     let home = session::home(context)?;
     let options = RunOptions {
         deep: args.deep,
