@@ -431,7 +431,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Busy`](crate::ErrorKind::Busy) when another process holds it, [`Permission`](crate::ErrorKind::Permission)
-    /// when the folder is not safe, [`Corrupt`](crate::ErrorKind::Corrupt) when acknowledged records are damaged,
+    /// when the folder is not safe, [`Gone`](crate::ErrorKind::Gone) when a store was here and is not any more,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when acknowledged records are damaged,
     /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) when a newer version wrote it, and what the disk says.
     pub fn open(options: Options) -> Result<Self> {
         let inner = open::open(options)?;

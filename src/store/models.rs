@@ -310,6 +310,14 @@ impl Inner {
         Ok(number)
     }
 
+    /// Makes this model the store's, when it has none yet: what comes was made by it.
+    pub(crate) fn adopt_model(&self, identity: &ModelIdentity) -> Result<()> {
+        if self.models.active().is_some() {
+            return Ok(());
+        }
+        self.register(identity, Activate::IfFirst).map(drop)
+    }
+
     /// Recall uses this embedder's model from here on.
     pub(super) fn activate(&self, embedder: &Arc<dyn Embedder>) -> Result<()> {
         let number = self.register(embedder.identity(), Activate::Yes)?;
