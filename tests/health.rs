@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use common::{Rng, contents, copy_folder, overwrite, segments};
+use memento_kv::{ErrorKind, Remember, Store};
 use serde_json::Value;
 use support::{PROGRAM, Ran, can, fill, good, on_a_small_disk, program, run, skipped};
 
@@ -368,6 +369,28 @@ fn a_store_that_is_gone_comes_back_and_the_window_of_loss_is_stated() {
 }
 
 #[test]
+fn vectors_that_nobody_can_make_again_come_back_with_the_store() {
+    let lab = Lab::empty();
+    let store = common::open(&lab.home);
+    // The program does not know the model of these.
+    for text in ["the river is green", "the stone is grey"] {
+        store.remember(Remember::new(text)).expect("remembered");
+    }
+    store.backup().expect("a backup");
+    let before =
+        store.vectors(&common::everything(&store).expect("list").keys().next().expect("an id").clone());
+    let before = before.expect("read").expect("vectors");
+    store.close().expect("closed");
+    lab.remove_store();
+    let _ = fs::remove_file(lab.path("memory.db"));
+    let told = health(&lab.home, []);
+    assert_eq!((told.code(), told.json["pending"].as_u64()), (0, Some(0)), "{told:?}");
+    let store = common::open(&lab.home);
+    let id = common::everything(&store).expect("list").keys().next().expect("an id").clone();
+    assert_eq!(store.vectors(&id).expect("read").expect("vectors"), before);
+}
+
+#[test]
 fn where_a_store_is_gone_nothing_begins_anew_by_itself() {
     // With the marker, with backups alone, with the note in the user's folder alone.
     for kept in ["store.id", "backups", ""] {
@@ -400,6 +423,31 @@ fn where_a_store_is_gone_nothing_begins_anew_by_itself() {
             good(&lab.home, ["remember", "something new"]);
             assert_eq!(export(&lab.home).len(), 1);
         }
+    }
+}
+
+#[test]
+fn the_library_makes_no_new_store_where_one_was_either() {
+    let home = common::quick_folder();
+    common::open(home.path()).remember(Remember::new("the river is green")).expect("remembered");
+    // The folder as a whole, and everything in it.
+    for emptied in [false, true] {
+        let store = home.path().join("store");
+        fs::remove_dir_all(&store).expect("removed");
+        if emptied {
+            fs::create_dir(&store).expect("a folder");
+            common::set_mode(&store, 0o700);
+        }
+        for create in [true, false] {
+            let error = Store::open(common::options(home.path()).create(create)).expect_err("it is gone");
+            assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("--begin-anew")), "{error}");
+        }
+        let anew = Store::open(common::options(home.path()).begin_anew(true)).expect("it was asked for");
+        assert_eq!(anew.stats().expect("figures").memories, 0);
+        anew.remember(Remember::new("the stone is grey")).expect("remembered");
+        anew.close().expect("closed");
+        assert_eq!(common::open(home.path()).stats().expect("figures").memories, 1);
     }
 }
 

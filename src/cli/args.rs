@@ -35,6 +35,7 @@ Exit codes:
 Environment:
   MEMENTO_HOME       the home folder, when --home does not name one
   MEMENTO_MODEL_DIR  where bigger models are
+  GITHUB_TOKEN       for issues about what failed, where your configuration wants them
   MEMENTO_LOG        log to standard error, such as `debug` or `memento_kv=trace`
   NO_COLOR           no colour";
 

@@ -324,7 +324,7 @@ impl Config {
     }
 
     /// As [`Config::merge_yaml`]; `trust` says whether the text may say what is run, or why not.
-    fn merge_text(
+    pub(crate) fn merge_text(
         &mut self,
         path: &Path,
         text: &str,
@@ -695,7 +695,14 @@ mod tests {
     }
 
     /// Pieces from which texts that look like a configuration are made.
-    const PIECES: [&str; 24] = [
+    const PIECES: [&str; 31] = [
+        "health:",
+        "on_failure: ",
+        "github:",
+        "repo: a/b",
+        "api_url: https://[",
+        "assignees: ",
+        "project: ",
         "storage:",
         "search:",
         "\n",
@@ -731,8 +738,10 @@ mod tests {
         #[test]
         fn no_text_like_a_configuration_makes_it_panic(pieces in prop::collection::vec(0..PIECES.len(), 0..60)) {
             let text: String = pieces.into_iter().map(|piece| PIECES[piece]).collect();
-            if let Err(error) = merged(&text) {
-                prop_assert_eq!(error.kind(), ErrorKind::Config);
+            for result in [merged(&text), own(&text)] {
+                if let Err(error) = result {
+                    prop_assert_eq!(error.kind(), ErrorKind::Config);
+                }
             }
         }
     }

@@ -102,6 +102,7 @@ impl Examination {
 pub fn examine(inputs: &HomeInputs<'_>, tools: &Tools, now_ms: i64) -> Examination {
     let mut found = Examination::default();
     settings::versions(&mut found);
+    settings::token_file(&mut found, tools);
     let located = locate(inputs);
     settings::environment(&mut found, inputs, located.as_ref().ok());
     let home = match located {

@@ -4,6 +4,7 @@ use super::{Examination, Level, told, word};
 use crate::config::{Origin, Remark, RemarkKind};
 use crate::error::Error;
 use crate::home::{Home, HomeInputs};
+use crate::schedule::Tools;
 
 pub(super) fn versions(found: &mut Examination) {
     let built = format!(
@@ -77,6 +78,17 @@ fn edit(origin: &Origin) -> String {
         Origin::File { path, line } => format!("${{EDITOR:-vi}} +{line} {}", word(path)),
         Origin::Env(name) => format!("unset {name}"),
         Origin::Default => "memento-kv where".to_owned(),
+    }
+}
+
+/// The file with the variables of the timer, which may hold a token.
+pub(super) fn token_file(found: &mut Examination, tools: &Tools) {
+    let config = tools.units.as_deref().and_then(|units| units.parent()?.parent());
+    let Some(file) = config.map(|config| config.join("memento-kv/environment")) else { return };
+    let Ok(metadata) = std::fs::metadata(&file) else { return };
+    if std::os::unix::fs::MetadataExt::mode(&metadata) & 0o077 != 0 {
+        let what = format!("{} may hold a token, and others may read it", told(&file));
+        found.bad("permissions", what, format!("chmod 600 {}", word(&file)));
     }
 }
 

@@ -169,6 +169,22 @@ fn modes_that_let_others_in_are_told_with_the_chmod() {
 }
 
 #[test]
+fn a_token_that_others_may_read_is_bad() {
+    let mut user = User::with_store();
+    user.tools.units = Some(user.folder.path().join("config/systemd/user"));
+    let file = user.folder.path().join("config/memento-kv/environment");
+    private_folder(file.parent().expect("a folder"));
+    fs::write(&file, "GITHUB_TOKEN=ghp_Canary").expect("written");
+    mode(&file, 0o644);
+    let (level, what, command) = the_one(&user.examine(), "permissions");
+    assert!(level == Level::Bad && what.contains("token") && !what.contains("Canary"), "{what}");
+    assert!(
+        std::process::Command::new("/bin/sh").args(["-c", &command]).status().expect("a shell").success()
+    );
+    assert!(told_of(&user.examine(), "permissions").is_empty());
+}
+
+#[test]
 fn links_where_files_should_be_are_told() {
     let user = User::with_store();
     symlink("/etc/passwd", user.home().join("store/query.cache.new")).expect("a link");

@@ -83,16 +83,18 @@ pub(super) fn is_due(state: &State, config: &GithubConfig, now_ms: i64) -> bool 
 /// The drafts of everything that is not over, or waits to be sent.
 pub(super) fn drafts(home: &Home, state: &State) -> Vec<report::Draft> {
     let about = About { home: &home.path, reporter: &state.reporter };
-    let current = state.reports.iter().filter(|report| report.healthy_ms.is_none() || report.is_queued);
+    let config = &home.config.github;
+    let waits = |report: &Report| next_step(report, config, report.last_ms) == Some(Step::Open);
+    let current = state.reports.iter().filter(|report| report.healthy_ms.is_none() || waits(report));
     current
         .map(|report| report::Draft {
             title: report::title(report),
             labels: LABELS.map(str::to_owned).to_vec(),
-            assignees: home.config.github.assignees.clone(),
+            assignees: config.assignees.clone(),
             body: report::body(report, &about),
             fingerprint: report.fingerprint.clone(),
             issue: report.issue.as_ref().map(|issue| format!("{}#{}", issue.repo, issue.number)),
-            queued: report.is_queued,
+            queued: waits(report),
         })
         .collect()
 }

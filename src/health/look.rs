@@ -17,6 +17,8 @@ use crate::store::{Healed, Progress, TakenOverKind};
 
 /// A quick run looks so long at the files of a store that another process has.
 const GLANCE: Duration = Duration::from_millis(200);
+/// Whoever writes has written after so long.
+const MOMENT: Duration = Duration::from_millis(50);
 /// So many findings of one file are told.
 const FINDINGS_OF_FILE_MAX: usize = 20;
 
@@ -61,22 +63,17 @@ impl Run<'_> {
         let deep = self.options.deep || self.state.deep_is_due(self.now_ms);
         let changes_nothing = self.options.dry_run || !self.home.config.health.auto_rollback;
         let started = Instant::now();
-        let files = if deep && before.segments > 0 { self.files(None) } else { Vec::new() };
+        let files = if deep && before.segments > 0 { self.glance() } else { Vec::new() };
         let opened = self.opening().and_then(|options| Store::open(options.read_only(changes_nothing)));
         let store = match opened {
             Ok(store) => store,
-            Err(error) => return self.refused(error, &before, files),
+            Err(error) => return self.refused(error, &before),
         };
         self.report.check = if deep { "deep" } else { "quick" };
         let healed = self.noticed(&store, &before);
         let is_owner = owner(self.path()).is_none_or(|pid| pid == std::process::id());
-        // Whoever has the store reads the view, too, which nobody else can; and where the files do not look well, the
-        // store has to agree.
-        let asked = if (deep && !is_owner) || !files.is_empty() {
-            self.told(|tell| store.check(tell))
-        } else {
-            store.check_quickly(&mut |_| {})
-        };
+        // Whoever has the store reads the view, too, which nobody else can.
+        let asked = if deep { self.told(|tell| store.check(tell)) } else { store.check_quickly(&mut |_| {}) };
         let mut found = match asked {
             Ok(report) => self.checked(report),
             Err(error) => {
@@ -85,9 +82,9 @@ impl Run<'_> {
                 return None;
             }
         };
-        if !deep && !is_owner {
+        if !is_owner {
             // A sick owner cannot vouch for itself.
-            found.extend(self.files(Some(GLANCE)));
+            found.extend(self.files((!deep).then_some(GLANCE)));
         }
         if deep {
             self.state.deep_ms = Some(self.now_ms);
@@ -118,7 +115,7 @@ impl Run<'_> {
         }
         self.closed(store);
         // The second look does not depend on anything that the first has in memory.
-        let again = if files.is_empty() { self.files(None) } else { files };
+        let again = self.files(None);
         let is_confirmed = found.iter().any(|one| again.iter().any(|other| other.file == one.file))
             || again.iter().any(|one| one.file.starts_with("store/"));
         if !is_confirmed && !self.is_seen_again() {
@@ -126,9 +123,22 @@ impl Run<'_> {
             self.report.step("check", Outcome::Warning, what, took_ms);
             return self.opened_again();
         }
-        let all: Vec<Finding> = [found, again].concat();
+        let all: Vec<Finding> = [files, found, again].concat();
         self.report.step("check", Outcome::Warning, format!("{} findings", all.len()), took_ms);
         self.mend(&all)
+    }
+
+    /// What the names of the files, their headers and the manifest say before the store is opened, which heals much of
+    /// it. Others may be writing just now: what is not so a moment later is none.
+    fn glance(&mut self) -> Vec<Finding> {
+        let mut found = self.files(Some(Duration::ZERO));
+        if !found.is_empty() {
+            std::thread::sleep(MOMENT);
+            let again = self.files(Some(Duration::ZERO));
+            found
+                .retain(|one| again.iter().any(|other| (&other.file, &other.kind) == (&one.file, &one.kind)));
+        }
+        found
     }
 
     /// What the files say, without the store.
@@ -169,10 +179,8 @@ impl Run<'_> {
     fn look_for_losses(&mut self, store: &Store) {
         let new: Vec<(u64, u64)> =
             self.losses.iter().filter(|loss| !self.state.losses.contains(loss)).copied().collect();
-        if !new.is_empty() {
-            self.report.lost.seqs.extend(new);
-            self.restore_forward(store);
-        }
+        self.report.lost.seqs.extend(new);
+        self.restore_forward(store);
     }
 
     /// Notes what the opening found and healed. Says whether there was anything.
@@ -241,7 +249,7 @@ impl Run<'_> {
     }
 
     /// The store did not open.
-    fn refused(&mut self, error: Error, before: &Before, files: Vec<Finding>) -> Option<Store> {
+    fn refused(&mut self, error: Error, before: &Before) -> Option<Store> {
         match error.kind() {
             ErrorKind::NotFound => {
                 self.report.raise(Status::Nothing);
@@ -250,14 +258,14 @@ impl Run<'_> {
             }
             ErrorKind::Gone => self.bring_back(),
             ErrorKind::Busy | ErrorKind::Timeout => {
-                self.busy(&error, files);
+                self.busy(&error);
                 None
             }
             // The refusal is the one proof, the look at the files the other.
             ErrorKind::Corrupt => {
                 self.report.check = "deep";
                 let mut found = vec![finding_of_error(&error, self.path())];
-                let again = if files.is_empty() && before.segments > 0 { self.files(None) } else { files };
+                let again = if before.segments > 0 { self.files(None) } else { Vec::new() };
                 if again.is_empty() && before.segments > 0 && !self.is_seen_again() {
                     self.report.step(
                         "check",
@@ -279,11 +287,11 @@ impl Run<'_> {
     }
 
     /// Somebody else has the store and does not let this run look: what can be said, the files say.
-    fn busy(&mut self, error: &Error, files: Vec<Finding>) {
+    fn busy(&mut self, error: &Error) {
         let deep = self.options.deep || self.state.deep_is_due(self.now_ms);
         self.report.check = if deep { "deep" } else { "quick" };
         self.report.raise(Status::Busy);
-        let files = if files.is_empty() { self.files((!deep).then_some(GLANCE)) } else { files };
+        let files = self.files((!deep).then_some(GLANCE));
         let what = if files.is_empty() { "its files look well" } else { "its files do not look well" };
         self.report.step("check", Outcome::Warning, format!("{}; {what}", error.message()), 0);
         self.problem("check", error);

@@ -147,6 +147,7 @@ impl Run<'_> {
     /// former run has seen. Says whether there was such a range.
     fn known(&self, mut lost: Vec<(u64, u64)>) -> (Vec<(u64, u64)>, bool) {
         lost.sort_unstable();
+        lost.dedup();
         let is_open = |(first, last): &(u64, u64)| last - first >= OPEN_RANGE_MIN;
         let open = lost.iter().any(is_open);
         for range in lost.iter_mut().filter(|range| is_open(range)) {
@@ -161,6 +162,9 @@ impl Run<'_> {
         if seqs.is_empty() && !is_open {
             return;
         }
+        // Everything that the last run has seen is there.
+        let seen_ms = self.state.run_ms.filter(|_| seqs.is_empty());
+        let after_ms = after_ms.max(seen_ms);
         self.report.lost.seqs.clone_from(&seqs);
         self.report.lost.after = after_ms.map(rfc_3339);
         self.report.lost.until = Some(rfc_3339(self.now_ms));

@@ -1,5 +1,6 @@
 //! The figures of a run for Prometheus, as a file that node_exporter's textfile collector reads.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -49,8 +50,13 @@ fn text(report: &Report, state: &State, now_ms: i64) -> String {
         "gauge",
         "How long each step of the last health run took.",
     );
+    // A step may have come twice, a series may not.
+    let mut took_ms = BTreeMap::<&str, u64>::new();
     for step in &report.steps {
-        text.value(&[("op", step.step)], step.took_ms as f64 / 1000.0);
+        *took_ms.entry(step.step).or_default() += step.took_ms;
+    }
+    for (step, took_ms) in took_ms {
+        text.value(&[("op", step)], took_ms as f64 / 1000.0);
     }
     text.metric("memento_store_bytes", "gauge", "Bytes of the home's files, by what they are.");
     for (kind, bytes) in report.space.kinds() {
@@ -134,6 +140,8 @@ mod tests {
     fn every_line_is_of_the_format_and_names_are_those_that_are_documented() {
         let mut report = Report { memories: Some(5), pending: Some(2), ..Report::default() };
         report.step("check", Outcome::Ok, "", 1500);
+        report.step("note", Outcome::Warning, "one", 0);
+        report.step("note", Outcome::Warning, "another", 0);
         report.backup =
             Some(GoodBackup { file: "x.db".to_owned(), created_ms: 1_771_329_600_123, age_seconds: 1 });
         let mut state = State { deep_ms: Some(1_771_329_600_000), ..State::default() };
@@ -153,6 +161,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} in\n{text}");
         }
+        let series: Vec<&str> = text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect();
+        let distinct: std::collections::BTreeSet<&str> = series.iter().copied().collect();
+        assert_eq!(series.len(), distinct.len(), "no series comes twice:\n{text}");
         for line in text.lines() {
             let (name, value) = line.rsplit_once(' ').expect("a name and a value");
             let is_comment = line.starts_with("# HELP memento_") || line.starts_with("# TYPE memento_");

@@ -78,9 +78,10 @@ impl Store {
     /// [`Busy`](ErrorKind::Busy) when another process holds it and does not serve,
     /// [`OwnerUnresponsive`](ErrorKind::OwnerUnresponsive) when it was stopped or hangs,
     /// [`VersionSkew`](ErrorKind::VersionSkew) when it is of another version that this one does not understand,
-    /// [`Permission`](ErrorKind::Permission) when the folder is not safe, [`Corrupt`](ErrorKind::Corrupt) when
-    /// acknowledged records are damaged, [`UnknownFormat`](ErrorKind::UnknownFormat) when a newer version wrote it, and
-    /// what the disk says.
+    /// [`Permission`](ErrorKind::Permission) when the folder is not safe, [`Refused`](ErrorKind::Refused) on a network file
+    /// system, [`Gone`](ErrorKind::Gone) when a store was here and is not any more, [`Corrupt`](ErrorKind::Corrupt) when
+    /// acknowledged records are damaged, [`UnknownFormat`](ErrorKind::UnknownFormat) when a newer version wrote it, and what
+    /// the disk says.
     pub fn open(options: Options) -> Result<Self> {
         let wait = options.lock_wait;
         Self::with(options, |handle| handle.found(wait))

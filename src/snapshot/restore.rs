@@ -147,6 +147,12 @@ pub(super) fn take_over(
 ) -> Result<Restored> {
     let file = &copied.file;
     let stamp = file.stamp.as_ref();
+    if let (RestoreKind::File, false, Some(model)) =
+        (kind, options.dry_run, stamp.and_then(|stamp| stamp.model.as_ref()))
+    {
+        // Or the vectors in it, which perhaps nobody can make again, would be of no use to a new store.
+        store.adopt_model(model)?;
+    }
     let own_seq = stamp.filter(|stamp| stamp.store_id == hex(&store.store_id())).map(|stamp| stamp.seq);
     // What was forgotten after the file was written stays so, unless exactly the file's state is asked for.
     let mut forgotten_since = BTreeMap::new();

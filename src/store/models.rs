@@ -211,6 +211,14 @@ impl Inner {
         self.committed();
         Ok(number)
     }
+
+    /// Makes this model the store's, when it has none yet: what comes was made by it.
+    pub(crate) fn adopt_model(&self, identity: &ModelIdentity) -> Result<()> {
+        if self.models.active().is_some() {
+            return Ok(());
+        }
+        self.register(identity, Activate::IfFirst).map(drop)
+    }
 }
 
 fn caller_identity(dimensions: u32) -> ModelIdentity {

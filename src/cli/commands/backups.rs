@@ -7,7 +7,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 use crate::cli::{session, table, text};
-use crate::{Backup, BackupVerdict};
+use crate::{Backup, BackupVerdict, backups_in};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -24,13 +24,8 @@ pub(crate) struct BackupsArgs {
 }
 
 pub(crate) fn run(args: &BackupsArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let (_, store) = session::open_if_any(context)?;
-    let Some(store) = store else {
-        return if context.out.json { context.out.print_json::<[Backup]>(&[]) } else { Ok(()) };
-    };
-    let backups = store.backups(args.deep);
-    session::close(context, store);
-    let backups = backups?;
+    // Without the store: it may be gone or damaged, or its owner may hang, and then backups are wanted most.
+    let backups = backups_in(&session::home(context)?.path, args.deep)?;
     if context.out.json {
         return context.out.print_json(&backups);
     }
