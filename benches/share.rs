@@ -29,6 +29,8 @@ and the program beside a running owner, from its start to its answer.
 
 /// What a process of this program is told to be.
 const ROLE: &str = "SHARE_BENCH_ROLE";
+/// Memories that each process makes before the clock runs.
+const SAMPLES: u64 = 1024;
 
 fn main() -> Result<()> {
     if let Ok(role) = std::env::var(ROLE) {
@@ -289,6 +291,7 @@ fn write(
     lines: &mut dyn Iterator<Item = std::io::Result<String>>,
     mut store: impl FnMut(Sample, &str),
 ) {
+    let samples: Vec<_> = (0..SAMPLES).map(|number| Sample::new(number, WORDS)).collect();
     let mut random = Random::new(number + 1 + u64::from(std::process::id()));
     let mut at = random.next() >> 2;
     println!("ready");
@@ -298,7 +301,7 @@ fn write(
     let started = Instant::now();
     let mut written = 0;
     while if kind == "ms" { started.elapsed() < Duration::from_millis(amount) } else { written < amount } {
-        let mut sample = Sample::new(written % 512, WORDS);
+        let mut sample = samples[(written % SAMPLES) as usize].clone();
         sample.text = format!("{} of {at:x}", sample.text);
         store(sample, &format!("{at:016x}"));
         at += 1;

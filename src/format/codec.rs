@@ -138,10 +138,12 @@ pub(crate) fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T,
     Ok(value)
 }
 
-/// Most bytes that the decoder of a message to the owner may allocate, ...
-const CALL_DECODE_MAX: usize = 128 << 20;
-/// ... and that of a message from it.
-const ANSWER_DECODE_MAX: usize = 2 << 30;
+/// Most bytes that the decoder of a message may allocate, for a message of at most 64 KiB, ...
+const SHORT_MESSAGE_DECODE_MAX: usize = 4 << 20;
+/// ... of at most 1 MiB, ...
+const MESSAGE_DECODE_MAX: usize = 64 << 20;
+/// ... and for a longer one. A list of small things takes some 20 times its bytes; a length that lies takes no more.
+const LONG_MESSAGE_DECODE_MAX: usize = 2 << 30;
 
 /// Appends a value of a message between processes.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
@@ -151,18 +153,16 @@ pub(crate) fn encode_message<T: bincode::Encode>(value: &T, out: &mut Vec<u8>) -
         .map_err(|error| Damage::Codec(error.to_string()))
 }
 
-/// Takes a value from the front of a message to the owner.
+/// Takes a value from the front of a message.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
-pub(crate) fn decode_call<T: bincode::Decode<()>>(bytes: &mut &[u8]) -> Result<T, Damage> {
-    let config = bincode::config::standard().with_limit::<CALL_DECODE_MAX>();
-    taken(bytes, bincode::decode_from_slice(bytes, config))
-}
-
-/// Takes a value from the front of a message from the owner.
-#[allow(clippy::disallowed_methods, reason = "this is the door")]
-pub(crate) fn decode_answer<T: bincode::Decode<()>>(bytes: &mut &[u8]) -> Result<T, Damage> {
-    let config = bincode::config::standard().with_limit::<ANSWER_DECODE_MAX>();
-    taken(bytes, bincode::decode_from_slice(bytes, config))
+pub(crate) fn decode_message<T: bincode::Decode<()>>(bytes: &mut &[u8]) -> Result<T, Damage> {
+    let config = bincode::config::standard();
+    let decoded = match bytes.len() {
+        0..=0x1_0000 => bincode::decode_from_slice(bytes, config.with_limit::<SHORT_MESSAGE_DECODE_MAX>()),
+        0x1_0001..=0x10_0000 => bincode::decode_from_slice(bytes, config.with_limit::<MESSAGE_DECODE_MAX>()),
+        _ => bincode::decode_from_slice(bytes, config.with_limit::<LONG_MESSAGE_DECODE_MAX>()),
+    };
+    taken(bytes, decoded)
 }
 
 fn taken<T>(

@@ -168,7 +168,7 @@ fn checksum(start: &[u8; 12], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Which way a message goes: how much of it is believed.
+/// Which way a message goes: how long it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     ToOwner,
@@ -191,16 +191,13 @@ pub(crate) fn put<T: Encode>(value: &T, body: &mut Vec<u8>) -> Result<(), Damage
 }
 
 /// Takes a value from the front of a body.
-pub(crate) fn take<T: Decode<()>>(way: Way, body: &mut &[u8]) -> Result<T, Damage> {
-    match way {
-        Way::ToOwner => codec::decode_call(body),
-        Way::FromOwner => codec::decode_answer(body),
-    }
+pub(crate) fn take<T: Decode<()>>(body: &mut &[u8]) -> Result<T, Damage> {
+    codec::decode_message(body)
 }
 
 /// The value that a body, or what is left of it, is.
-pub(crate) fn whole<T: Decode<()>>(way: Way, mut body: &[u8]) -> Result<T, Damage> {
-    let value = take(way, &mut body)?;
+pub(crate) fn whole<T: Decode<()>>(mut body: &[u8]) -> Result<T, Damage> {
+    let value = take(&mut body)?;
     if body.is_empty() {
         Ok(value)
     } else {
@@ -263,7 +260,7 @@ mod tests {
     fn a_hostile_length_in_a_body_is_refused_before_it_is_believed() {
         let mut body = vec![253];
         body.extend_from_slice(&u64::MAX.to_le_bytes());
-        assert!(whole::<String>(Way::ToOwner, &body).is_err());
-        assert!(whole::<Vec<u64>>(Way::ToOwner, &body).is_err());
+        assert!(whole::<String>(&body).is_err());
+        assert!(whole::<Vec<u64>>(&body).is_err());
     }
 }

@@ -91,6 +91,7 @@ with_metadata!(Memory {
 with_metadata!(Remember {
     id,
     proposed,
+    is_again,
     text,
     timestamp,
     source,

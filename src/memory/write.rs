@@ -30,6 +30,8 @@ pub struct Remember {
     pub(crate) id: Option<MemoryId>,
     /// The id that it gets when it is new and has none of its own: whoever asks again after a cut knows it by that.
     pub(crate) proposed: Option<MemoryId>,
+    /// Whether the call was made before, and nobody knows whether it was done.
+    pub(crate) is_again: bool,
     pub(crate) text: String,
     pub(crate) timestamp: Option<i64>,
     pub(crate) source: String,
@@ -53,6 +55,7 @@ impl Remember {
         Self {
             id: None,
             proposed: None,
+            is_again: false,
             text: text.into(),
             timestamp: None,
             source: DEFAULT_SOURCE.to_owned(),

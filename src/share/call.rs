@@ -14,6 +14,7 @@ use super::Sharing;
 use crate::check::{CheckOptions, CheckReport};
 use crate::embed::ModelSpec;
 use crate::error::{Durability, Error, ErrorKind, Result};
+use crate::format::message::{put, whole};
 use crate::memory::{
     Answer, Forgotten, List, Memory, MemoryId, Recall, Receipt, Remember, Remembered, Update, Updated,
 };
@@ -53,6 +54,15 @@ pub(crate) trait Call: Encode + Decode<()> {
     /// Whether it is found out what became of it when the owner ended in the middle: to do it twice would be wrong.
     const ONCE: bool = false;
     type Answer: Encode + Decode<()>;
+
+    /// Gives the new memories in it the ids that they get if they are stored, unless they have them: an owner that is
+    /// asked twice then knows them.
+    fn name_new(&mut self, _next: &dyn Fn() -> Result<MemoryId>) -> Result<()> {
+        Ok(())
+    }
+
+    /// It was sent before, to an owner that ended: it may have been done.
+    fn again(&mut self) {}
 
     /// Does it.
     fn run(self, engine: &Engine, work: &mut Work<'_>) -> Result<Self::Answer>;
@@ -94,6 +104,7 @@ macro_rules! call {
         $name:ident = $kind:literal, $writes:literal, { $($field:ident: $type:ty),* $(,)? } -> $answer:ty,
         |$this:ident, $engine:ident, $work:ident| $run:expr
         $(, done |$it:ident, $on:ident, $after:ident| $done:expr)?
+        $(, new memories |$me:ident| $memories:expr)?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Encode, Decode)]
@@ -104,6 +115,19 @@ macro_rules! call {
             const WRITES: bool = $writes;
             $(const ONCE: bool = { let _ = stringify!($it); true };)?
             type Answer = $answer;
+
+            $(fn name_new(&mut self, next: &dyn Fn() -> Result<MemoryId>) -> Result<()> {
+                let $me = self;
+                for remember in $memories.iter_mut().filter(|remember| remember.proposed.is_none()) {
+                    remember.proposed = Some(next()?);
+                }
+                Ok(())
+            }
+
+            fn again(&mut self) {
+                let $me = self;
+                $memories.iter_mut().for_each(|remember| remember.is_again = true);
+            })?
 
             fn run(self, $engine: &Engine, $work: &mut Work<'_>) -> Result<$answer> {
                 let $this = self;
@@ -137,11 +161,13 @@ call!(
     |call, engine, work| match work.by {
         Some(by) => engine.remember_by(call.remember, by),
         None => engine.remember(call.remember),
-    }
+    },
+    new memories |call| std::slice::from_mut(&mut call.remember)
 );
 call!(
     RememberMany = 5, true, { all: Vec<Remember> } -> Vec<Remembered>,
-    |call, engine, _work| engine.remember_many(call.all)
+    |call, engine, _work| engine.remember_many(call.all),
+    new memories |call| call.all
 );
 call!(
     UpdateOne = 6, true, { id: String, update: Update } -> Updated,
@@ -329,6 +355,15 @@ macro_rules! calls {
             }
         }
 
+        /// The largest number of a call.
+        pub(crate) const CALLS_MAX: u16 = {
+            let mut max = 0;
+            $(if <$name as Call>::KIND > max {
+                max = <$name as Call>::KIND;
+            })*
+            max
+        };
+
         /// Number and name of every call, and whether it writes.
         #[cfg(test)]
         const ALL: &[(u16, &str, bool)] = &[$((<$name as Call>::KIND, stringify!($name), <$name as Call>::WRITES)),*];
@@ -370,6 +405,25 @@ calls!(
     StepAside,
     RestorePoints,
 );
+
+/// Reads a body as the call of this number and writes it once more; `None` when there is no such call, or the body is none
+/// of it. For the doors of tests.
+pub(crate) fn written_again(kind: u16, body: &[u8]) -> Option<Vec<u8>> {
+    struct Again<'a>(&'a [u8]);
+
+    impl Visitor for Again<'_> {
+        type Out = Option<Vec<u8>>;
+
+        fn visit<C: Call>(self) -> Self::Out {
+            let call: C = whole(self.0).ok()?;
+            let mut body = Vec::new();
+            put(&call, &mut body).ok()?;
+            Some(body)
+        }
+    }
+
+    visit(kind, Again(body)).flatten()
+}
 
 #[cfg(test)]
 mod tests {

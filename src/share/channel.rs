@@ -88,9 +88,10 @@ impl fmt::Display for Broken {
 pub(crate) struct Receiver {
     stream: UnixStream,
     way: Way,
-    /// What was read and is no message yet begins at `start`.
+    /// What was read and is no message yet stands between `start` and `end`.
     buffer: Vec<u8>,
     start: usize,
+    end: usize,
     timeout: Option<Duration>,
 }
 
@@ -103,7 +104,7 @@ pub(crate) fn channel(stream: UnixStream, way: Way) -> io::Result<(Receiver, Sen
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     stream.set_read_timeout(None)?;
     let sender = Sender(Mutex::new(stream.try_clone()?));
-    Ok((Receiver { stream, way, buffer: Vec::new(), start: 0, timeout: None }, sender))
+    Ok((Receiver { stream, way, buffer: vec![0; READ_LEN], start: 0, end: 0, timeout: None }, sender))
 }
 
 impl Receiver {
@@ -133,10 +134,11 @@ impl Receiver {
                 break;
             }
         }
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.buffer.shrink_to(READ_LEN);
-            self.start = 0;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > READ_LEN {
+                self.buffer = vec![0; READ_LEN];
+            }
         }
         Ok(message.expect("a message has a frame"))
     }
@@ -148,25 +150,24 @@ impl Receiver {
 
     /// Whether something came that is no whole message yet.
     pub(crate) fn has_more(&self) -> bool {
-        self.start < self.buffer.len()
+        self.start < self.end
     }
 
     /// Reads until so many bytes are there.
     fn fill(&mut self, len: usize, first: Option<Duration>, stall: Duration) -> Result<(), Broken> {
-        if self.start > 0 && self.buffer.len() - self.start < len {
-            self.buffer.drain(..self.start);
-            self.start = 0;
+        if self.end - self.start < len && self.start + len > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if len > self.buffer.len() {
+                self.buffer.resize(len, 0);
+            }
         }
-        while self.buffer.len() - self.start < len {
-            let is_first = self.buffer.len() == self.start;
+        while self.end - self.start < len {
+            let is_first = self.end == self.start;
             self.limit(if is_first { first } else { Some(stall) })?;
-            let have = self.buffer.len();
-            self.buffer.resize(have + READ_LEN, 0);
-            let read = self.stream.read(&mut self.buffer[have..]);
-            self.buffer.truncate(have + read.as_ref().map_or(0, |read| *read));
-            match read {
+            match self.stream.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Err(Broken::Gone),
-                Ok(_) => {}
+                Ok(read) => self.end += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
@@ -215,11 +216,11 @@ pub(crate) fn body_of<T: Encode>(value: &T) -> Result<Vec<u8>, Damage> {
 
 impl Message {
     /// The value that it is, when it is of this kind.
-    pub(crate) fn value<T: Decode<()>>(&self, kind: MessageKind, way: Way) -> Result<T, Broken> {
+    pub(crate) fn value<T: Decode<()>>(&self, kind: MessageKind) -> Result<T, Broken> {
         if self.kind != kind {
             return Err(Broken::Garbage(format!("a message {:?} where {kind:?} belongs", self.kind)));
         }
-        Ok(whole(way, &self.body)?)
+        Ok(whole(&self.body)?)
     }
 }
 
@@ -335,7 +336,7 @@ mod tests {
             .at_offset(7)
             .hint("run `memento-kv check`");
         let body = body_of(&ErrorMessage::from(&error)).expect("a body");
-        let sent: ErrorMessage = whole(Way::FromOwner, &body).expect("an error");
+        let sent: ErrorMessage = whole(&body).expect("an error");
         let back = Error::from(sent);
         assert_eq!(format!("{back:?}"), format!("{error:?}"));
         assert_eq!((back.hint_text(), back.durability()), (error.hint_text(), error.durability()));

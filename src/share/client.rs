@@ -100,7 +100,7 @@ impl Pool {
             Ok(answer) => {
                 self.give_back(connection);
                 let message = answer?;
-                Ok(whole(Way::FromOwner, &message.body).map_err(|damage| {
+                Ok(whole(&message.body).map_err(|damage| {
                     Error::new(ErrorKind::Io, format!("the owner's answer cannot be read: {damage}"))
                         .durable(if C::WRITES { Durability::Unknown } else { Durability::NotWritten })
                 })?)
@@ -178,7 +178,6 @@ impl Pool {
 impl Connection {
     /// Sends a call and does what the owner asks for until its answer is there.
     fn ask(&mut self, body: &[u8], asking: &mut Asking<'_>) -> Result<Result<Message>, Broken> {
-        let way = Way::FromOwner;
         self.sender.send(MessageKind::Call, body)?;
         let mut model: Option<ModelIdentity> = None;
         loop {
@@ -186,16 +185,16 @@ impl Connection {
             match message.kind {
                 MessageKind::Answer => return Ok(Ok(message)),
                 MessageKind::Error => {
-                    let error: ErrorMessage = message.value(MessageKind::Error, way)?;
+                    let error: ErrorMessage = message.value(MessageKind::Error)?;
                     return Ok(Err(error.into()));
                 }
                 MessageKind::Working => {}
                 MessageKind::Progress => {
-                    let ProgressMessage(stage, progress) = message.value(MessageKind::Progress, way)?;
+                    let ProgressMessage(stage, progress) = message.value(MessageKind::Progress)?;
                     (asking.progress)(stage, progress);
                 }
                 MessageKind::AskModel => {
-                    model = message.value(MessageKind::AskModel, way)?;
+                    model = message.value(MessageKind::AskModel)?;
                     let found = asking.embeds.embedder_of(model.as_ref());
                     let identity = found.map(|found| found.map(|embedder| embedder.identity().clone()));
                     if let Ok(Some(identity)) = &identity {
@@ -207,7 +206,7 @@ impl Connection {
                     )?;
                 }
                 MessageKind::Embed => {
-                    let (is_query, text): (bool, String) = message.value(MessageKind::Embed, way)?;
+                    let (is_query, text): (bool, String) = message.value(MessageKind::Embed)?;
                     let vectors = embed(asking.embeds, model.as_ref(), is_query, &text);
                     self.sender.send_value(
                         MessageKind::Vectors,
@@ -281,13 +280,12 @@ fn greet(folder: &Path, hello: &Hello) -> Result<Option<(Connection, Welcome)>> 
     let greeted = connection.sender.send_value(MessageKind::Hello, hello).and_then(|()| connection.receive());
     match greeted {
         Ok(message) if message.kind == MessageKind::Error => {
-            let error: ErrorMessage =
-                message.value(MessageKind::Error, Way::FromOwner).map_err(|broken| {
-                    Error::new(ErrorKind::Io, format!("the owner cannot be understood: {broken}"))
-                })?;
+            let error: ErrorMessage = message.value(MessageKind::Error).map_err(|broken| {
+                Error::new(ErrorKind::Io, format!("the owner cannot be understood: {broken}"))
+            })?;
             Err(error.into())
         }
-        Ok(message) => match message.value::<Welcome>(MessageKind::Welcome, Way::FromOwner) {
+        Ok(message) => match message.value::<Welcome>(MessageKind::Welcome) {
             Ok(welcome) => Ok(Some((connection, welcome))),
             Err(broken) => {
                 Err(Error::new(ErrorKind::Io, format!("the owner cannot be understood: {broken}")))

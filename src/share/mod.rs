@@ -20,6 +20,9 @@ mod watch;
 use std::sync::Arc;
 
 pub use as_of::AsOf;
+pub(crate) use call::{CALLS_MAX, CallHead, written_again};
+pub(crate) use channel::ErrorMessage;
+pub(crate) use hello::{Hello, Welcome};
 pub use sharing::{Client, Role, Sharing};
 pub use store::{Store, get_store};
 pub use watch::Watch;

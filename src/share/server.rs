@@ -252,7 +252,7 @@ impl Shared {
             }
             hello => hello?,
         };
-        let hello: Hello = hello.value(MessageKind::Hello, Way::ToOwner)?;
+        let hello: Hello = hello.value(MessageKind::Hello)?;
         {
             let mut client = lock(&connection.client);
             (client.program, client.since_ms) = (hello.shown_program(), self.engine.now_ms());
@@ -292,7 +292,7 @@ impl Shared {
             return Err(Broken::Garbage(format!("a message {:?} where a call belongs", message.kind)));
         }
         let mut body = message.body.as_slice();
-        let head: CallHead = take(Way::ToOwner, &mut body)?;
+        let head: CallHead = take(&mut body)?;
         let running = Running { shared: self, connection, receiver, head, body, is_read_only };
         match visit(head.kind, running) {
             Some(answer) => match answer? {
@@ -383,7 +383,7 @@ impl Visitor for Running<'_> {
     type Out = Result<Result<Vec<u8>>, Broken>;
 
     fn visit<C: Call>(self) -> Self::Out {
-        let call: C = whole(Way::ToOwner, self.body)?;
+        let call: C = whole(self.body)?;
         let shared = self.shared;
         let remote = Remote { sender: &self.connection.sender, receiver: Mutex::new(self.receiver) };
         let mut lost = None;
@@ -443,7 +443,7 @@ impl Remote<'_> {
         let asked = || -> Result<Result<A, ErrorMessage>, Broken> {
             let mut receiver = lock(&self.receiver);
             self.sender.send_value(kind, question)?;
-            receiver.receive(Some(EMBED_MAX), STALL_MAX)?.value(answer, Way::ToOwner)
+            receiver.receive(Some(EMBED_MAX), STALL_MAX)?.value(answer)
         };
         match asked() {
             Ok(Ok(value)) => Ok(value),

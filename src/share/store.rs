@@ -232,7 +232,6 @@ impl Store {
     /// secret is found in it, [`NoSpace`](ErrorKind::NoSpace);
     /// with [`CommitUnknown`](ErrorKind::CommitUnknown) it is not known whether the memory is stored.
     pub fn remember(&self, remember: Remember) -> Result<Remembered> {
-        let remember = self.proposed(remember)?;
         self.call(call::RememberOne { remember })
     }
 
@@ -243,7 +242,6 @@ impl Store {
     /// # Errors
     /// As [`Store::remember`]; then none of them is stored.
     pub fn remember_many(&self, all: Vec<Remember>) -> Result<Vec<Remembered>> {
-        let all = all.into_iter().map(|remember| self.proposed(remember)).collect::<Result<_>>()?;
         self.call(call::RememberMany { all })
     }
 
@@ -605,14 +603,6 @@ impl Store {
     fn call_with<C: Call>(&self, call: C, progress: &mut dyn FnMut(u8, Progress)) -> Result<C::Answer> {
         self.handle.call(call, &*self.handle, progress)
     }
-
-    /// The memory with the id that it gets if it is new: an owner that is asked twice then stores it once.
-    fn proposed(&self, mut remember: Remember) -> Result<Remember> {
-        if matches!(&*self.handle.place(), Place::Elsewhere(_)) {
-            remember.proposed = Some(self.handle.ids.next(self.handle.options.clock.now_ms())?);
-        }
-        Ok(remember)
-    }
 }
 
 impl std::fmt::Debug for Store {
@@ -651,7 +641,7 @@ impl Handle {
     /// Runs a call where the engine is, and goes on with the next owner when one ends.
     fn call<C: Call>(
         &self,
-        call: C,
+        mut call: C,
         embeds: &dyn Embeds,
         progress: &mut dyn FnMut(u8, Progress),
     ) -> Result<C::Answer> {
@@ -685,12 +675,14 @@ impl Handle {
                     if C::WRITES && self.options.read_only {
                         return Err(read_only(&self.options.home));
                     }
+                    call.name_new(&|| self.ids.next(self.options.clock.now_ms()))?;
                     let asked = self.ask(pool, &call, &mut fence, resent_after, embeds, progress);
                     match asked {
                         Ok(answer) => return Ok(answer),
                         Err(Unanswered::Error(error)) => return Err(error),
                         Err(Unanswered::OwnerGone) => {
                             resent_after = resent_after.or(fence);
+                            call.again();
                             self.find_again(&place, C::WRITES)?;
                         }
                     }

@@ -144,7 +144,8 @@ fn vectors_that_rot_in_a_block_are_noticed_behind_the_calls() {
 fn a_disk_without_room_for_a_block_costs_no_answer_and_is_told() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let (disk, plan) = FaultyDisk::new(Call::Rename, io::ErrorKind::StorageFull);
-    let store = Engine::open(options(home.path(), disk)).expect("open");
+    // Alone, so that nobody else renames anything.
+    let store = Engine::open(options(home.path(), disk).alone()).expect("open");
     let group = (0..30).map(|n| Remember::new(format!("memory {n}")).vector([1.0, n as f32, -3.0]));
     store.remember_many(group.collect()).expect("remember");
     plan.arm(1, 2);

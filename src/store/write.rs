@@ -315,7 +315,8 @@ impl Inner {
 
     fn plan_remember(&self, plan: &mut Plan<'_>, prepared: &Prepared, now: i64) -> Result<Remembered> {
         let Prepared { item, vectors, near } = prepared;
-        if let Some(id) = &item.proposed
+        if item.is_again
+            && let Some(id) = &item.proposed
             && let Some(current) = self.current(plan.pending, id)?
         {
             // The same call, once more: its answer was lost on the way.

@@ -199,7 +199,10 @@ impl Judge<'_> {
                 content.memories.get(id).is_some_and(|known| known.vector == held.vector)
             };
             if !self.possible.iter().any(is_known) {
-                return Err(format!("the vector of {id} is another one"));
+                let known: Vec<_> = self.possible.iter().map(|content| content.memories.get(id)).collect();
+                return Err(format!(
+                    "the vector of {id} is another one: {held:?}, expected one of {known:?}"
+                ));
             }
         }
         Ok(())

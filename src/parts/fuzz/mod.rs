@@ -16,6 +16,7 @@ pub mod jsonl;
 pub mod manifest;
 pub mod model;
 pub mod ops;
+pub mod protocol;
 pub mod query;
 pub mod record;
 pub mod row;
@@ -40,7 +41,7 @@ pub struct Target {
 }
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "conversation", run: conversation::run, seeds: conversation::seeds },
@@ -50,6 +51,7 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "model", run: model::run, seeds: model::seeds },
     Target { name: "ops", run: ops::run, seeds: ops::seeds },
+    Target { name: "protocol", run: protocol::run, seeds: protocol::seeds },
     Target { name: "query", run: query::run, seeds: query::seeds },
     Target { name: "record", run: record::run, seeds: record::seeds },
     Target { name: "row", run: row::run, seeds: row::seeds },
