@@ -289,6 +289,8 @@ fn may_change(path: &Path) -> bool {
         || path == store.join("times")
         || path.starts_with(store.join("quarantine"))
         || path.starts_with(store.join("index"))
-        // What a backup that was cut leaves beside its place was never synced, and a power cut may take it.
-        || (!path.starts_with(&store) && path.extension().is_some_and(|extension| extension == "tmp"))
+        // What a backup that was cut leaves beside its place, or a manifest whose name was not synced yet, a power cut may
+        // take.
+        || (!path.starts_with(&store)
+            && path.extension().is_some_and(|extension| extension == "tmp" || extension == "json"))
 }
