@@ -8,8 +8,8 @@ use super::{Examination, age, mib, told, word};
 use crate::fs::{Access, Disk, RealDisk};
 
 /// Folders of a home that are its own.
-const FOLDERS: [&str; 7] =
-    ["store", "store/seg", "store/index", "store/trash", "store/quarantine", "backups", "logs"];
+const FOLDERS: [&str; 8] =
+    ["store", "store/seg", "store/index", "store/trash", "store/quarantine", "quarantine", "backups", "logs"];
 /// Entries of one folder that are looked at.
 const ENTRIES_MAX: usize = 100_000;
 /// A temporary file that is younger may be in use.
@@ -183,20 +183,21 @@ pub(super) fn leftovers(found: &mut Examination, home: &Path, now_ms: i64) {
             format!("rm {}", word(&socket)),
         );
     }
-    let quarantine = home.join("store/quarantine");
-    let kept = kept_in(&quarantine);
-    if kept.0 > 0 {
-        let oldest = age(now_ms.abs_diff(kept.2));
-        found.warn(
-            "leftovers",
-            format!(
-                "{}: damaged files are kept ({}, {}), the oldest for {oldest}; when nothing is missing they can go",
-                told(&quarantine),
-                kept.0,
-                mib(kept.1)
-            ),
-            format!("rm -r {}", word(&quarantine)),
-        );
+    // The second one is of a store that was brought back as a whole.
+    for quarantine in [home.join("store/quarantine"), home.join("quarantine")] {
+        let (files, bytes, oldest_ms) = kept_in(&quarantine);
+        if files > 0 {
+            found.warn(
+                "leftovers",
+                format!(
+                    "{}: damaged files are kept ({files}, {}), the oldest for {}; when nothing is missing they can go",
+                    told(&quarantine),
+                    mib(bytes),
+                    age(now_ms.abs_diff(oldest_ms))
+                ),
+                format!("rm -r {}", word(&quarantine)),
+            );
+        }
     }
     if fs::metadata(home.join("spool.jsonl")).is_ok_and(|file| file.len() > 0) {
         found.warn(

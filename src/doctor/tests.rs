@@ -260,9 +260,11 @@ fn what_was_left_behind_is_told_and_the_command_removes_it() {
     mode(&socket, 0o600);
     user.write("store/quarantine/1/MANIFEST", "damaged");
     mode(&user.home().join("store/quarantine"), 0o700);
+    user.write("quarantine/store-1/MANIFEST", "damaged");
+    mode(&user.home().join("quarantine"), 0o700);
     let found = user.examine();
     let told = told_of(&found, "leftovers");
-    assert_eq!(told.len(), 3, "{told:#?}");
+    assert_eq!(told.len(), 4, "{told:#?}");
     assert!(told[0].what.contains("MANIFEST.tmp") && !told[0].what.contains("more"), "{told:#?}");
     for finding in told {
         let command = finding.command.as_ref().expect("a command");

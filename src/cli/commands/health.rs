@@ -54,7 +54,7 @@ pub(crate) struct HealthArgs {
 
 pub(crate) fn run(args: &HealthArgs, context: &Context<'_>) -> Result<(), Failure> {
     if args.schedule.is_asked() {
-        return args.schedule.run(args.dry_run, context);
+        return args.schedule.run(args.dry_run || context.global.read_only, context);
     }
     let home = session::home(context)?;
     let options = RunOptions {
