@@ -377,16 +377,14 @@ fn vectors_that_nobody_can_make_again_come_back_with_the_store() {
         store.remember(Remember::new(text)).expect("remembered");
     }
     store.backup().expect("a backup");
-    let before =
-        store.vectors(&common::everything(&store).expect("list").keys().next().expect("an id").clone());
-    let before = before.expect("read").expect("vectors");
+    let id = common::everything(&store).expect("list").keys().next().expect("an id").clone();
+    let before = store.vectors(&id).expect("read").expect("vectors");
     store.close().expect("closed");
     lab.remove_store();
     let _ = fs::remove_file(lab.path("memory.db"));
     let told = health(&lab.home, []);
     assert_eq!((told.code(), told.json["pending"].as_u64()), (0, Some(0)), "{told:?}");
     let store = common::open(&lab.home);
-    let id = common::everything(&store).expect("list").keys().next().expect("an id").clone();
     assert_eq!(store.vectors(&id).expect("read").expect("vectors"), before);
 }
 

@@ -209,7 +209,7 @@ impl Run<'_> {
         let is_known = |name: &str| {
             let kept = format!("store/quarantine/{}", name.trim_end_matches(".json"));
             before.quarantined.contains(name)
-                || healed.iter().any(|healed| healed.quarantined.iter().any(|other| *other == kept))
+                || healed.iter().any(|healed| healed.quarantined.contains(&kept))
         };
         names(&folder)
             .into_iter()
