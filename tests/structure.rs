@@ -54,13 +54,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "error", "time", "config", "fs", "format", "home", "store", "snapshot", "logs", "failure",
-            "schedule",
+            "error", "time", "config", "fs", "format", "home", "store", "snapshot", "share", "logs",
+            "failure", "schedule",
         ],
     ),
     (
         "health",
-        &["error", "clock", "time", "home", "fs", "logs", "store", "check", "snapshot", "spool", "failure"],
+        &[
+            "error", "clock", "time", "home", "fs", "logs", "store", "check", "snapshot", "share", "spool",
+            "failure",
+        ],
     ),
 ];
 
