@@ -379,3 +379,35 @@ fn watch_prints_what_other_processes_write_one_line_each() {
     assert_eq!(lines[1]["memory"]["importance"], 0.9);
     assert!(lines[2]["memory"].is_null());
 }
+
+#[test]
+fn a_health_run_asks_the_owner_and_one_that_hangs_is_reported() {
+    let folder = common::folder();
+    let home = folder.path().join("home");
+    let mut owner = holder(&home);
+    let client = Store::open(options(&home)).expect("a client");
+    client.remember(Remember::new("a text")).expect("stored");
+    let health = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_memento-kv"));
+        command.env("MEMENTO_HOME", &home).env("HOME", folder.path()).stdin(Stdio::null());
+        let ran = command.args(["health", "--json"]).output().expect("it starts");
+        let report: serde_json::Value = serde_json::from_slice(&ran.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ran.stderr)));
+        (ran.status.code(), report)
+    };
+    let (code, report) = health();
+    assert_eq!(code, Some(0), "{report}");
+    assert!(home.join("memory.db").is_file(), "by way of the owner: {report}");
+    assert_eq!(std::fs::read_dir(home.join("backups")).expect("backups").count(), 2, "{report}");
+    kill_process(pid(&owner), Signal::STOP).expect("stopped");
+    common::until(Duration::from_secs(30), "a process that is stopped", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", owner.id())).expect("its state");
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    });
+    let (code, report) = health();
+    assert_eq!(code, Some(4), "{report}");
+    kill_process(pid(&owner), Signal::CONT).expect("goes on");
+    drop(owner.stdin.take());
+    assert!(ended(&mut owner).success());
+    assert_eq!(health().0, Some(0));
+}

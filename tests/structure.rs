@@ -62,7 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "health",
         &[
             "error", "clock", "time", "home", "fs", "logs", "store", "check", "snapshot", "share", "spool",
-            "failure",
+            "failure", "schedule",
         ],
     ),
 ];

@@ -118,6 +118,9 @@ const KEYS: &[Key] = &[
     key("health", "check_interval_hours", "health.check_interval_hours", "1", |config, value, _| {
         whole(value, 1, 8760, |hours| config.health.check_interval_hours = hours as u32)
     }),
+    key("health", "in_owner", "health.in_owner", "false", |config, value, _| {
+        switch(value, |on| config.health.in_owner = on)
+    }),
     key("health", "auto_rollback", "health.auto_rollback", "true", |config, value, _| {
         switch(value, |on| config.health.auto_rollback = on)
     }),

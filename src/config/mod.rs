@@ -141,6 +141,8 @@ pub struct HealthConfig {
     pub check_interval_hours: u32,
     /// `auto_rollback`: whether a store that cannot be healed is restored from its latest backup. Default true.
     pub auto_rollback: bool,
+    /// `in_owner`: whether a process that has the store for long makes health runs itself. Default false.
+    pub in_owner: bool,
     /// `on_failure`: the program with its arguments that is run when something failed, with a report on its standard
     /// input. A text is for `/bin/sh`, a list is run as it is. Only the user's own configuration may set it. Default: none.
     pub on_failure: Vec<String>,
@@ -148,7 +150,7 @@ pub struct HealthConfig {
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self { check_interval_hours: 1, auto_rollback: true, on_failure: Vec::new() }
+        Self { check_interval_hours: 1, auto_rollback: true, in_owner: false, on_failure: Vec::new() }
     }
 }
 
@@ -438,7 +440,7 @@ mod tests {
             "storage:\n  db_path: ~/m/memory.db\n  backup_enabled: no\n  backup_retention_days: 30\n  history_days: 3\n  history_max_mb: 10\n  allow_network_fs: true\n\
              embed:\n  model: some/model\n  cache_size: 10\n  cache_dir: models\n\
              search:\n  default_topk: 8\n  timeout_ms: 0\n  hybrid_alpha: 0.25\n\
-             health:\n  check_interval_hours: 24\n  auto_rollback: false\n\
+             health:\n  check_interval_hours: 24\n  auto_rollback: false\n  in_owner: true\n\
              logs:\n  max_mb: 2\n  keep_days: 14\ndebug: true\n",
         )
         .expect("a good file");
@@ -471,7 +473,12 @@ mod tests {
         assert_eq!(config.logs, LogsConfig { max_mb: 2, keep_days: 14 });
         assert_eq!(
             config.health,
-            HealthConfig { check_interval_hours: 24, auto_rollback: false, on_failure: Vec::new() }
+            HealthConfig {
+                check_interval_hours: 24,
+                auto_rollback: false,
+                in_owner: true,
+                on_failure: Vec::new()
+            }
         );
         assert!(config.debug);
         assert_eq!(config.remarks(), []);

@@ -20,6 +20,10 @@ pub(super) fn look(found: &mut Examination, home: &Home) {
             match error.kind() {
                 // Somebody works with it.
                 ErrorKind::Busy => found.ok("store", format!("{error}; what is in it was not looked at")),
+                ErrorKind::OwnerUnresponsive | ErrorKind::VersionSkew => {
+                    let hint = error.hint_text().unwrap_or("memento-kv check --files").to_owned();
+                    found.bad("store", error.to_string(), hint);
+                }
                 ErrorKind::NotFound => {
                     found.warn("store", "there is none yet", "memento-kv remember \"the first memory\"");
                 }

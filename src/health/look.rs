@@ -257,7 +257,7 @@ impl Run<'_> {
                 None
             }
             ErrorKind::Gone => self.bring_back(),
-            ErrorKind::Busy | ErrorKind::Timeout => {
+            ErrorKind::Busy | ErrorKind::OwnerUnresponsive | ErrorKind::VersionSkew | ErrorKind::Timeout => {
                 self.busy(&error);
                 None
             }
@@ -336,7 +336,7 @@ impl Run<'_> {
 }
 
 /// The process that has the store, by the note that it left.
-fn owner(home: &Path) -> Option<u32> {
+pub(super) fn owner(home: &Path) -> Option<u32> {
     let text = fs::read_to_string(home.join("store/LOCK")).ok()?;
     text.lines().next()?.trim().parse().ok()
 }

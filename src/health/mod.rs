@@ -8,6 +8,7 @@
 //! Two runs at once are safe: the second one does nothing.
 
 mod alone;
+mod attendant;
 mod disk;
 mod look;
 mod mend;
@@ -20,6 +21,7 @@ mod upkeep;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use attendant::Attendant;
 pub use disk::Space;
 pub use report::{GoodBackup, Lost, Outcome, Report, Status, Step};
 pub use revive::revive;
@@ -206,7 +208,9 @@ impl Run<'_> {
         let (status, kind) = match error.kind() {
             ErrorKind::NoSpace => (Status::Failed, Kind::NoSpace),
             ErrorKind::ReadOnly => (Status::Failed, Kind::ReadOnly),
-            ErrorKind::Busy | ErrorKind::Timeout => (Status::Busy, Kind::OwnerHangs),
+            ErrorKind::Busy | ErrorKind::OwnerUnresponsive | ErrorKind::VersionSkew | ErrorKind::Timeout => {
+                (Status::Busy, Kind::OwnerHangs)
+            }
             ErrorKind::Corrupt => (Status::Damaged, Kind::CheckFailed),
             ErrorKind::Permission => (Status::Decision, Kind::Permission),
             ErrorKind::UnknownFormat | ErrorKind::ForeignStore | ErrorKind::Gone => {

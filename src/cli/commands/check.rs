@@ -101,7 +101,8 @@ fn report(args: &CheckArgs, context: &Context<'_>) -> Result<CheckReport> {
         return check_files_with(&home.path, &options, &mut bar.listener());
     }
     if args.repair {
-        let options = session::options(context, &home)?.create(false);
+        // Nothing is published by the way: memory.db may hold the last copy of what is given up.
+        let options = session::options(context, &home)?.create(false).publish(false);
         let (store, report) = Store::repair(options, &mut bar.listener())?;
         for healed in &report.healed {
             session::tell_healed(context, healed);

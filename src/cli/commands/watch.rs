@@ -7,6 +7,7 @@ use clap::Args;
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::session;
+use crate::health::Attendant;
 
 /// How long one look waits when there is no end.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,7 +35,9 @@ pub(crate) struct WatchArgs {
 }
 
 pub(crate) fn run(args: &WatchArgs, context: &Context<'_>) -> Result<(), Failure> {
-    let (_, store) = session::open_existing(context)?;
+    let (home, store) = session::open_existing(context)?;
+    // It may have the store for days.
+    let attendant = Attendant::of(&home)?;
     let deadline = args.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
     let mut watch = store.watch(args.since)?;
     let mut left = args.count;
@@ -50,7 +53,7 @@ pub(crate) fn run(args: &WatchArgs, context: &Context<'_>) -> Result<(), Failure
             None => {}
         }
     }
-    drop(watch);
+    drop((watch, attendant));
     session::close(context, store);
     Ok(())
 }
