@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use memento_kv::check::{CheckStatus, check_files};
-use memento_kv::embed::ModelSpec;
-use memento_kv::{MemoryId, Options, Result, Store};
-use support::{Args, Random, Sample, WORDS, median, sqlite};
+use memento_kv::{Result, Store};
+use support::{Args, Random, fill, median, plain, sqlite};
 
 const HELP: &str = "\
 The same memories in a store and in SQLite's table of the original. In turns: the store checks every byte, SQLite
@@ -40,14 +39,14 @@ fn main() -> Result<()> {
     let memories = args.number("--memories", 1_000_000, 500);
     let (home, database) = (folder.path().join("home"), folder.path().join("memory.db"));
     fill(&home, memories)?;
-    fill_sqlite(&database, memories);
+    sqlite::fill(&database, memories);
     let (mut deep, mut integrity) = (Took::default(), Took::default());
     for _ in 0..rounds {
-        let store = Store::open(options(&home))?;
+        let store = Store::open(plain(&home))?;
         let report = deep.measure(|| store.check(&mut |_| {}))?;
         assert_eq!(report.status, CheckStatus::Ok);
         store.close()?;
-        assert!(integrity.measure(|| sqlite_is_ok(&database)));
+        assert!(integrity.measure(|| sqlite::is_ok(&database)));
     }
     let (deep, deep_busy, integrity, integrity_busy) =
         (median(deep.wall), median(deep.busy), median(integrity.wall), median(integrity.busy));
@@ -62,13 +61,13 @@ fn main() -> Result<()> {
     let memories = args.number("--flip-memories", 2000, 200);
     let (home, database) = (folder.path().join("flipped"), folder.path().join("flipped.db"));
     fill(&home, memories)?;
-    fill_sqlite(&database, memories);
+    sqlite::fill(&database, memories);
     let ours = flipped_in_store(&home, flips)?;
     let whole = content_of_sqlite(&database);
     let theirs = flipped(
         std::slice::from_ref(&database),
         flips,
-        || !sqlite_is_ok(&database),
+        || !sqlite::is_ok(&database),
         || content_of_sqlite(&database) == whole,
     );
     println!("{flips} single flipped bits: {ours}; SQLite's integrity_check: {theirs}");
@@ -98,46 +97,10 @@ fn processor_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-fn options(home: &Path) -> Options {
-    Options::at(home).model(ModelSpec::None).background_embedding(false).query_cache(false)
-}
-
-fn fill(home: &Path, memories: u64) -> Result<()> {
-    let store = Store::open(options(home))?;
-    let numbers: Vec<u64> = (0..memories).collect();
-    for group in numbers.chunks(500) {
-        let all = group.iter().map(|number| {
-            Ok(Sample::new(*number, WORDS).remember().id(MemoryId::new(format!("m{number}"))?))
-        });
-        store.remember_many(all.collect::<Result<_>>()?)?;
-    }
-    store.close()
-}
-
-fn fill_sqlite(path: &Path, memories: u64) {
-    let connection = sqlite::open(path);
-    connection.execute_batch("BEGIN").expect("begin");
-    for number in 0..memories {
-        let sample = Sample::new(number, WORDS);
-        sqlite::insert(&connection, &format!("m{number}"), &sample, &sample.blob());
-    }
-    // As the original's file is when nobody has it open.
-    connection
-        .execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE")
-        .expect("commit");
-}
-
-fn sqlite_is_ok(path: &Path) -> bool {
-    let asked = rusqlite::Connection::open(path).and_then(|connection| {
-        connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
-    });
-    asked.is_ok_and(|answer| answer == "ok")
-}
-
 fn rate_of_recovery(home: &Path) -> Result<f64> {
     std::fs::remove_file(home.join("store/view.redb")).expect("it was there");
     let start = Instant::now();
-    let store = Store::open(options(home))?;
+    let store = Store::open(plain(home))?;
     let seconds = start.elapsed().as_secs_f64();
     let records = store.stats()?.last_seq;
     store.close()?;
@@ -200,7 +163,7 @@ fn flipped_in_store(home: &Path, flips: u64) -> Result<Flips> {
     let mut files: Vec<PathBuf> = folder.map(|entry| entry.expect("an entry").path()).collect();
     files.push(home.join("store/view.redb"));
     let content = || -> Result<Vec<memento_kv::Memory>> {
-        let store = Store::open(options(home).read_only(true))?;
+        let store = Store::open(plain(home).read_only(true))?;
         store.list(&memento_kv::List::new().limit(1_000_000))
     };
     let whole = content()?;

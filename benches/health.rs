@@ -9,11 +9,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use memento_kv::embed::ModelSpec;
+use memento_kv::Result;
 use memento_kv::health::{RunOptions, Status, run};
 use memento_kv::home::{HomeInputs, locate};
-use memento_kv::{MemoryId, Options, Result, Store};
-use support::{Args, Sample, WORDS, median, sqlite};
+use support::{Args, fill, median, sqlite};
 
 const HELP: &str = "\
 The same memories in a store and in SQLite's table of the original. A first health run publishes memory.db and makes a
@@ -33,7 +32,7 @@ fn main() -> Result<()> {
     let memories = args.number("--memories", 100_000, 500);
     let (home, database) = (folder.path().join("home"), folder.path().join("memory.db"));
     fill(&home, memories)?;
-    fill_sqlite(&database, memories);
+    sqlite::fill(&database, memories);
     std::fs::write(home.join("config.yaml"), "embed:\n  model: builtin:none\n").expect("written");
     let first = child(&home, "deep");
     println!("first run of {memories} memories, with memory.db and a backup: {:.2} s", first.seconds);
@@ -48,7 +47,7 @@ fn main() -> Result<()> {
         check.push(ran.check_seconds);
         deep_mib = deep_mib.max(ran.mib);
         let start = Instant::now();
-        assert!(sqlite_is_ok(&database));
+        assert!(sqlite::is_ok(&database));
         integrity.push(start.elapsed().as_secs_f64());
     }
     let [quick, deep, check, integrity] = [quick, deep, check, integrity].map(median);
@@ -93,37 +92,4 @@ fn one_run(home: &Path, deep: bool) -> Result<()> {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the most memory");
     println!("{check} {}", peak.trim().trim_end_matches(" kB"));
     Ok(())
-}
-
-fn fill(home: &Path, memories: u64) -> Result<()> {
-    let options = Options::at(home).model(ModelSpec::None).background_embedding(false).query_cache(false);
-    let store = Store::open(options)?;
-    let numbers: Vec<u64> = (0..memories).collect();
-    for group in numbers.chunks(500) {
-        let all = group.iter().map(|number| {
-            Ok(Sample::new(*number, WORDS).remember().id(MemoryId::new(format!("m{number}"))?))
-        });
-        store.remember_many(all.collect::<Result<_>>()?)?;
-    }
-    store.close()
-}
-
-fn fill_sqlite(path: &Path, memories: u64) {
-    let connection = sqlite::open(path);
-    connection.execute_batch("BEGIN").expect("begin");
-    for number in 0..memories {
-        let sample = Sample::new(number, WORDS);
-        sqlite::insert(&connection, &format!("m{number}"), &sample, &sample.blob());
-    }
-    // As the original's file is when nobody has it open.
-    connection
-        .execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE")
-        .expect("commit");
-}
-
-fn sqlite_is_ok(path: &Path) -> bool {
-    let asked = rusqlite::Connection::open(path).and_then(|connection| {
-        connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
-    });
-    asked.is_ok_and(|answer| answer == "ok")
 }

@@ -324,9 +324,9 @@ fn the_export_of_the_original_comes_in_whole_and_twice_changes_nothing() {
 }
 
 #[test]
-fn a_second_opener_is_told_who_holds_the_store() {
+fn a_second_opener_is_told_who_holds_the_store_for_itself() {
     let home = home();
-    let store = open(home.path());
+    let store = Store::open(options(home.path()).serve(false)).expect("opened");
     let error = Store::open(options(home.path()).lock_wait(std::time::Duration::ZERO)).expect_err("held");
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.message().contains(&std::process::id().to_string()), "{error}");

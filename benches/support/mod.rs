@@ -9,10 +9,11 @@
 pub(crate) mod sqlite;
 
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memento_kv::Remember;
+use memento_kv::embed::ModelSpec;
+use memento_kv::{MemoryId, Options, Remember, Result, Store};
 
 pub(crate) const DIMENSIONS: usize = 384;
 /// Any time will do, and the same one makes the same rows.
@@ -244,3 +245,21 @@ impl Sample {
 
 /// Words of a text of a [`Sample`] that makes a record of about 2 KB.
 pub(crate) const WORDS: usize = 55;
+
+/// How a store of given vectors is opened: nothing is embedded, nothing goes on behind the calls.
+pub(crate) fn plain(home: &Path) -> Options {
+    Options::at(home).model(ModelSpec::None).background_embedding(false).query_cache(false)
+}
+
+/// Fills a store with so many memories, the same as [`sqlite::fill`].
+pub(crate) fn fill(home: &Path, memories: u64) -> Result<()> {
+    let store = Store::open(plain(home))?;
+    let numbers: Vec<u64> = (0..memories).collect();
+    for group in numbers.chunks(500) {
+        let all = group.iter().map(|number| {
+            Ok(Sample::new(*number, WORDS).remember().id(MemoryId::new(format!("m{number}"))?))
+        });
+        store.remember_many(all.collect::<Result<_>>()?)?;
+    }
+    store.close()
+}

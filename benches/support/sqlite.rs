@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, Row, params};
 
-use super::Sample;
+use super::{Sample, WORDS};
 
 /// How many bytes of the file SQLite maps: all of it.
 const MMAP_LEN: u64 = 64 << 30;
@@ -84,4 +84,25 @@ pub(crate) fn get(statement: &mut CachedStatement<'_>, id: &str, with_vector: bo
         })
     };
     statement.query_row([id], found).expect("it was stored")
+}
+
+/// Fills a database with so many memories and leaves it as the original's file is when nobody has it open.
+pub(crate) fn fill(path: &Path, memories: u64) {
+    let connection = open(path);
+    connection.execute_batch("BEGIN").expect("begin");
+    for number in 0..memories {
+        let sample = Sample::new(number, WORDS);
+        insert(&connection, &format!("m{number}"), &sample, &sample.blob());
+    }
+    connection
+        .execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE")
+        .expect("commit");
+}
+
+/// Whether SQLite finds nothing wrong.
+pub(crate) fn is_ok(path: &Path) -> bool {
+    let asked = Connection::open(path).and_then(|connection| {
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
+    });
+    asked.is_ok_and(|answer| answer == "ok")
 }

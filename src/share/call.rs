@@ -516,5 +516,5 @@ mod tests {
     }
 
     const EXPECTED: &str =
-        "4 e0a5b4bb, 72 0273b6da, 45 3ff55ed3, 16 7d196ace, 11 452966b9, 32 190a55ad, 5 c622f71d, 7 9d6cdf7e";
+        "4 e0a5b4bb, 73 5ad91066, 45 3ff55ed3, 16 7d196ace, 11 452966b9, 32 190a55ad, 5 c622f71d, 7 9d6cdf7e";
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::call::{Call, CallHead, ProgressMessage};
 use super::channel::{Broken, ErrorMessage, Message, Receiver, Sender, body_of, channel};
-use super::hello::{Hello, Welcome};
+use super::hello::{Hello, Welcome, skew};
+use super::lock;
 use super::socket::{own_uid, peer_of, reach};
 use crate::embed::ModelIdentity;
 use crate::error::{Durability, Error, ErrorKind, Result};
-use crate::format::message::{MessageKind, PROTOCOL, Way, put, whole};
+use crate::format::message::{MessageKind, Way, put, whole};
 use crate::store::{Embeds, Holder, Progress, this_program};
 
 /// Most connections of one handle at once; further calls wait for one.
@@ -110,7 +111,9 @@ impl Pool {
                 match broken {
                     Broken::Gone => Err(Unanswered::OwnerGone),
                     Broken::Silent => Err(self.unresponsive(C::WRITES).into()),
-                    Broken::Protocol(theirs) => Err(skew(theirs).into()),
+                    Broken::Protocol(theirs) => {
+                        Err(skew("this program", &format!("protocol {theirs} of the owner")).into())
+                    }
                     broken => {
                         Err(Error::new(ErrorKind::Io, format!("the owner cannot be understood: {broken}"))
                             .durable(if C::WRITES { Durability::Unknown } else { Durability::NotWritten })
@@ -293,7 +296,9 @@ fn greet(folder: &Path, hello: &Hello) -> Result<Option<(Connection, Welcome)>> 
         },
         Err(Broken::Gone) => Ok(None),
         Err(Broken::Silent) => Err(unresponsive(&holder_of(folder))),
-        Err(Broken::Protocol(theirs)) => Err(skew(theirs)),
+        Err(Broken::Protocol(theirs)) => {
+            Err(skew("this program", &format!("protocol {theirs} of the owner")))
+        }
         Err(broken) => Err(Error::new(ErrorKind::Io, format!("the owner cannot be understood: {broken}"))),
     }
 }
@@ -318,14 +323,6 @@ pub(crate) fn unresponsive(holder: &Holder) -> Error {
     }
 }
 
-fn skew(theirs: u16) -> Error {
-    Error::new(
-        ErrorKind::VersionSkew,
-        format!("the owner of the store speaks protocol {theirs}, this program speaks {PROTOCOL}"),
-    )
-    .hint("use the same version of memento-kv everywhere, or end the owner; `memento-kv check --files` works without it")
-}
-
 /// Whether a process was stopped by a signal, where the system tells.
 fn is_stopped(pid: u32) -> bool {
     // The state is the field behind the name, which stands in brackets and may hold anything.
@@ -333,8 +330,4 @@ fn is_stopped(pid: u32) -> bool {
         .ok()
         .and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['T', 't'])))
         .unwrap_or(false)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

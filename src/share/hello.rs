@@ -2,8 +2,19 @@
 
 use bincode::{Decode, Encode};
 
+use crate::error::{Error, ErrorKind};
+use crate::format::message::PROTOCOL;
+
 /// Longest name of a program that is shown.
 const PROGRAM_LEN_MAX: usize = 200;
+
+/// The error of two processes that do not understand each other: who speaks this protocol, and what that one does not
+/// understand.
+pub(crate) fn skew(who: &str, what: &str) -> Error {
+    Error::new(ErrorKind::VersionSkew, format!("{who} speaks protocol {PROTOCOL} and does not understand {what}")).hint(
+        "use the same version of memento-kv everywhere, or end the owner; `memento-kv check --files` works without it",
+    )
+}
 
 /// The first message of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

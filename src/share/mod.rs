@@ -17,7 +17,7 @@ mod store;
 mod tests;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use as_of::AsOf;
 pub(crate) use call::{CALLS_MAX, CallHead, written_again};
@@ -26,6 +26,11 @@ pub(crate) use hello::{Hello, Welcome};
 pub use sharing::{Client, Role, Sharing};
 pub use store::{Store, get_store};
 pub use watch::Watch;
+
+/// The lock, also after a panic elsewhere: what is guarded here is never left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What makes the owner let the store go.
 type Steps = Arc<dyn Fn() + Send + Sync>;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::call::{Call, CallHead, Host, ProgressMessage, Visitor, Work, visit};
 use super::channel::{Broken, ErrorMessage, Message, Receiver, Sender, body_of, channel};
-use super::hello::{Hello, Welcome};
+use super::hello::{Hello, Welcome, skew};
 use super::socket::{SOCKET_NAME, listen, own_uid, peer_of};
-use super::{Client, Sharing, Steps};
+use super::{Client, Sharing, Steps, lock};
 use crate::embed::{Embedder, ModelIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::message::{MessageKind, PROTOCOL, Way, take, whole};
@@ -246,7 +246,8 @@ impl Shared {
         let hello = match receiver.receive(Some(STALL_MAX), STALL_MAX) {
             Err(Broken::Protocol(theirs)) => {
                 // It reads the protocol from the header of whatever comes.
-                let error = skew(&format!("a client that speaks protocol {theirs}"));
+                let error =
+                    skew("the owner of the store", &format!("a client that speaks protocol {theirs}"));
                 connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error))?;
                 return Err(Broken::Protocol(theirs));
             }
@@ -300,7 +301,8 @@ impl Shared {
                 Err(error) => connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error)),
             },
             None => {
-                let error = skew(&format!("a call {} of another version", head.kind));
+                let error =
+                    skew("the owner of the store", &format!("a call {} of another version", head.kind));
                 connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error))
             }
         }
@@ -472,16 +474,4 @@ impl Embedder for RemoteEmbedder<'_, '_> {
             self.remote.ask(MessageKind::Embed, &(true, query), MessageKind::Vectors)?;
         vectors.pop().ok_or_else(|| Error::new(ErrorKind::Model, "the client gave no vector"))
     }
-}
-
-fn skew(what: &str) -> Error {
-    Error::new(
-        ErrorKind::VersionSkew,
-        format!("the owner of the store speaks protocol {PROTOCOL} and does not understand {what}"),
-    )
-    .hint("use the same version of memento-kv everywhere, or end the owner; `memento-kv check --files` works without it")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

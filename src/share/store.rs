@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::call::{self, Call, Host, Work};
 use super::client::{Asking, Pool, Unanswered};
 use super::server::Server;
-use super::{AsOf, Role, Sharing, Steps, Watch};
+use super::{AsOf, Role, Sharing, Steps, Watch, lock};
 use crate::check::{self, CheckOptions, CheckReport};
 use crate::embed::{Embedder, ModelIdentity, ModelSpec};
 use crate::error::{Durability, Error, ErrorKind, Result};
@@ -108,15 +108,7 @@ impl Store {
     }
 
     fn with(options: Options, place: impl FnOnce(&Handle) -> Result<Place>) -> Result<Self> {
-        let handle = Arc::new_cyclic(|this| Handle {
-            options,
-            pid: AtomicU32::new(std::process::id()),
-            place: RwLock::new(Arc::new(Place::Nowhere)),
-            moving: Mutex::default(),
-            ids: Ids::default(),
-            embedders: OnceLock::new(),
-            this: Weak::clone(this),
-        });
+        let handle = Handle::new(options, Place::Nowhere);
         let found = place(&handle)?;
         handle.put(found);
         Ok(Self { handle })
@@ -124,17 +116,7 @@ impl Store {
 
     /// A store that was, as a handle of its own.
     fn past(of: &Handle, place: Place) -> Self {
-        let options = of.options.clone();
-        let handle = Arc::new_cyclic(|this| Handle {
-            options,
-            pid: AtomicU32::new(of.pid()),
-            place: RwLock::new(Arc::new(place)),
-            moving: Mutex::default(),
-            ids: Ids::default(),
-            embedders: OnceLock::new(),
-            this: Weak::clone(this),
-        });
-        Self { handle }
+        Self { handle: Handle::new(of.options.clone(), place) }
     }
 
     /// The home folder.
@@ -612,6 +594,18 @@ impl std::fmt::Debug for Store {
 }
 
 impl Handle {
+    fn new(options: Options, place: Place) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            options,
+            pid: AtomicU32::new(std::process::id()),
+            place: RwLock::new(Arc::new(place)),
+            moving: Mutex::default(),
+            ids: Ids::default(),
+            embedders: OnceLock::new(),
+            this: Weak::clone(this),
+        })
+    }
+
     /// Where the engine is just now.
     fn place(&self) -> Arc<Place> {
         Arc::clone(&self.place.read().unwrap_or_else(PoisonError::into_inner))
@@ -711,7 +705,7 @@ impl Handle {
 
     /// Finds the store again after its owner has ended: this process owns it from here on, or asks the new owner.
     fn find_again(&self, former: &Arc<Place>, writes: bool) -> Result<()> {
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moving = lock(&self.moving);
         if !Arc::ptr_eq(&self.place(), former) {
             // Another thread was quicker.
             return Ok(());
@@ -809,7 +803,7 @@ impl Handle {
 
     /// Lets the store go because somebody needs it alone; the next call finds it again.
     fn step_aside(&self) {
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moving = lock(&self.moving);
         let place = self.place();
         if !matches!(&*place, Place::Own { .. }) {
             return;
@@ -885,9 +879,7 @@ impl Embeds for Handle {
 impl Host for Handle {
     fn sharing(&self) -> Sharing {
         match &*self.place() {
-            Place::Own { server: Some(server), .. } => {
-                server.lock().unwrap_or_else(PoisonError::into_inner).sharing()
-            }
+            Place::Own { server: Some(server), .. } => lock(server).sharing(),
             Place::Own { holder, .. } => Sharing {
                 role: Role::Alone,
                 pid: self.pid(),
@@ -937,7 +929,7 @@ fn read_only(home: &Path) -> Error {
 pub fn get_store() -> Result<Store> {
     static STORES: OnceLock<Mutex<HashMap<PathBuf, Weak<Handle>>>> = OnceLock::new();
     let home = locate(&HomeInputs::of_process(None))?;
-    let mut stores = STORES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stores = lock(STORES.get_or_init(Mutex::default));
     if let Some(handle) = stores.get(&home.path).and_then(Weak::upgrade)
         && handle.pid() == std::process::id()
     {

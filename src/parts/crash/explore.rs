@@ -108,7 +108,12 @@ impl Workload<'_> {
             };
             match guarded(|| faulted.run(&mut chance)) {
                 Ok(states) => self.tally.states(states),
-                Err(broken) => self.broken(call, &format!("{trouble:?}, read {}", faulted.read), &broken),
+                Err(broken) => {
+                    let step = self.recording.steps.get(self.recording.steps_before(call));
+                    let operation = step.map(|step| &step.operation);
+                    let name = format!("{trouble:?}, read {}, during {operation:?}", faulted.read);
+                    self.broken(call, &name, &broken);
+                }
             }
         }
     }
