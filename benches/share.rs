@@ -203,11 +203,8 @@ enum End {
 
 /// Lets processes write, all beginning at the same moment; how many memories they stored.
 fn contest(role: &str, home: &Path, processes: usize, end: End) -> u64 {
-    let mut writers: Vec<Child> = (0..processes)
-        .map(|number| {
-            child(role, home).env("SHARE_BENCH_NUMBER", number.to_string()).spawn().expect("it starts")
-        })
-        .collect();
+    let mut writers: Vec<Child> =
+        (0..processes).map(|_| child(role, home).spawn().expect("it starts")).collect();
     let mut outs: Vec<_> =
         writers.iter_mut().map(|writer| BufReader::new(writer.stdout.take().expect("a pipe"))).collect();
     let mut line = String::new();
@@ -240,8 +237,6 @@ fn child(role: &str, home: &Path) -> Command {
 
 fn play(role: &str) -> Result<()> {
     let home = std::path::PathBuf::from(std::env::var_os("SHARE_BENCH_HOME").expect("the parent gives it"));
-    let number: u64 =
-        std::env::var("SHARE_BENCH_NUMBER").map_or(0, |number| number.parse().expect("a number"));
     let mut lines = std::io::stdin().lines();
     match role {
         "owner" => {
@@ -261,7 +256,7 @@ fn play(role: &str) -> Result<()> {
         "memento" => {
             let store = Store::open(Options::at(&home).publish(false))?;
             store.get("nothing")?;
-            write(number, &mut lines, |sample, _| {
+            write(&mut lines, |sample, _| {
                 store.remember(sample.remember().on_duplicate(Duplicates::Keep)).expect("stored");
             });
             // Together: whoever ends first would hand over to the others.
@@ -271,7 +266,7 @@ fn play(role: &str) -> Result<()> {
         _ => {
             std::fs::create_dir_all(&home).expect("a folder");
             let connection = sqlite_of(&home);
-            write(number, &mut lines, |sample, id| {
+            write(&mut lines, |sample, id| {
                 let blob = sample.blob();
                 sqlite::insert(&connection, id, &sample, &blob);
             });
@@ -286,13 +281,9 @@ fn sqlite_of(home: &Path) -> Connection {
 }
 
 /// Stores memories until it is time, and tells how many.
-fn write(
-    number: u64,
-    lines: &mut dyn Iterator<Item = std::io::Result<String>>,
-    mut store: impl FnMut(Sample, &str),
-) {
+fn write(lines: &mut dyn Iterator<Item = std::io::Result<String>>, mut store: impl FnMut(Sample, &str)) {
     let samples: Vec<_> = (0..SAMPLES).map(|number| Sample::new(number, WORDS)).collect();
-    let mut random = Random::new(number + 1 + u64::from(std::process::id()));
+    let mut random = Random::new(u64::from(std::process::id()));
     let mut at = random.next() >> 2;
     println!("ready");
     let line = lines.next().expect("a line").expect("a line");
