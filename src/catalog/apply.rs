@@ -148,7 +148,9 @@ impl<'s> Batch<'s> {
                 None => Ok(()),
             },
             Op::Vector { key, text_seq, vectors } => {
-                if self.row_header(*key)?.is_some_and(|row| row.text_seq == *text_seq) {
+                // The second: a compaction that was cut short may have left out the version between two of the same text, and
+                // then the later one looks like the former. What its own record stored is the present text for sure.
+                if self.row_header(*key)?.is_some_and(|row| [row.text_seq, row.seq].contains(text_seq)) {
                     self.put_vectors(*key, vectors.model, location);
                 }
                 Ok(())

@@ -49,7 +49,11 @@ impl Model {
             }
             Op::Forget { key, .. } => _ = self.memories.remove(key),
             Op::Vector { key, text_seq, vectors } => {
-                if let Some(kept) = self.memories.get_mut(key).filter(|kept| kept.row.text_seq == *text_seq) {
+                if let Some(kept) = self
+                    .memories
+                    .get_mut(key)
+                    .filter(|kept| [kept.row.text_seq, kept.row.seq].contains(text_seq))
+                {
                     kept.vectors.insert(vectors.model.0, location);
                 }
             }

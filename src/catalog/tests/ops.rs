@@ -21,6 +21,22 @@ fn remembered_memory_is_found_by_id_key_and_text() {
 }
 
 #[test]
+fn vectors_of_the_last_version_count_though_the_one_before_it_was_left_out() {
+    let (_folder, _, catalog) = empty();
+    let mut script = Script::default();
+    let memory = memory("one", "a text", 5);
+    let key = MemoryKey(script.push(Op::Remember { memory: memory.clone(), vectors: None }));
+    // Between the two it had another text: that record is gone.
+    let seq = script.push(Op::Update { key, previous_seq: 1, memory, vectors: None });
+    let at = script.push(Op::Vector { key, text_seq: seq, vectors: vectors(2) });
+    script.push(Op::Vector { key, text_seq: seq + 100, vectors: vectors(1) });
+    script.apply_to(&catalog, 10);
+    let view = catalog.view();
+    assert_eq!(view.vector_location(key, ModelNumber(2)).expect("a read"), Some(location_of(at)));
+    assert_eq!(view.vector_location(key, ModelNumber(1)).expect("a read"), None);
+}
+
+#[test]
 fn update_of_the_text_drops_vectors_and_one_of_the_tags_keeps_them() {
     let (_folder, _, catalog) = empty();
     let mut script = Script::default();

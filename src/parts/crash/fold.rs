@@ -27,6 +27,9 @@ pub(super) struct Folded {
 struct Row {
     seq: u64,
     text_seq: u64,
+    /// Whether a version before the last one was left out, so that the log cannot tell whether the text was another one
+    /// between; a view that followed it knows.
+    has_gap: bool,
     memory: Arc<Memory>,
     vectors: BTreeMap<ModelNumber, Vec<f32>>,
 }
@@ -56,7 +59,7 @@ impl Folded {
     fn record(&mut self, seq: u64, op: Op) {
         match op {
             Op::Remember { memory, vectors } => {
-                let mut row = Row { seq, text_seq: seq, memory: Arc::new(memory), vectors: BTreeMap::new() };
+                let mut row = Row::new(seq, memory);
                 row.put(vectors);
                 self.rows.insert(MemoryKey(seq), row);
             }
@@ -67,21 +70,23 @@ impl Folded {
                         row.text_seq = seq;
                         row.vectors.clear();
                     }
+                    row.has_gap |= row.seq < previous_seq;
                     row.seq = seq;
                     row.memory = Arc::new(memory);
                     row.put(vectors);
                 }
                 Some(_) => self.flaws.push(format!("record {seq} updates another version")),
                 None => {
-                    let mut row =
-                        Row { seq, text_seq: seq, memory: Arc::new(memory), vectors: BTreeMap::new() };
+                    let mut row = Row::new(seq, memory);
                     row.put(vectors);
                     self.rows.insert(key, row);
                 }
             },
             Op::Forget { key, .. } => _ = self.rows.remove(&key),
             Op::Vector { key, text_seq, vectors } => {
-                if let Some(row) = self.rows.get_mut(&key).filter(|row| row.text_seq == text_seq) {
+                if let Some(row) =
+                    self.rows.get_mut(&key).filter(|row| [row.text_seq, row.seq].contains(&text_seq))
+                {
                     row.put(Some(vectors));
                 }
             }
@@ -121,7 +126,9 @@ impl Folded {
         let mut wrong = None;
         view.for_each_row(MemoryKey(0), |row| {
             let same = rows.next().is_some_and(|(key, own)| {
-                (*key, own.seq, own.text_seq) == (row.key, row.seq, row.text_seq) && *own.memory == row.memory
+                let has_same_text =
+                    own.text_seq == row.text_seq || (own.has_gap && own.text_seq < row.text_seq);
+                (*key, own.seq) == (row.key, row.seq) && has_same_text && *own.memory == row.memory
             });
             if same {
                 return ControlFlow::Continue(());
@@ -166,6 +173,10 @@ impl Folded {
 }
 
 impl Row {
+    fn new(seq: u64, memory: Memory) -> Self {
+        Self { seq, text_seq: seq, has_gap: false, memory: Arc::new(memory), vectors: BTreeMap::new() }
+    }
+
     fn put(&mut self, vectors: Option<Vectors>) {
         if let Some(Vectors { model, values, .. }) = vectors {
             self.vectors.insert(model, values);
