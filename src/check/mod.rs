@@ -1,8 +1,8 @@
 //! Integrity of every file of a store: what is wrong, where, and what heals it.
 //!
-//! [`Store::check`] reads every record of the log and every row of the view and holds one against the other;
-//! [`Store::check_quickly`] reads what says most about the rest. [`check_files`] does without an open store, and
-//! [`repair`] mends what was found.
+//! [`Store::check`](crate::Store::check) reads every record of the log and every row of the view and holds one against
+//! the other; [`Store::check_quickly`](crate::Store::check_quickly) reads what says most about the rest. [`check_files`]
+//! does without an open store, and [`Store::repair`](crate::Store::repair) mends what was found.
 
 mod beside;
 mod blocks;

@@ -287,7 +287,7 @@ impl Store {
     /// Leaves out of the log what nothing needs any more: former versions, forgotten memories, replaced vectors. Also
     /// happens by itself, behind the calls and when a store is closed, when more than a third of the log is dead.
     ///
-    /// What it replaces stays in the trash as long as [`Options::history`](super::Options::history) says, unless the disk is full.
+    /// What it replaces stays in the trash as long as [`Options::history`](Options::history) says, unless the disk is full.
     ///
     /// Works on a full disk, too, with the space that is kept in reserve: a quarter of the log, at least 1 and at most
     /// 32 MiB, in which what is left of a segment must have room. A crash in between loses nothing.
@@ -464,7 +464,7 @@ impl Store {
     }
 
     /// The restore points that the log has, the newest first. States that are older than the window of
-    /// [`Options::history`](super::Options::history) may be out of reach.
+    /// [`Options::history`](Options::history) may be out of reach.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) when a segment is damaged, and what the disk says.

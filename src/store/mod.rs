@@ -296,7 +296,7 @@ impl Options {
     }
 
     /// Whether a store opens although acknowledged memories are damaged and nothing else holds them: what is whole is
-    /// saved, what is not is named by [`Store::healed`] and stays in `quarantine/`. When the view is lost, too,
+    /// saved, what is not is named by [`Store::healed`](crate::Store::healed) and stays in `quarantine/`. When the view is lost, too,
     /// memories that were forgotten in a damaged part may be back. Otherwise, and by default, opening such a store is an
     /// error of kind [`Corrupt`](crate::ErrorKind::Corrupt).
     pub fn salvage(mut self, on: bool) -> Self {
@@ -312,7 +312,7 @@ impl Options {
 
     /// Whether the store is only read: no file of it changes, what recovery has to do stays in memory, and what would
     /// change it is an error of kind [`ReadOnly`](crate::ErrorKind::ReadOnly). On a medium that cannot be written a
-    /// store is opened so by itself, see [`Store::is_read_only`]. Nobody else may have it open for writing.
+    /// store is opened so by itself, see [`Store::is_read_only`](crate::Store::is_read_only). Nobody else may have it open for writing.
     pub fn read_only(mut self, on: bool) -> Self {
         self.read_only = on;
         self
