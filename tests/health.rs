@@ -927,7 +927,11 @@ fn random_damages_are_all_found_and_cost_nothing_that_a_file_still_holds() {
             }
         }
         let again = health(&lab.home, ["--deep"]);
-        assert_eq!((again.code(), again.status()), (0, "ok"), "{context}: {again:?}");
+        assert_eq!(
+            (again.code(), again.status()),
+            (0, "ok"),
+            "{context}: {again:?}\nthe run before it: {told:?}"
+        );
     }
     println!(
         "{rounds} damages: {found} found and mended, {harmless} where nothing is read, {lost} with a loss"

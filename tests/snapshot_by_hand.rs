@@ -249,6 +249,31 @@ fn a_flipped_bit_is_no_edit_and_is_never_taken_over() {
 }
 
 #[test]
+fn damage_outside_the_rows_does_not_become_the_published_one() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let (_, before) = with_a_backup(home);
+    let indexes = "SELECT rootpage FROM sqlite_schema WHERE type = 'index' OR name LIKE '%_data'";
+    let pages: Vec<u32> = {
+        let connection = Connection::open(db(home)).expect("a database");
+        let mut pages = connection.prepare(indexes).expect("a statement");
+        pages.query_map([], |row| row.get(0)).expect("pages").collect::<Result<_, _>>().expect("pages")
+    };
+    assert!(pages.len() > 3, "{pages:?}");
+    for page in pages {
+        let mut bytes = fs::read(db(home)).expect("a file");
+        bytes.chunks_mut(4096).nth(page as usize - 1).expect("the page").fill(0);
+        fs::write(db(home), &bytes).expect("written");
+        let store = open(home);
+        let taken = the_one(&store);
+        assert_eq!(taken.kind, TakenOverKind::Unusable, "page {page}: {}", taken.detail);
+        assert_eq!(all(&store), before);
+        assert_published(home, &["a", "c"]);
+        store.close().expect("closed");
+    }
+}
+
+#[test]
 fn triggers_and_hostile_rows_do_no_harm() {
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path();

@@ -167,23 +167,13 @@ pub(crate) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     })
 }
 
-/// As [`verify`], and with SQLite's own look at every page and index, and at the words: are they those of the texts?
+/// As [`verify`], and with [what is derived from the rows](File::check_derived).
 ///
 /// # Errors
 /// As [`verify`].
 pub(crate) fn verify_all(disk: &dyn Disk, path: &Path) -> Result<Stamp> {
     let stamp = verify(disk, path)?;
-    let file = open(disk, path)?;
-    let failed = |error| sql(path, error);
-    let said: String =
-        file.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    if said != "ok" {
-        // What SQLite says may name a value.
-        return Err(Error::corrupt(path, 0, "SQLite finds it damaged"));
-    }
-    if let Some(real) = disk.system_path(path) {
-        check_words(real, len_of(disk, path)?)?;
-    }
+    open(disk, path)?.check_derived(disk)?;
     Ok(stamp)
 }
 
@@ -220,6 +210,24 @@ impl File {
         })?;
         self.expect_whole(stamp, &summary)?;
         Ok(stamp.clone())
+    }
+
+    /// SQLite's own look at every page and index, and at the words: are they those of the texts?
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when something is wrong.
+    pub(crate) fn check_derived(&self, disk: &dyn Disk) -> Result<()> {
+        let failed = |error| sql(&self.path, error);
+        let said: String =
+            self.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if said != "ok" {
+            // What SQLite says may name a value.
+            return Err(Error::corrupt(&self.path, 0, "SQLite finds it damaged"));
+        }
+        match disk.system_path(&self.path) {
+            Some(real) => check_words(real, len_of(disk, &self.path)?),
+            None => Ok(()),
+        }
     }
 
     /// Whether all rows that were read are those that the file says it has, where nobody has written to it since.

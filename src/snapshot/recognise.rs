@@ -7,7 +7,7 @@ use super::copy::look_at;
 use super::layout::hex;
 use super::publish::{SnapState, keep, last_published, siblings};
 use super::restore::{RestoreOptions, Restored, is_model_of, plain, take_over};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Kind;
 use crate::store::{Changes, Inner, RestoreKind, TakenOver, TakenOverKind};
 
@@ -53,16 +53,15 @@ pub(super) fn recognise(store: &Inner) -> Result<()> {
         return Ok(());
     }
     settle(store, &path)?;
+    let of_no_use = |error: Error| match error.kind() {
+        ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::TooLarge | ErrorKind::Permission => {
+            put_away(store, &path, error.message())
+        }
+        _ => Err(error),
+    };
     let look = match look_at(store, &path) {
         Ok(look) => look,
-        Err(error) => {
-            return match error.kind() {
-                ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::TooLarge | ErrorKind::Permission => {
-                    put_away(store, &path, error.message())
-                }
-                _ => Err(error),
-            };
-        }
+        Err(error) => return of_no_use(error),
     };
     let file = &look.copied.file;
     let is_own = file.stamp.as_ref().is_some_and(|stamp| stamp.store_id == hex(&store.store_id()));
@@ -79,6 +78,11 @@ pub(super) fn recognise(store: &Inner) -> Result<()> {
     let by_hand = RestoreKind::ByHand;
     let (kind, restored) = match (is_own, look.is_whole, is_last) {
         (true, true, true) => {
+            // Its rows are those that were published; the rest of it may have been damaged since, and it is to stay.
+            if let Err(error) = file.check_derived(&**disk) {
+                drop(look);
+                return of_no_use(error);
+            }
             put_siblings_away(store, &path)?;
             let fingerprint = disk.fingerprint(&path)?;
             let stamp = file.stamp.clone();
