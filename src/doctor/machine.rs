@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Examination, age, mib, word};
+use crate::fs::network_file_system;
 
 /// With less free space than this, in bytes, something is bad, or about to be.
 const FREE_BAD: u64 = 16 << 20;
@@ -52,15 +53,21 @@ pub(super) fn mount(found: &mut Examination, home: &Path) {
 }
 
 /// What is to be said about a file system where locks, syncs or files do not last as they do on a disk.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 fn unsafe_file_system(home: &Path) -> Option<&'static str> {
-    const NETWORK: &str = "the home is on a network file system, where locks and syncs may not hold: memories are safer \
-                           on a disk of this machine";
+    if network_file_system(home).is_some() {
+        return Some(
+            "the home is on a network file system, where locks and syncs may not hold: memories are safer on a disk of \
+             this machine",
+        );
+    }
+    transient_file_system(home)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn transient_file_system(home: &Path) -> Option<&'static str> {
     let kind = rustix::fs::statfs(home).ok()?.f_type;
     // The numbers of linux/magic.h.
     match u32::try_from(kind & 0xffff_ffff).ok()? {
-        0x6969 | 0x517b | 0xff53_4d42 | 0xfe53_4d42 | 0x0102_1997 | 0x00c3_6400 | 0x5346_414f
-        | 0x7375_7245 => Some(NETWORK),
         0x6573_5546 => Some(
             "the home is on a file system of a program (FUSE), where locks and syncs may not hold: memories are safer on \
              a disk",
@@ -71,7 +78,7 @@ fn unsafe_file_system(home: &Path) -> Option<&'static str> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn unsafe_file_system(_: &Path) -> Option<&'static str> {
+fn transient_file_system(_: &Path) -> Option<&'static str> {
     None
 }
 

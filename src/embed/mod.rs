@@ -42,30 +42,23 @@ pub fn builtin() -> Result<&'static dyn Embedder> {
     Ok(minilm::MiniLm::builtin()?)
 }
 
-impl<E: Embedder + ?Sized> Embedder for std::sync::Arc<E> {
-    fn identity(&self) -> &ModelIdentity {
-        (**self).identity()
-    }
+/// What points at an embedder is one.
+macro_rules! by_reference {
+    ($($pointer:ty),*) => {
+        $(impl<E: Embedder + ?Sized> Embedder for $pointer {
+            fn identity(&self) -> &ModelIdentity {
+                (**self).identity()
+            }
 
-    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
-        (**self).embed_document(text)
-    }
+            fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
+                (**self).embed_document(text)
+            }
 
-    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
-        (**self).embed_query(query)
-    }
+            fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
+                (**self).embed_query(query)
+            }
+        })*
+    };
 }
 
-impl<E: Embedder + ?Sized> Embedder for &E {
-    fn identity(&self) -> &ModelIdentity {
-        (**self).identity()
-    }
-
-    fn embed_document(&self, text: &str) -> Result<Vec<Vec<f32>>> {
-        (**self).embed_document(text)
-    }
-
-    fn embed_query(&self, query: &str) -> Result<Vec<f32>> {
-        (**self).embed_query(query)
-    }
-}
+by_reference!(&E, std::sync::Arc<E>);

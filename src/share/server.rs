@@ -221,14 +221,13 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
     let mut threads = lock(&shared.threads);
     threads.retain(|thread| !thread.is_finished());
     let spawned = std::thread::Builder::new().name("memento-client".to_owned()).spawn(move || {
+        let leaving = Leaving { shared: &serving, connection: &connection, number };
         if let Err(broken) = serving.attend(&connection, receiver)
             && !matches!(broken, Broken::Gone)
         {
             tracing::warn!(%broken, client = lock(&connection.client).pid, "a client was let go");
         }
-        lock(&serving.connections).remove(&number);
-        // Whoever still holds the connection must not keep the client waiting.
-        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        drop(leaving);
     });
     match spawned {
         Ok(thread) => threads.push(thread),
@@ -238,6 +237,21 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets a client go, also when the thread that served it panics: it must not wait for an answer that nobody makes.
+struct Leaving<'a> {
+    shared: &'a Shared,
+    connection: &'a Connection,
+    number: u64,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.connections).remove(&self.number);
+        // Whoever still holds the connection must not keep the client waiting.
+        let _ = self.connection.stream.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 impl Shared {

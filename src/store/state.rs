@@ -271,8 +271,13 @@ impl State<'_> {
 
     /// Calls with every memory, without its vectors.
     pub(super) fn for_each_memory(&self, mut visit: impl FnMut(Memory) -> Result<()>) -> Result<()> {
+        self.for_each_row(|row| visit(row.memory))
+    }
+
+    /// Calls with every row, until one call fails.
+    fn for_each_row(&self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
         let mut failed = None;
-        self.view.for_each_row(MemoryKey(0), |row| match visit(row.memory) {
+        self.view.for_each_row(MemoryKey(0), |row| match visit(row) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
@@ -352,26 +357,15 @@ impl State<'_> {
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Whole) -> Result<()>) -> Result<()> {
         let mut reader = self.reader();
         let mut located = Located::default();
-        let mut failed = None;
-        self.view.for_each_row(MemoryKey(0), |row| {
-            let read = || {
-                let mut vectors = None;
-                if let Some((number, reader)) = &mut reader
-                    && let Some(location) = located.of(&self.view, *number, row.key)?
-                {
-                    vectors = Some(reader.read(location)?.values);
-                }
-                Ok(Whole { key: row.key, seq: row.seq, memory: row.memory, vectors })
-            };
-            match read().and_then(&mut visit) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
+        self.for_each_row(|row| {
+            let mut vectors = None;
+            if let Some((number, reader)) = &mut reader
+                && let Some(location) = located.of(&self.view, *number, row.key)?
+            {
+                vectors = Some(reader.read(location)?.values);
             }
-        })?;
-        failed.map_or(Ok(()), Err)
+            visit(Whole { key: row.key, seq: row.seq, memory: row.memory, vectors })
+        })
     }
 }
 

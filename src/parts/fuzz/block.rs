@@ -7,22 +7,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::disk::SimulatedDisk;
 use super::Seeds;
+use super::index_file::{FOLDER, HEADER_CHANGED, PLAIN, disk_with};
 use super::input::Input;
 use crate::format::block::{BLOCK_HEADER_LEN, BlockHeader, BlockPosition, BlockShape, SectionKind};
 use crate::format::frame::Origin;
 use crate::format::op::MemoryKey;
-use crate::fs::{Access, Disk};
 use crate::index::{Block, VectorIndex, block_path};
 use crate::memory::Effort;
 use crate::scope::Scope;
 use crate::vector::{Accept, Limits, Query, search_graph};
-
-/// First byte: the input is a file as it is.
-const PLAIN: u8 = 1;
-/// First byte: a byte of the header is changed, and its checksum set right.
-const HEADER_CHANGED: u8 = 2;
 
 const DIMENSIONS_MAX: u8 = 130;
 
@@ -31,12 +25,8 @@ pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
     let file = if first & PLAIN != 0 { input.0.to_vec() } else { expand(first, &mut input) };
-    let (root, folder) = (Path::new("/disk"), Path::new("/disk/index"));
-    let disk = SimulatedDisk::new(root);
-    disk.create_folder(folder).expect("memory is there");
-    let path = block_path(folder, 1);
-    let written = disk.open(&path, Access::CreateNew).and_then(|opened| opened.write_at(&file, 0));
-    written.expect("a healthy disk");
+    let path = block_path(Path::new(FOLDER), 1);
+    let disk = disk_with(&path, &file);
     let Ok(block) = Block::open(&disk, &path) else { return };
     let verified = block.verify(&|| false);
     if first & (PLAIN | HEADER_CHANGED) == 0 {

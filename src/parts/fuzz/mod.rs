@@ -10,6 +10,7 @@ pub mod conversation;
 mod damage;
 pub mod folder;
 mod golden;
+mod index_file;
 mod input;
 pub mod json;
 pub mod jsonl;

@@ -6,23 +6,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::disk::SimulatedDisk;
 use super::Seeds;
+use super::index_file::{FOLDER, HEADER_CHANGED, PLAIN, disk_with};
 use super::input::Input;
 use crate::format::frame::{BLOCK_HEADER_LEN, BlockPosition, Origin, file_len};
 use crate::format::op::MemoryKey;
 use crate::format::text_block::{TextHeader, TextSection, TextShape};
-use crate::fs::{Access, Disk};
 use crate::index::{TextBlock, text_block_path, write_text_block};
 use crate::memory::Language;
 use crate::parts::note;
 use crate::scope::{Deadline, Scope};
 use crate::text::{NONE, Stored, TextIndex};
-
-/// First byte: the input is a file as it is.
-const PLAIN: u8 = 1;
-/// First byte: a byte of the header is changed, and its checksum set right.
-const HEADER_CHANGED: u8 = 2;
 
 /// Words that texts and terms are made of.
 const WORDS: [&str; 6] = ["anna", "cache", "deploy", "log", "rust", "tea"];
@@ -41,12 +35,8 @@ pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let first = input.byte();
     let file = if first & PLAIN != 0 { input.0.to_vec() } else { expand(first, &mut input) };
-    let (root, folder) = (Path::new("/disk"), Path::new("/disk/index"));
-    let disk = SimulatedDisk::new(root);
-    disk.create_folder(folder).expect("memory is there");
-    let path = text_block_path(folder, 1);
-    let written = disk.open(&path, Access::CreateNew).and_then(|opened| opened.write_at(&file, 0));
-    written.expect("a healthy disk");
+    let path = text_block_path(Path::new(FOLDER), 1);
+    let disk = disk_with(&path, &file);
     let Ok(block) = TextBlock::open(&disk, &path) else { return };
     let verified = block.verify(&|| false);
     if first & (PLAIN | HEADER_CHANGED) == 0 {
@@ -66,7 +56,7 @@ pub fn run(input: &[u8]) {
     index.insert(MemoryKey(u64::MAX), &turn(0));
     search(&index);
     // Of what was written by nobody another block is made, which is a sound file of whatever it says.
-    let next = text_block_path(folder, 2);
+    let next = text_block_path(Path::new(FOLDER), 2);
     write_text_block(&disk, &next, &index, &ORIGIN).expect("a healthy disk");
     let block = TextBlock::open(&disk, &next).expect("a block of ours");
     block.verify(&|| false).expect("a block of ours");
