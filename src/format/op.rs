@@ -423,8 +423,11 @@ impl Op {
                 &u32::try_from(vectors.windows()).expect("windows are limited").to_le_bytes(),
             );
             out.extend_from_slice(&[0; 4]);
-            out.reserve(4 * vectors.values.len());
-            vectors.values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+            let values_at = out.len();
+            out.resize(values_at + 4 * vectors.values.len(), 0);
+            for (bytes, value) in out[values_at..].chunks_exact_mut(4).zip(&vectors.values) {
+                bytes.copy_from_slice(&value.to_le_bytes());
+            }
         }
     }
 

@@ -8,9 +8,12 @@
 //! Threads that write one memory after the other would fall into two halves, one that syncs and one that waits. So a
 //! leader gives those of the batch before a moment to come back, as databases do that have a "commit delay": a fraction
 //! of what a sync takes, and only as long as somebody comes.
+//!
+//! A caller that serves somebody else need not wait: it leaves word what to do when its work is durable, and whoever leads
+//! does that. Where nobody is left to lead, a thread does it that has nothing else to do, see [`Log::lead_for_others`].
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -94,14 +97,42 @@ struct Pace {
     skipped: u32,
 }
 
-/// One caller who waits.
+/// Work of one caller that is not durable yet.
 #[derive(Debug)]
 struct Ticket {
-    thread: Thread,
     /// What it waits for.
     after_seq: u64,
+    state: Mutex<TicketState>,
+}
+
+#[derive(Debug)]
+enum TicketState {
+    /// The caller has not come yet to say how it waits.
+    Begun,
+    /// A thread waits and can lead.
+    Thread(Thread),
+    /// Nobody waits: this is called, and that thread leads when nobody else does.
+    Then { then: Then, leader: Thread },
     /// What became of its operations.
-    fate: OnceLock<Fate>,
+    Settled(Fate),
+}
+
+/// What is called with what became of operations.
+struct Then(Box<dyn FnOnce(Fate) + Send>);
+
+impl std::fmt::Debug for Then {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Then")
+    }
+}
+
+/// Operations that are planned and queued, and durable soon. Dropped, they still become durable.
+#[derive(Debug)]
+#[must_use = "nobody knows yet whether it is durable"]
+pub(crate) struct Begun<T> {
+    /// `None` when everything that the outcome relies on is durable.
+    ticket: Option<Arc<Ticket>>,
+    outcome: T,
 }
 
 #[derive(Clone, Debug)]
@@ -138,9 +169,16 @@ impl<S: Staged> Log<S> {
     /// Plans operations at the next sequence and returns when they are durable.
     ///
     /// # Errors
-    /// What the plan says; [`ErrorKind::NoSpace`] and others when nothing was written;
-    /// [`ErrorKind::CommitUnknown`] when the disk failed on the way; [`ErrorKind::Poisoned`] ever after that.
+    /// As [`Log::begin`] and [`Log::wait`].
     pub(crate) fn commit<T>(&self, plan: impl FnOnce(&mut S, u64) -> Result<Planned<T>>) -> Result<T> {
+        self.wait(self.begin(plan)?)
+    }
+
+    /// Plans operations at the next sequence and queues them.
+    ///
+    /// # Errors
+    /// What the plan says; [`ErrorKind::Poisoned`] after a failed commit.
+    pub(crate) fn begin<T>(&self, plan: impl FnOnce(&mut S, u64) -> Result<Planned<T>>) -> Result<Begun<T>> {
         let mut queue = self.lock_open();
         if queue.poisoned {
             return Err(poisoned());
@@ -148,7 +186,7 @@ impl<S: Staged> Log<S> {
         let next_seq = queue.next_seq;
         let planned = plan(&mut queue.staged, next_seq)?;
         if planned.ops.is_empty() && planned.after_seq <= queue.durable_seq {
-            return Ok(planned.outcome);
+            return Ok(Begun { ticket: None, outcome: planned.outcome });
         }
         // The plan is staged: from here on either its entries are queued, or it is taken back.
         let last_seq = match queue.push(planned.ops) {
@@ -159,20 +197,68 @@ impl<S: Staged> Log<S> {
             }
         };
         let after_seq = last_seq.unwrap_or(0).max(planned.after_seq);
-        let ticket = Arc::new(Ticket { thread: thread::current(), after_seq, fate: OnceLock::new() });
+        let ticket = Arc::new(Ticket { after_seq, state: Mutex::new(TicketState::Begun) });
         queue.tickets.push(Arc::clone(&ticket));
+        Ok(Begun { ticket: Some(ticket), outcome: planned.outcome })
+    }
+
+    /// Returns when the operations are durable; leads when nobody else does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] and others when nothing was written; [`ErrorKind::CommitUnknown`] when the disk failed on
+    /// the way; [`ErrorKind::Poisoned`] ever after that.
+    pub(crate) fn wait<T>(&self, begun: Begun<T>) -> Result<T> {
+        let Begun { ticket, outcome } = begun;
+        let Some(ticket) = ticket else { return Ok(outcome) };
         loop {
-            if queue.leading {
+            if let Some(fate) = ticket.wait_as(TicketState::Thread(thread::current())) {
+                return fate.into_result().map(|()| outcome);
+            }
+            let queue = self.lock();
+            if queue.leading || queue.tickets.is_empty() {
                 drop(queue);
-                // Whoever leads sees this ticket in the queue and wakes this thread.
+                // Whoever leads, or has led just now, sees this ticket and wakes this thread.
                 thread::park();
             } else {
                 self.lead(queue);
             }
-            if let Some(fate) = ticket.fate.get() {
-                return fate.clone().into_result().map(|()| planned.outcome);
+        }
+    }
+
+    /// Calls with the outcome when the operations are durable, or with the error that [`Log::wait`] would give, from
+    /// whichever thread leads then: it must not wait for anything. This thread leads one batch when nobody else does; after
+    /// it the leader, which runs [`Log::lead_for_others`].
+    pub(crate) fn then<T: Send + 'static>(
+        &self,
+        begun: Begun<T>,
+        leader: &Thread,
+        then: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let Begun { ticket, outcome } = begun;
+        let Some(ticket) = ticket else { return then(Ok(outcome)) };
+        let then = Then(Box::new(move |fate: Fate| then(fate.into_result().map(|()| outcome))));
+        if !ticket.call(then, leader) {
+            return;
+        }
+        let queue = self.lock();
+        if !queue.leading && !queue.tickets.is_empty() {
+            self.lead(queue);
+        }
+    }
+
+    /// Leads whenever somebody is waited for who does not lead, until it is told to stop and woken.
+    pub(crate) fn lead_for_others(&self, is_stopping: impl Fn() -> bool) {
+        loop {
+            let queue = self.lock();
+            if !queue.leading && queue.tickets.first().is_some_and(|ticket| ticket.is_left_to_others()) {
+                self.lead(queue);
+                continue;
             }
-            queue = self.lock();
+            drop(queue);
+            if is_stopping() {
+                return;
+            }
+            thread::park();
         }
     }
 
@@ -266,11 +352,11 @@ impl<S: Staged> Log<S> {
         drop(queue);
         // The next leader first: the disk need not wait while the others are told.
         if let Some(next) = next {
-            next.thread.unpark();
+            next.wake();
         }
-        settle(tickets, &fate);
+        settle(tickets, fate);
         if let Some((tickets, fate)) = later {
-            settle(tickets, &fate);
+            settle(tickets, fate);
         }
     }
 
@@ -483,10 +569,81 @@ impl Fate {
     }
 }
 
-fn settle(tickets: Vec<Arc<Ticket>>, fate: &Fate) {
-    for ticket in tickets {
-        ticket.fate.set(fate.clone()).expect("a ticket is settled once");
-        ticket.thread.unpark();
+/// Tells everybody what became of their operations.
+fn settle(tickets: Vec<Arc<Ticket>>, fate: Fate) {
+    struct Settling {
+        tickets: std::vec::IntoIter<Arc<Ticket>>,
+        fate: Fate,
+    }
+
+    impl Settling {
+        fn go_on(&mut self) {
+            while let Some(ticket) = self.tickets.next() {
+                ticket.settle(&self.fate);
+            }
+        }
+    }
+
+    impl Drop for Settling {
+        /// Whoever was told may panic; the others wait nevertheless.
+        fn drop(&mut self) {
+            self.go_on();
+        }
+    }
+
+    Settling { tickets: tickets.into_iter(), fate }.go_on();
+}
+
+impl Ticket {
+    fn state(&self) -> MutexGuard<'_, TicketState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes who waits, unless it is settled.
+    fn wait_as(&self, waiting: TicketState) -> Option<Fate> {
+        let mut state = self.state();
+        if let TicketState::Settled(fate) = &*state {
+            return Some(fate.clone());
+        }
+        *state = waiting;
+        None
+    }
+
+    /// Notes what to call, or calls it when it is settled. Says whether somebody has to lead for it.
+    fn call(&self, then: Then, leader: &Thread) -> bool {
+        let mut state = self.state();
+        if let TicketState::Settled(fate) = &*state {
+            let fate = fate.clone();
+            drop(state);
+            (then.0)(fate);
+            return false;
+        }
+        *state = TicketState::Then { then, leader: leader.clone() };
+        true
+    }
+
+    /// Whether its caller does not lead.
+    fn is_left_to_others(&self) -> bool {
+        matches!(*self.state(), TicketState::Then { .. })
+    }
+
+    /// Wakes whoever is to lead next.
+    fn wake(&self) {
+        match &*self.state() {
+            TicketState::Thread(thread) | TicketState::Then { leader: thread, .. } => thread.unpark(),
+            // Its caller is about to come, and leads then.
+            TicketState::Begun | TicketState::Settled(_) => {}
+        }
+    }
+
+    fn settle(&self, fate: &Fate) {
+        let former = std::mem::replace(&mut *self.state(), TicketState::Settled(fate.clone()));
+        match former {
+            TicketState::Thread(thread) => thread.unpark(),
+            TicketState::Then { then, .. } => (then.0)(fate.clone()),
+            TicketState::Begun => {}
+            TicketState::Settled(_) => unreachable!("a ticket is settled once"),
+        }
     }
 }
 

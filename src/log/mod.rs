@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use bulk::{Bulk, Gate, begin_behind, copy_up_to, settle_parts};
-pub(crate) use commit::{Committed, Log, Planned, Staged};
+pub(crate) use commit::{Begun, Committed, Log, Planned, Staged};
 pub(crate) use recover::{
     Recovered, is_in_history, last_acknowledged, missing_numbers, recover, segments_gone,
 };

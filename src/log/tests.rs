@@ -3,7 +3,8 @@
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use super::recover::{Recovered, TornTail};
 use super::scan::read_seal;
@@ -167,6 +168,79 @@ fn eight_threads_share_syncs_and_sequences_have_no_gap() {
     drop(log);
     let seqs: Vec<_> = bench.records().iter().map(|(seq, _)| *seq).collect();
     assert_eq!(seqs, (1..=400).collect::<Vec<_>>());
+}
+
+/// Runs `work` beside a thread that leads for those who do not wait.
+fn with_leader(log: &Log<Seen>, work: impl FnOnce(&std::thread::Thread)) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| log.lead_for_others(|| is_over.load(Ordering::Acquire)));
+        let thread = leader.thread().clone();
+        work(&thread);
+        is_over.store(true, Ordering::Release);
+        thread.unpark();
+    });
+}
+
+/// As [`write`], without waiting: what becomes of it is sent.
+fn begin(log: &Log<Seen>, name: &str, leader: &std::thread::Thread, told: &mpsc::Sender<Result<u64>>) {
+    let begun = log.begin(|staged, next_seq| {
+        staged.0.push(next_seq);
+        Ok(Planned { ops: vec![op(name)], after_seq: next_seq, outcome: next_seq })
+    });
+    let told = told.clone();
+    match begun {
+        Ok(begun) => log.then(begun, leader, move |outcome| told.send(outcome).expect("somebody listens")),
+        Err(error) => told.send(Err(error)).expect("somebody listens"),
+    }
+}
+
+#[test]
+fn those_who_do_not_wait_are_told_once_it_is_durable_beside_those_who_do() {
+    let bench = Bench::new();
+    let (log, _) = bench.open(0).expect("open");
+    let (told, tells) = mpsc::channel();
+    with_leader(&log, |leader| {
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                let (log, told) = (&log, told.clone());
+                scope.spawn(move || {
+                    for n in 0..100 {
+                        let name = format!("{thread}-{n}");
+                        if thread % 3 == 0 {
+                            told.send(write(log, &[&name])).expect("somebody listens");
+                        } else {
+                            begin(log, &name, leader, &told);
+                        }
+                    }
+                });
+            }
+        });
+        // All are told, though nobody comes any more who would lead.
+        let mut seqs: Vec<u64> = tells.iter().take(600).map(|seq| seq.expect("durable")).collect();
+        assert!(seqs.iter().all(|seq| *seq <= log.durable_seq()));
+        seqs.sort_unstable();
+        assert_eq!(seqs, (1..=600).collect::<Vec<_>>());
+    });
+    drop(log);
+    assert_eq!(bench.records().len(), 600);
+}
+
+#[test]
+fn those_who_do_not_wait_are_told_what_failed() {
+    let (disk, plan) = FaultyDisk::new(Call::Sync, io::ErrorKind::Other);
+    let bench = Bench::on(Arc::new(disk));
+    let (log, _) = bench.open(0).expect("open");
+    let (told, tells) = mpsc::channel();
+    with_leader(&log, |leader| {
+        begin(&log, "a", leader, &told);
+        assert_eq!(tells.recv().expect("told").expect("durable"), 1);
+        plan.arm(1, 1);
+        begin(&log, "b", leader, &told);
+        assert_eq!(tells.recv().expect("told").expect_err("failed").kind(), ErrorKind::CommitUnknown);
+        begin(&log, "c", leader, &told);
+        assert_eq!(tells.recv().expect("told").expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    });
 }
 
 #[test]

@@ -29,6 +29,11 @@ const TOKENS: &[&str] = &[
     "hmackey",
     "appkey",
 ];
+/// The last three letters of the names above, and of `dbpass` and `_PASS`.
+const ENDINGS: &[[u8; 3]] = &[
+    *b"ord", *b"swd", *b"ase", *b"ort", *b"pwd", *b"ode", *b"ken", *b"ret", *b"key", *b"yid", *b"ial",
+    *b"als", *b"ass",
+];
 /// Parts of a name that make it something else.
 const HARMLESS: &[&str] = &[
     "hash",
@@ -97,10 +102,7 @@ pub(super) fn find(text: &str, found: &mut Vec<Secret>) {
 fn named(text: &str, start: usize, end: usize) -> Option<(Names, &'static str)> {
     // Bytes of ASCII only, so any cut is between characters.
     let name = &text[start.max(end.saturating_sub(NAME_LEN_MAX))..end];
-    if !matches!(
-        name.as_bytes().last()?.to_ascii_lowercase(),
-        b'd' | b'e' | b't' | b'n' | b'y' | b'l' | b's' | b'r'
-    ) {
+    if !may_say(name) {
         return None;
     }
     let mut plain = String::with_capacity(24);
@@ -122,6 +124,14 @@ fn named(text: &str, start: usize, end: usize) -> Option<(Names, &'static str)> 
     }
     let word = TOKENS.iter().find(|word| plain.ends_with(**word))?;
     Some((Names::Token, if word.contains("key") { "key" } else { "token" }))
+}
+
+/// Whether a name with this end may be one of the names: most words of a text are not, and are not looked at any further.
+fn may_say(name: &str) -> bool {
+    let mut letters = name.bytes().rev().filter(|byte| !matches!(byte, b'_' | b'-'));
+    let mut next = || letters.next().map_or(0, |byte| byte.to_ascii_lowercase());
+    let (last, second, third) = (next(), next(), next());
+    ENDINGS.contains(&[third, second, last])
 }
 
 fn value_behind(text: &str, start: usize, end: usize, names: Names, kind: &'static str) -> Option<Secret> {
@@ -224,4 +234,20 @@ fn is_token(value: &str, quoted: bool) -> bool {
         && !is_code(value, quoted)
         && is_random(value)
         && entropy(value.as_bytes()) >= 3.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_may_say_that_its_value_is_secret() {
+        for name in PASSWORDS.iter().chain(TOKENS).chain(&["dbpass", "X_PASS"]) {
+            assert!(may_say(name), "{name}");
+            assert!(may_say(&name.to_ascii_uppercase()), "{name}");
+            assert!(may_say(&format!("my-{name}_")), "{name}");
+        }
+        assert!(!may_say("words"));
+        assert!(!may_say(""));
+    }
 }

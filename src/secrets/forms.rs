@@ -91,6 +91,45 @@ const FORMS: &[Form] = &[
     form("sentry-token", "sntrys_", Base64, 60, 400),
 ];
 
+/// Bits of [`BEGINNINGS`].
+const BEGINNINGS_LEN: usize = 4096;
+/// A set of hashes of the first three bytes of all forms: most words of a text are none of them, and are not held against
+/// each.
+const BEGINNINGS: [u64; BEGINNINGS_LEN / 64] = beginnings();
+
+const fn beginnings() -> [u64; BEGINNINGS_LEN / 64] {
+    let mut set = [0; BEGINNINGS_LEN / 64];
+    let mut at = 0;
+    while at < FORMS.len() {
+        let prefix = FORMS[at].prefix.as_bytes();
+        // Where the prefix is shorter, any byte may follow.
+        let mut third = if prefix.len() > 2 { prefix[2] } else { 0 };
+        let last = if prefix.len() > 2 { prefix[2] } else { u8::MAX };
+        loop {
+            let bit = beginning(prefix[0], prefix[1], third);
+            set[bit / 64] |= 1 << (bit % 64);
+            if third == last {
+                break;
+            }
+            third += 1;
+        }
+        at += 1;
+    }
+    set
+}
+
+const fn beginning(first: u8, second: u8, third: u8) -> usize {
+    let mixed = (first as u32 * 31 + second as u32) * 31 + third as u32;
+    (mixed.wrapping_mul(0x9e37_79b1) >> 20) as usize % BEGINNINGS_LEN
+}
+
+/// Whether a form may begin here.
+fn may_begin(bytes: &[u8]) -> bool {
+    let [first, second, third, ..] = *bytes else { return false };
+    let bit = beginning(first, second, third);
+    BEGINNINGS[bit / 64] & (1 << (bit % 64)) != 0
+}
+
 /// Marks of a private key in text form.
 const KEY_BEGIN: &str = "-----BEGIN ";
 /// Fewest characters together of Base64 that a private key has; a text about keys has none.
@@ -126,6 +165,9 @@ fn word(text: &str, at: usize, found: &mut Vec<Secret>) -> Option<usize> {
 
 fn prefixed(text: &str, at: usize) -> Option<Secret> {
     let bytes = &text.as_bytes()[at..];
+    if !may_begin(bytes) {
+        return None;
+    }
     FORMS.iter().filter(|form| bytes.starts_with(form.prefix.as_bytes())).find_map(|form| {
         let start = form.prefix.len();
         let len = form.charset.run(&bytes[start..]);
@@ -162,6 +204,9 @@ fn web_token(text: &str, at: usize) -> Option<Secret> {
 /// `Bearer TOKEN` and `Basic BASE64`.
 fn bearer(text: &str, at: usize) -> Option<Secret> {
     let bytes = &text.as_bytes()[at..];
+    if !matches!(bytes[0], b'b' | b'B') {
+        return None;
+    }
     let word = [("bearer ", "bearer-token", 16), ("basic ", "basic-credentials", 12)].into_iter().find(
         |(word, ..)| bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes())),
     );
@@ -243,4 +288,21 @@ fn url_password(text: &str, at: usize, found: &mut Vec<Secret>) -> Option<usize>
     let start = at + 3 + user.len() + 1;
     found.push(Secret { kind: "url-password", range: start..start + password.len() });
     Some(start + password.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_looked_for_and_few_other_words_are() {
+        for form in FORMS {
+            for follows in ["0", "a", "Z", "-"] {
+                let text = format!("{}{follows}", form.prefix);
+                assert!(may_begin(text.as_bytes()), "{text}");
+            }
+        }
+        let words = ["memory", "of", "the", "that", "we", "decided", "server", "x-", "123", "ünïcödé"];
+        assert!(words.iter().filter(|word| may_begin(word.as_bytes())).count() <= 1);
+    }
 }

@@ -20,8 +20,8 @@ use crate::memory::{
 };
 use crate::snapshot::{Backup, Published, RestoreFrom, RestoreOptions, Restored};
 use crate::store::{
-    Change, Changed, Compacted, Embedded, Embeds, Engine, MemoryVectors, Moment, Progress, Proof, Purged,
-    RestorePoint, Stats,
+    Change, Changed, Compacted, Embedded, Embeds, Engine, MemoryVectors, Moment, Progress, Promised, Proof,
+    Purged, RestorePoint, Stats,
 };
 use crate::transfer::{ImportOptions, ImportStage, Imported};
 
@@ -53,7 +53,7 @@ pub(crate) trait Call: Encode + Decode<()> {
     const WRITES: bool;
     /// Whether it is found out what became of it when the owner ended in the middle: to do it twice would be wrong.
     const ONCE: bool = false;
-    type Answer: Encode + Decode<()>;
+    type Answer: Encode + Decode<()> + Send + 'static;
 
     /// Gives the new memories in it the ids that they get if they are stored, unless they have them: an owner that is
     /// asked twice then knows them.
@@ -67,10 +67,22 @@ pub(crate) trait Call: Encode + Decode<()> {
     /// Does it.
     fn run(self, engine: &Engine, work: &mut Work<'_>) -> Result<Self::Answer>;
 
+    /// Does it, up to waiting for the disk where that can be left to others.
+    fn begin(self, engine: &Engine, work: &mut Work<'_>) -> Result<Answered<Self::Answer>> {
+        self.run(engine, work).map(Answered::Now)
+    }
+
     /// The answer, if it was done by a record after this sequence, although nobody was told.
     fn done(&self, _engine: &Engine, _after_seq: u64) -> Result<Option<Self::Answer>> {
         Ok(None)
     }
+}
+
+/// The answer of a call.
+pub(crate) enum Answered<A> {
+    Now(A),
+    /// As soon as what it did is durable.
+    Soon(Promised<A>),
 }
 
 /// What stands before every call.
@@ -103,6 +115,7 @@ macro_rules! call {
         $(#[$doc:meta])*
         $name:ident = $kind:literal, $writes:literal, { $($field:ident: $type:ty),* $(,)? } -> $answer:ty,
         |$this:ident, $engine:ident, $work:ident| $run:expr
+        $(, begun |$that:ident, $by:ident, $job:ident| $begin:expr)?
         $(, done |$it:ident, $on:ident, $after:ident| $done:expr)?
         $(, new memories |$me:ident| $memories:expr)?
     ) => {
@@ -135,6 +148,11 @@ macro_rules! call {
                 $run
             }
 
+            $(fn begin(self, $by: &Engine, $job: &mut Work<'_>) -> Result<Answered<$answer>> {
+                let $that = self;
+                $begin
+            })?
+
             $(fn done(&self, $on: &Engine, $after: u64) -> Result<Option<$answer>> {
                 let $it = self;
                 $done
@@ -161,6 +179,10 @@ call!(
     |call, engine, work| match work.by {
         Some(by) => engine.remember_by(call.remember, by),
         None => engine.remember(call.remember),
+    },
+    begun |call, engine, work| match work.by {
+        Some(by) => engine.begin_remember(call.remember, by).map(Answered::Soon),
+        None => engine.remember(call.remember).map(Answered::Now),
     },
     new memories |call| std::slice::from_mut(&mut call.remember)
 );

@@ -192,6 +192,18 @@ impl Sender {
         stream.write_all(&bytes).map_err(Broken::from)
     }
 
+    /// Sends a message at once and whole, or not.
+    pub(crate) fn send_now(&self, kind: MessageKind, body: &[u8]) -> Result<(), Broken> {
+        let bytes = framed(kind, body);
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match rustix::net::send(&*stream, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            // Whoever waits for its answers has room for one.
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Err(Broken::Silent),
+            Err(error) => Err(Broken::Io(error.into())),
+        }
+    }
+
     /// Sends a message without a body, unless the other end takes nothing just now or another thread sends.
     pub(crate) fn try_send(&self, kind: MessageKind) {
         if let Ok(stream) = self.0.try_lock() {

@@ -6,13 +6,13 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::call::{Call, CallHead, Host, ProgressMessage, Visitor, Work, visit};
+use super::call::{Answered, Call, CallHead, Host, ProgressMessage, Visitor, Work, visit};
 use super::channel::{Broken, ErrorMessage, Message, Receiver, Sender, body_of, channel};
 use super::hello::{Hello, Welcome, skew};
 use super::socket::{SOCKET_NAME, listen, own_uid, peer_of};
@@ -48,8 +48,12 @@ struct Shared {
     steps: Steps,
     connections: Mutex<BTreeMap<u64, Arc<Connection>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Commits what connections do not wait for; there when the first of them is.
+    committer: Mutex<Option<JoinHandle<()>>>,
     next: AtomicU64,
     stopping: AtomicBool,
+    /// Whether nobody asks the committer for anything any more.
+    is_over: AtomicBool,
     past: Mutex<Option<Past>>,
     holder: Holder,
     socket: PathBuf,
@@ -60,10 +64,25 @@ struct Connection {
     client: Mutex<Client>,
     stream: UnixStream,
     sender: Sender,
-    /// Since when its call is run.
-    busy: Mutex<Option<Instant>>,
+    call: Mutex<CallState>,
+    /// Wakes its thread when a call was answered for which it did not wait.
+    answered: Condvar,
     calls: AtomicU64,
+    /// The thread that commits what this one does not wait for.
+    committer: Thread,
 }
+
+/// How far the call of a connection is.
+#[derive(Default)]
+struct CallState {
+    /// Since when it is run.
+    since: Option<Instant>,
+    /// Whether the connection's thread waits for its answer to be sent.
+    is_awaited: bool,
+}
+
+/// The answer that a client waits for. Dropped, it lets the client go, which must not wait for an answer that nobody makes.
+struct Owed(Option<Arc<Connection>>);
 
 /// The store as it was, for those who asked for it.
 struct Past {
@@ -82,8 +101,10 @@ impl Server {
             steps,
             connections: Mutex::default(),
             threads: Mutex::default(),
+            committer: Mutex::default(),
             next: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             past: Mutex::default(),
             holder,
             socket: folder.join(SOCKET_NAME),
@@ -125,12 +146,20 @@ impl Server {
             let _ = connection.stream.shutdown(std::net::Shutdown::Read);
         }
         let threads = std::mem::take(&mut *lock(&self.shared.threads));
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread that serves has panicked");
-            }
+        threads.into_iter().for_each(join);
+        // All who serve are gone, and what they owed is answered.
+        self.shared.is_over.store(true, Ordering::Release);
+        if let Some(committer) = lock(&self.shared.committer).take() {
+            committer.thread().unpark();
+            join(committer);
         }
         lock(&self.shared.past).take();
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread that serves has panicked");
     }
 }
 
@@ -206,14 +235,17 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         let _ = sender.send_value(MessageKind::Error, &ErrorMessage::from(&error));
         return Ok(());
     }
+    let committer = shared.committer()?;
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let client = Client { pid: peer.and_then(|peer| peer.pid), ..Client::default() };
     let connection = Arc::new(Connection {
         client: Mutex::new(client),
         stream,
         sender,
-        busy: Mutex::default(),
+        call: Mutex::default(),
+        answered: Condvar::new(),
         calls: AtomicU64::new(0),
+        committer,
     });
     connections.insert(number, Arc::clone(&connection));
     drop(connections);
@@ -227,6 +259,7 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         {
             tracing::warn!(%broken, client = lock(&connection.client).pid, "a client was let go");
         }
+        connection.wait_answered();
         drop(leaving);
     });
     match spawned {
@@ -256,7 +289,7 @@ impl Drop for Leaving<'_> {
 
 impl Shared {
     /// Answers what a client asks, until it is gone.
-    fn attend(&self, connection: &Connection, mut receiver: Receiver) -> Result<(), Broken> {
+    fn attend(&self, connection: &Arc<Connection>, mut receiver: Receiver) -> Result<(), Broken> {
         let hello = match receiver.receive(Some(STALL_MAX), STALL_MAX) {
             Err(Broken::Protocol(theirs)) => {
                 // It reads the protocol from the header of whatever comes.
@@ -283,22 +316,21 @@ impl Shared {
         connection.sender.send_value(MessageKind::Welcome, &welcome)?;
         loop {
             let message = receiver.receive(None, STALL_MAX)?;
+            // One call at a time, also of a client that does not wait for its answer.
+            connection.wait_answered();
             if self.stopping.load(Ordering::Acquire) {
                 // What was not begun is done by whoever owns the store next.
                 return Ok(());
             }
             connection.calls.fetch_add(1, Ordering::Relaxed);
-            *lock(&connection.busy) = Some(Instant::now());
-            let answered = self.answer(connection, &mut receiver, &message, hello.is_read_only);
-            *lock(&connection.busy) = None;
-            answered?;
+            self.answer(connection, &mut receiver, &message, hello.is_read_only)?;
         }
     }
 
-    /// Runs a call and sends what came of it.
+    /// Runs a call and sends what came of it, or leaves that to whoever commits it.
     fn answer(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         receiver: &mut Receiver,
         message: &Message,
         is_read_only: bool,
@@ -309,24 +341,32 @@ impl Shared {
         let mut body = message.body.as_slice();
         let head: CallHead = take(&mut body)?;
         let running = Running { shared: self, connection, receiver, head, body, is_read_only };
-        match visit(head.kind, running) {
-            Some(answer) => match answer? {
-                Ok(answer) => connection.sender.send(MessageKind::Answer, &answer),
-                Err(error) => connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error)),
-            },
-            None => {
-                let error =
-                    skew("the owner of the store", &format!("a call {} of another version", head.kind));
-                connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error))
-            }
+        visit(head.kind, running).unwrap_or_else(|| {
+            let error = skew("the owner of the store", &format!("a call {} of another version", head.kind));
+            connection.sender.send_value(MessageKind::Error, &ErrorMessage::from(&error))
+        })
+    }
+
+    /// The thread that commits what connections do not wait for.
+    fn committer(self: &Arc<Self>) -> io::Result<Thread> {
+        let mut committer = lock(&self.committer);
+        if let Some(committer) = &*committer {
+            return Ok(committer.thread().clone());
         }
+        let shared = Arc::clone(self);
+        let started = std::thread::Builder::new()
+            .name("memento-commit".to_owned())
+            .spawn(move || shared.engine.lead_commits(|| shared.is_over.load(Ordering::Acquire)))?;
+        let thread = started.thread().clone();
+        *committer = Some(started);
+        Ok(thread)
     }
 
     /// Tells clients whose call takes long that it goes on.
     fn tell_working(&self) {
         let connections: Vec<_> = lock(&self.connections).values().cloned().collect();
         for connection in connections {
-            if lock(&connection.busy).is_some_and(|since| since.elapsed() >= WORKING_INTERVAL) {
+            if lock(&connection.call).since.is_some_and(|since| since.elapsed() >= WORKING_INTERVAL) {
                 // Its own thread finds out when it is gone.
                 connection.sender.try_send(MessageKind::Working);
             }
@@ -385,10 +425,81 @@ impl Host for Shared {
     }
 }
 
+impl Connection {
+    /// Waits until its call is answered.
+    fn wait_answered(&self) {
+        let mut call = lock(&self.call);
+        while call.since.is_some() {
+            call.is_awaited = true;
+            call = self.answered.wait(call).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The next call may begin.
+    fn free(&self) {
+        let call = std::mem::take(&mut *lock(&self.call));
+        if call.is_awaited {
+            self.answered.notify_one();
+        }
+    }
+}
+
+impl Owed {
+    /// From now on it is owed.
+    fn of(connection: &Arc<Connection>) -> Self {
+        lock(&connection.call).since = Some(Instant::now());
+        Self(Some(Arc::clone(connection)))
+    }
+
+    /// Sends it, which may take a while.
+    fn give<A: bincode::Encode>(self, answer: Result<A>) -> Result<(), Broken> {
+        let (kind, body) = told(answer)?;
+        self.paid().sender.send(kind, &body)
+    }
+
+    /// Sends it without waiting: a client that does not take it is let go.
+    fn give_now<A: bincode::Encode>(self, answer: Result<A>) {
+        let sent = told(answer).and_then(|(kind, body)| {
+            let connection = self.paid();
+            let sent = connection.sender.send_now(kind, &body);
+            if sent.is_err() {
+                let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+            }
+            sent
+        });
+        if let Err(broken) = sent {
+            tracing::debug!(%broken, "an answer was not taken");
+        }
+    }
+
+    fn paid(mut self) -> Arc<Connection> {
+        let connection = self.0.take().expect("it is paid once");
+        connection.free();
+        connection
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+            connection.free();
+        }
+    }
+}
+
+/// An answer as a message.
+fn told<A: bincode::Encode>(answer: Result<A>) -> Result<(MessageKind, Vec<u8>), Broken> {
+    Ok(match answer {
+        Ok(answer) => (MessageKind::Answer, body_of(&answer)?),
+        Err(error) => (MessageKind::Error, body_of(&ErrorMessage::from(&error))?),
+    })
+}
+
 /// A call that came, on its way to the type that it is.
 struct Running<'a> {
     shared: &'a Shared,
-    connection: &'a Connection,
+    connection: &'a Arc<Connection>,
     receiver: &'a mut Receiver,
     head: CallHead,
     body: &'a [u8],
@@ -396,10 +507,11 @@ struct Running<'a> {
 }
 
 impl Visitor for Running<'_> {
-    type Out = Result<Result<Vec<u8>>, Broken>;
+    type Out = Result<(), Broken>;
 
     fn visit<C: Call>(self) -> Self::Out {
         let call: C = whole(self.body)?;
+        let owed = Owed::of(self.connection);
         let shared = self.shared;
         let remote = Remote { sender: &self.connection.sender, receiver: Mutex::new(self.receiver) };
         let mut lost = None;
@@ -414,22 +526,26 @@ impl Visitor for Running<'_> {
             }
             let mut work = Work { by: Some(&remote), progress: &mut progress, host: shared };
             if let Some(seq) = self.head.past {
-                return call.run(&**shared.past(seq)?, &mut work);
+                return call.run(&**shared.past(seq)?, &mut work).map(Answered::Now);
             }
             if let Some(after_seq) = self.head.resent_after
                 && let Some(answer) = call.done(&shared.engine, after_seq)?
             {
-                return Ok(answer);
+                return Ok(Answered::Now(answer));
             }
-            call.run(&shared.engine, &mut work)
+            call.begin(&shared.engine, &mut work)
         };
         let answer = run();
         if let Some(broken) = lost {
             return Err(broken);
         }
         match answer {
-            Ok(answer) => Ok(Ok(body_of(&answer)?)),
-            Err(error) => Ok(Err(error)),
+            Ok(Answered::Soon(promised)) => {
+                promised.then(&self.connection.committer, move |answer| owed.give_now(answer));
+                Ok(())
+            }
+            Ok(Answered::Now(answer)) => owed.give(Ok(answer)),
+            Err(error) => owed.give::<C::Answer>(Err(error)),
         }
     }
 }

@@ -309,6 +309,51 @@ fn clients_that_send_garbage_or_nothing_are_let_go_and_nobody_else_notices() {
 }
 
 #[test]
+fn a_client_that_does_not_wait_for_its_answers_gets_them_in_order() {
+    use super::call::{Call, CallHead, RememberOne};
+    use super::channel::{body_of, channel};
+    use super::hello::{Hello, Welcome};
+    use crate::format::message::{MessageKind, Way, put};
+    use crate::memory::Remembered;
+    const CALLS: u64 = 300;
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let owner = Store::open(options(home.path()).model(ModelSpec::None)).expect("the owner");
+    let stream = reach(&home.path().join("store"), Duration::from_secs(1)).expect("connected");
+    let (mut receiver, sender) = channel(stream, Way::FromOwner).expect("an end");
+    let minute = Duration::from_secs(60);
+    let hello = Hello { pid: std::process::id(), program: "a test".to_owned(), is_read_only: false };
+    sender.send_value(MessageKind::Hello, &hello).expect("sent");
+    let welcome = receiver.receive(Some(minute), minute).expect("answered");
+    welcome.value::<Welcome>(MessageKind::Welcome).expect("welcome");
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| {
+            for number in 0..CALLS {
+                // Each needs the disk; and some fail before that.
+                let text = if number % 10 == 9 { String::new() } else { format!("number {number}") };
+                let head = CallHead { kind: RememberOne::KIND, ..CallHead::default() };
+                let mut body = body_of(&head).expect("a body");
+                put(&RememberOne { remember: Remember::new(text).vector([1.0, 0.5]) }, &mut body)
+                    .expect("a body");
+                sender.send(MessageKind::Call, &body).expect("sent");
+            }
+        });
+        let mut last = 0;
+        for number in 0..CALLS {
+            let answer = receiver.receive(Some(minute), minute).expect("answered");
+            if number % 10 == 9 {
+                assert_eq!(answer.kind, MessageKind::Error, "answer {number}");
+                continue;
+            }
+            let saved: Remembered = answer.value(MessageKind::Answer).expect("stored");
+            assert!(saved.seq > last, "answer {number}");
+            last = saved.seq;
+        }
+        write.join().expect("all is sent");
+    });
+    assert_eq!(owner.stats().expect("figures").memories, CALLS - CALLS / 10);
+}
+
+#[test]
 fn a_handle_of_before_a_fork_does_nothing_and_leaves_the_store_to_its_owner() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(options(home.path())).expect("opened");

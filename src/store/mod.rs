@@ -70,7 +70,7 @@ pub use restore::{Changed, RestoreKind};
 pub use state::{TakenOver, TakenOverKind};
 pub use stats::{CacheStats, Stats};
 pub use write::OnConflict;
-pub(crate) use write::Outcome;
+pub(crate) use write::{Outcome, Promised};
 
 use apply::Applying;
 pub(crate) use embedders::{Embedders, Embeds};

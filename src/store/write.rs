@@ -1,6 +1,7 @@
 //! Remember, update, forget.
 
 use std::sync::Arc;
+use std::thread::Thread;
 
 use super::embedders::Embeds;
 use super::import::Incoming;
@@ -9,7 +10,7 @@ use super::{Engine, Inner};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::op::{MemoryKey, Op, Vectors};
-use crate::log::Planned;
+use crate::log::{Begun, Planned};
 use crate::memory::{
     Duplicates, Forgotten, Memory, MemoryId, Remember, Remembered, TAGS_MAX, Update, Updated,
     check_importance, check_label, check_metadata, check_text, check_vector, clean_tags,
@@ -51,7 +52,43 @@ pub(crate) enum Outcome {
     Kept,
 }
 
+/// What is done as soon as it is durable.
+#[must_use = "nobody knows yet whether it is durable"]
+pub(crate) struct Promised<T> {
+    inner: Arc<Inner>,
+    begun: Begun<T>,
+}
+
+impl<T> Promised<T> {
+    /// Returns when it is durable.
+    pub(crate) fn wait(self) -> Result<T> {
+        let outcome = self.inner.log.wait(self.begun)?;
+        self.inner.committed();
+        Ok(outcome)
+    }
+
+    /// Calls with what becomes of it, from the thread that finds out; `leader` runs [`Engine::lead_commits`].
+    pub(crate) fn then(self, leader: &Thread, then: impl FnOnce(Result<T>) + Send + 'static)
+    where
+        T: Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        self.inner.log.then(self.begun, leader, move |outcome| {
+            let is_durable = outcome.is_ok();
+            then(outcome);
+            if is_durable {
+                inner.committed();
+            }
+        });
+    }
+}
+
 impl Engine {
+    /// Commits for those who do not wait for it, until it is to stop and its thread is woken.
+    pub(crate) fn lead_commits(&self, is_stopping: impl Fn() -> bool) {
+        self.inner.log.lead_for_others(is_stopping);
+    }
+
     /// Stores a memory.
     pub(crate) fn remember(&self, remember: Remember) -> Result<Remembered> {
         self.remember_by(remember, self.inner.models.embedders())
@@ -59,6 +96,11 @@ impl Engine {
 
     /// As [`Engine::remember`], embedded by somebody else.
     pub(crate) fn remember_by(&self, remember: Remember, by: &dyn Embeds) -> Result<Remembered> {
+        self.begin_remember(remember, by)?.wait()
+    }
+
+    /// Does all of [`Engine::remember_by`] but the waiting.
+    pub(crate) fn begin_remember(&self, remember: Remember, by: &dyn Embeds) -> Result<Promised<Remembered>> {
         let item = remember.checked()?;
         // Before anything is written, and before the text meets a cache.
         item.check_secrets()?;
@@ -72,8 +114,14 @@ impl Engine {
             }
             _ => None,
         };
-        let mut done = self.inner.commit_all(&[Prepared { item, vectors, near }])?;
-        Ok(done.pop().expect("one in, one out"))
+        let prepared = Prepared { item, vectors, near };
+        let now = self.inner.clock.now_ms().div_euclid(1000);
+        let begun = self.inner.begin(|pending, first_seq| {
+            let mut plan = Plan::new(pending, first_seq);
+            let done = self.inner.plan_remember(&mut plan, &prepared, now);
+            plan.finish(done)
+        })?;
+        Ok(Promised { inner: Arc::clone(&self.inner), begun })
     }
 
     /// Stores several memories as one atomic group.
@@ -307,10 +355,15 @@ impl Inner {
         &self,
         mut plan: impl FnMut(&mut Pending, u64) -> Result<Planned<T>>,
     ) -> Result<T> {
-        self.check_writable()?;
-        let outcome = self.healing(|| self.log.commit(&mut plan))?;
+        let outcome = self.log.wait(self.begin(&mut plan)?)?;
         self.committed();
         Ok(outcome)
+    }
+
+    /// Plans operations and queues them, as [`Inner::commit`] does.
+    fn begin<T>(&self, mut plan: impl FnMut(&mut Pending, u64) -> Result<Planned<T>>) -> Result<Begun<T>> {
+        self.check_writable()?;
+        self.healing(|| self.log.begin(&mut plan))
     }
 
     fn plan_remember(&self, plan: &mut Plan<'_>, prepared: &Prepared, now: i64) -> Result<Remembered> {
