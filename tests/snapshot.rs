@@ -267,6 +267,32 @@ fn pretend_published(home: &Path) {
     std::fs::write(&state, known.to_string()).expect("written");
 }
 
+/// Takes from the store what it knows of the bytes of `memory.db`. Says whether it knew them.
+fn forget_bytes(home: &Path) -> bool {
+    let state = home.join("store/snap.state");
+    let mut known: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&state).expect("read")).expect("JSON");
+    let was = known["crc32"].take();
+    std::fs::write(&state, known.to_string()).expect("written");
+    was.is_u64()
+}
+
+#[test]
+fn a_memory_db_that_was_changed_in_place_is_known_by_its_bytes_once_it_was_looked_through() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    store.remember(Remember::new("one")).expect("stored");
+    store.snapshot(&mut |_| {}).expect("published");
+    assert!(forget_bytes(home), "known since it was written");
+    assert_eq!(store.check(&mut |_| {}).expect("a report").findings, []);
+    assert!(forget_bytes(home), "known since it was looked through");
+    assert_eq!(store.check(&mut |_| {}).expect("a report").findings, []);
+    store.remember(Remember::new("two")).expect("stored");
+    store.snapshot(&mut |_| {}).expect("published");
+    assert!(!forget_bytes(home), "it was changed in place");
+}
+
 fn kinds(report: &CheckReport) -> Vec<(&str, &str)> {
     report.findings.iter().map(|finding| (finding.kind.as_str(), finding.file.as_str())).collect()
 }
@@ -286,11 +312,18 @@ fn a_memory_db_that_has_rotted_is_found_and_published_anew() {
     assert_eq!(check_files(home, &mut |_| {}).expect("a report").status, CheckStatus::Ok);
     let (before, whole) = (texts(&db(home)), std::fs::read(db(home)).expect("read"));
     // In the index of words, whose terms are without those before them: of `twelve` that is `welve`.
-    rot(home, b"welve", b't');
-    assert_eq!(kinds(&check_files(home, &mut |_| {}).expect("a report")), [("memory-db", "memory.db")]);
-    std::fs::write(db(home), whole).expect("written");
-    rot(home, b"memory 25 of fifty", 0);
-    assert_eq!(kinds(&check_files(home, &mut |_| {}).expect("a report")), [("memory-db", "memory.db")]);
+    for (what, before) in [(b"welve".as_slice(), b't'), (b"memory 25 of fifty", 0)] {
+        // By its bytes, and as a file that was changed in place, whose bytes nobody knows.
+        for is_known in [true, false] {
+            std::fs::write(db(home), &whole).expect("written");
+            rot(home, what, before);
+            if !is_known {
+                forget_bytes(home);
+            }
+            let report = check_files(home, &mut |_| {}).expect("a report");
+            assert_eq!(kinds(&report), [("memory-db", "memory.db")], "{is_known}");
+        }
+    }
     let store = open(home);
     assert_eq!(
         store.check_quickly(&mut |_| {}).expect("a report").status,

@@ -19,15 +19,15 @@ const PAST_BEGUN_ANEW: &str = "nothing of the present depends on it: `check --re
 const PAST_GIVEN_UP: &str = "nothing of the present depends on it: `check --repair` keeps it in quarantine, and states that need it are out of reach";
 
 impl Check {
-    /// Looks at `memory.db` and the backups.
+    /// Looks at `memory.db` and the backups. Gives the checksum of a `memory.db` that was just found sound.
     pub(super) fn belongings(
         &mut self,
         belongings: &Belongings<'_>,
         depth: Depth,
         deadline: Option<Instant>,
-    ) -> Result<()> {
+    ) -> Result<Option<u32>> {
         if !self.report.complete {
-            return Ok(());
+            return Ok(None);
         }
         let looked = belongings.look(depth == Depth::Deep, deadline)?;
         for flaw in looked.flaws {
@@ -39,7 +39,7 @@ impl Check {
                 self.report.status = CheckStatus::Incomplete;
             }
         }
-        Ok(())
+        Ok(looked.sound)
     }
 
     /// Looks at what the past is read from.

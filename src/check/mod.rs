@@ -27,7 +27,7 @@ use crate::format::op::{LostV1, MemoryKey};
 use crate::fs::{OverlayDisk, RealDisk};
 use crate::home::DB_NAME;
 use crate::log::{self, Place, Segment};
-use crate::snapshot::check::Belongings;
+use crate::snapshot::check::{Belongings, note_sound};
 use crate::store::{Engine, Healed, Layout, Options, Progress};
 
 /// Cache of a view that is opened for a check only.
@@ -190,7 +190,12 @@ impl Engine {
             folder: store.folder(),
             db_path: &store.db_path(),
         };
-        check.belongings(&belongings, depth, limits.deadline)?;
+        let sound = check.belongings(&belongings, depth, limits.deadline)?;
+        if let Some(crc32) = sound.filter(|_| !self.is_read_only())
+            && let Err(error) = note_sound(store, crc32)
+        {
+            tracing::warn!(%error, "the next check looks through memory.db again");
+        }
         check.report.healed = self.healed();
         Ok(check)
     }

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::checksum::{crc32_of, sha256_of};
 use super::layout::Stamp;
 use super::publish::{published_before, written};
 use super::read;
 use super::retention::{Made, expired};
-use super::write::{Built, new_id, sha256_of};
+use super::write::{Built, new_id};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{self, Disk, Kind};
 use crate::store::{Engine, Inner, Progress};
@@ -76,6 +77,9 @@ struct Manifest {
     rows: u64,
     content_crc: String,
     bytes: u64,
+    /// Not in manifests of before.
+    #[serde(default)]
+    crc32: Option<u32>,
     sha256: String,
     model: Option<String>,
     dimensions: Option<u32>,
@@ -146,9 +150,14 @@ pub(super) fn backups_of(disk: &dyn Disk, home: &Path, deep: bool) -> Result<Vec
     Ok(backups)
 }
 
-/// The same backup, read as a whole.
-pub(super) fn judged_again(disk: &dyn Disk, backup: &Backup) -> Result<Backup> {
-    judged(disk, backup.path.clone(), backup.bytes, backup.created_ms, true)
+/// Whether a backup has the bytes that its manifest names: by their CRC-32, or, where an older manifest names none, by their
+/// SHA-256. `None` when there is no manifest any more.
+pub(super) fn has_its_bytes(disk: &dyn Disk, backup: &Backup) -> Result<Option<bool>> {
+    let Some(manifest) = manifest_of(disk, &backup.path)? else { return Ok(None) };
+    Ok(Some(match manifest.crc32 {
+        Some(crc32) => crc32_of(disk, &backup.path)? == crc32,
+        None => sha256_of(disk, &backup.path)? == manifest.sha256,
+    }))
 }
 
 /// Where the manifest of a backup is.
@@ -184,8 +193,8 @@ pub(super) fn note_anew(store: &Inner, manifest: &Path) -> Result<()> {
     store.put_away(manifest, "this manifest of a backup is damaged")?;
     match read::verify_all(disk, &path) {
         Ok(stamp) => {
-            let sha256 = sha256_of(disk, &path)?;
-            note(disk, &path, stamp, sha256).map(drop)
+            let (crc32, sha256) = (crc32_of(disk, &path)?, sha256_of(disk, &path)?);
+            note(disk, &path, stamp, crc32, sha256).map(drop)
         }
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             store.put_away(&path, "this backup is damaged, and its manifest was").map(drop)
@@ -224,14 +233,14 @@ pub(super) fn judged(
 fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
     let disk = &**store.disk();
     let beside = with_suffix(path, ".tmp");
-    let Built { stamp, sha256 } = written(store, &beside, path, &new_id()?, true, progress)?;
-    let backup = note(disk, path, stamp, sha256.expect("it was asked for"))?;
+    let Built { stamp, crc32, sha256 } = written(store, &beside, path, &new_id()?, true, progress)?;
+    let backup = note(disk, path, stamp, crc32, sha256.expect("it was asked for"))?;
     tracing::info!(bytes = backup.bytes, memories = backup.memories, seq = backup.seq, "made a backup");
     Ok(backup)
 }
 
 /// Writes the manifest of a backup that was read back as a whole.
-fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, sha256: String) -> Result<Backup> {
+fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, crc32: u32, sha256: String) -> Result<Backup> {
     let Some(Kind::File(bytes)) = disk.kind(path)? else {
         return Err(Error::new(ErrorKind::Io, "the backup is gone").at(path));
     };
@@ -244,6 +253,7 @@ fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, sha256: String) -> Result<Ba
         rows: stamp.rows,
         content_crc: format!("{:016x}", stamp.content_crc),
         bytes,
+        crc32: Some(crc32),
         sha256,
         model: stamp.model.as_ref().map(|model| model.name.clone()),
         dimensions: stamp.model.as_ref().map(|model| model.dimensions),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::backup::{self, Backup, BackupVerdict, backups_of};
-use super::layout::{APPLICATION_ID, CHANGE_COUNTERS};
-use super::publish::{publish_anew, published_last, siblings};
+use super::checksum::crc32_of;
+use super::layout::{APPLICATION_ID, CHANGE_COUNTERS, Stamp};
+use super::publish::{SnapState, keep, last_published, publish_anew, published_last, siblings};
 use super::read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, Kind};
@@ -42,6 +43,17 @@ pub(crate) struct Looked {
     pub(crate) flaws: Vec<Flaw>,
     /// Bytes that were not read because the time was up.
     pub(crate) unread: u64,
+    /// CRC-32 of a `memory.db` that SQLite has just found sound.
+    pub(crate) sound: Option<u32>,
+}
+
+/// What a look at `memory.db` has found.
+enum Found {
+    /// Nothing that is worth a word.
+    Nothing,
+    Damaged(String),
+    /// SQLite has looked at all of it; its bytes have this CRC-32.
+    Sound(u32),
 }
 
 /// The files that belong to a store.
@@ -63,9 +75,12 @@ impl Belongings<'_> {
     pub(crate) fn look(&self, deep: bool, deadline: Option<Instant>) -> Result<Looked> {
         let mut looked = Looked::default();
         let is_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
-        if let Some(detail) = self.memory_db(deep && is_time())? {
+        let found = self.memory_db(deep && is_time())?;
+        if let Found::Damaged(detail) = found {
             let path = self.db_path.to_owned();
             looked.flaws.push(Flaw { path, kind: MEMORY_DB, detail, repair: PUBLISHED_ANEW });
+        } else if let Found::Sound(crc32) = found {
+            looked.sound = Some(crc32);
         } else if deep && !is_time() {
             looked.unread += self.len(self.db_path)?;
         }
@@ -79,35 +94,53 @@ impl Belongings<'_> {
     }
 
     /// What is wrong with `memory.db`.
-    fn memory_db(&self, deep: bool) -> Result<Option<String>> {
-        let Some(last) = published_last(self.disk, self.folder)? else { return Ok(None) };
+    fn memory_db(&self, deep: bool) -> Result<Found> {
+        let Some(last) = published_last(self.disk, self.folder)? else { return Ok(Found::Nothing) };
         let file = self.disk.fingerprint(self.db_path)?;
         let Some(stamp) = last.stamp.filter(|_| file.is_some() && file == last.file && last.next.is_none())
         else {
-            return Ok(None);
+            return Ok(Found::Nothing);
         };
         for sibling in siblings(self.db_path) {
             if self.disk.kind(&sibling)?.is_some() {
                 // Somebody is writing, or was: the next open sees to it.
-                return Ok(None);
+                return Ok(Found::Nothing);
             }
         }
         if let Some(flaw) = self.header()? {
-            return Ok(Some(flaw));
+            return Ok(Found::Damaged(flaw));
         }
         if !deep {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
-        let found = read::verify_all(self.disk, self.db_path);
+        let found = match last.crc32 {
+            Some(crc32) => self.bytes_of(crc32),
+            // It was changed in place since: SQLite has to look at all of it.
+            None => self.all_of(&stamp),
+        };
         if self.disk.fingerprint(self.db_path)? != file {
             // It has become another one meanwhile.
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
-        match found {
-            Ok(found) if found == stamp => Ok(None),
-            Ok(_) => Ok(Some("it says of itself what was not published".to_owned())),
-            Err(error) if error.kind() == ErrorKind::Busy => Ok(None),
-            Err(error) => as_damage(error).map(Some),
+        found
+    }
+
+    /// Whether `memory.db` has the bytes that it had when it was verified.
+    fn bytes_of(&self, crc32: u32) -> Result<Found> {
+        match crc32_of(self.disk, self.db_path) {
+            Ok(found) if found == crc32 => Ok(Found::Nothing),
+            Ok(_) => Ok(Found::Damaged("its bytes are not those that were published".to_owned())),
+            Err(error) => as_damage(error).map(Found::Damaged),
+        }
+    }
+
+    /// Whether all of `memory.db` is what it says of itself.
+    fn all_of(&self, stamp: &Stamp) -> Result<Found> {
+        match read::verify_all(self.disk, self.db_path) {
+            Ok(found) if found == *stamp => crc32_of(self.disk, self.db_path).map(Found::Sound),
+            Ok(_) => Ok(Found::Damaged("it says of itself what was not published".to_owned())),
+            Err(error) if error.kind() == ErrorKind::Busy => Ok(Found::Nothing),
+            Err(error) => as_damage(error).map(Found::Damaged),
         }
     }
 
@@ -151,10 +184,9 @@ impl Belongings<'_> {
         match backup.verdict {
             BackupVerdict::Damaged => Ok(Some(flaw("it has not the length that its manifest names"))),
             BackupVerdict::Verified if deep => {
-                let judged = backup::judged_again(self.disk, &backup);
-                match judged.map(|again| again.verdict) {
-                    Ok(BackupVerdict::Damaged) => {
-                        Ok(Some(flaw("its bytes have not the SHA-256 that its manifest names")))
+                match backup::has_its_bytes(self.disk, &backup) {
+                    Ok(Some(false)) => {
+                        Ok(Some(flaw("its bytes have not the checksum that its manifest names")))
                     }
                     Ok(_) => Ok(None),
                     // Retention, or a person, has taken it away meanwhile.
@@ -172,6 +204,17 @@ impl Belongings<'_> {
             _ => 0,
         })
     }
+}
+
+/// Notes that SQLite has found all of `memory.db` sound, so that its bytes tell the next time. The caller has the right to
+/// publish.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) fn note_sound(store: &Inner, crc32: u32) -> Result<()> {
+    let Some(last) = last_published(store)? else { return Ok(()) };
+    let is_same = last.next.is_none() && store.disk().fingerprint(&store.db_path())? == last.file;
+    if is_same { keep(store, &SnapState { crc32: Some(crc32), ..last }) } else { Ok(()) }
 }
 
 /// What the error says, if it says that a file is damaged.

@@ -7,6 +7,7 @@
 
 mod backup;
 pub(crate) mod check;
+mod checksum;
 mod copy;
 mod layout;
 mod lookup;

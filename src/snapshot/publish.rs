@@ -66,6 +66,9 @@ pub(super) struct SnapState {
     /// What it says of itself.
     pub(super) stamp: Option<Stamp>,
     pub(super) file: Option<Fingerprint>,
+    /// CRC-32 of the file as it was when all of it was verified; `None` when it was changed in place since.
+    #[serde(default)]
+    pub(super) crc32: Option<u32>,
     /// The id of one that is being written in its place, or into it: after a crash it may be there.
     pub(super) next: Option<String>,
 }
@@ -208,12 +211,13 @@ fn changes_written(store: &Inner, path: &Path, stamp: &Stamp) -> Result<Option<P
     }
     let snapshot_id = new_id()?;
     let file = store.disk().fingerprint(path)?;
-    keep(store, &SnapState { stamp: Some(stamp.clone()), file, next: Some(snapshot_id.clone()) })?;
+    let next = Some(snapshot_id.clone());
+    keep(store, &SnapState { stamp: Some(stamp.clone()), file, crc32: None, next })?;
     match upkeep(real, stamp, &state, &ids, &snapshot_id, store.now_ms()) {
         Ok(stamp) => {
             let file = store.disk().fingerprint(path)?;
             let done = published(path.to_owned(), &stamp, PublishKind::Changes);
-            keep(store, &SnapState { stamp: Some(stamp), file, next: None })?;
+            keep(store, &SnapState { stamp: Some(stamp), file, ..SnapState::default() })?;
             Ok(Some(done))
         }
         Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Busy) => Err(error),
@@ -237,9 +241,9 @@ fn write_whole(store: &Inner, progress: &mut dyn FnMut(Progress)) -> Result<Publ
     // After a crash behind the rename it must not look like a file that somebody else has put there.
     let last = last_published(store)?.unwrap_or_default();
     keep(store, &SnapState { next: Some(snapshot_id.clone()), ..last })?;
-    let stamp = written(store, &beside, &path, &snapshot_id, false, progress)?.stamp;
+    let Built { stamp, crc32, .. } = written(store, &beside, &path, &snapshot_id, false, progress)?;
     let file = disk.fingerprint(&path)?;
-    keep(store, &SnapState { stamp: Some(stamp.clone()), file, next: None })?;
+    keep(store, &SnapState { stamp: Some(stamp.clone()), file, crc32: Some(crc32), next: None })?;
     Ok(published(path, &stamp, PublishKind::Whole))
 }
 

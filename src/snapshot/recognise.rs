@@ -87,7 +87,7 @@ pub(super) fn recognise(store: &Inner) -> Result<()> {
             let fingerprint = disk.fingerprint(&path)?;
             let stamp = file.stamp.clone();
             // Somebody has only touched it, or a crash came before it was noted.
-            return keep(store, &SnapState { stamp, file: fingerprint, next: None });
+            return keep(store, &SnapState { stamp, file: fingerprint, ..SnapState::default() });
         }
         (true, true, false) => {
             let target = "an earlier snapshot in place of memory.db";
@@ -115,7 +115,7 @@ pub(super) fn recognise(store: &Inner) -> Result<()> {
         Some(store.put_away(&path, "it stood in place of the published memory.db and was taken over")?)
     };
     report(store, kind, &restored, kept.as_deref());
-    keep(store, &SnapState { stamp: None, file: disk.fingerprint(&path)?, next: None })
+    keep(store, &SnapState { file: disk.fingerprint(&path)?, ..SnapState::default() })
 }
 
 /// Takes over what somebody has changed in the snapshot that was published last, and nothing else.
@@ -178,7 +178,7 @@ fn put_away(store: &Inner, path: &Path, reason: &str) -> Result<()> {
         forgotten: 0,
         kept_as: Some(relative(store, &kept)),
     });
-    keep(store, &SnapState { stamp: None, file: None, next: None })
+    keep(store, &SnapState::default())
 }
 
 fn report(store: &Inner, kind: TakenOverKind, restored: &Restored, kept: Option<&Path>) {

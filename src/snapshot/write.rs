@@ -6,8 +6,8 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
-use sha2::{Digest, Sha256};
 
+use super::checksum::{crc32_of, sha256_of};
 use super::layout::{
     APPLICATION_ID, CHANGE_COUNTERS, CHANGES_AT_BUILD, DELETE_WORDS, INDEXES, INSERT_MEMORY, INSERT_ROW,
     INSERT_WORDS, ORIGINAL_TABLES, OWN_TABLES, PAGE_LEN, SNAPSHOT_FORMAT, Stamp, UPDATE_MEMORY, UPDATE_ROW,
@@ -42,6 +42,8 @@ pub(super) struct Names<'a> {
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) stamp: Stamp,
+    /// CRC-32 of the file.
+    pub(super) crc32: u32,
     /// SHA-256 of the file, where it was asked for.
     pub(super) sha256: Option<String>,
 }
@@ -99,33 +101,29 @@ pub(super) fn build(
         }
     }
     connection.close().map_err(|(_, error)| sql(path, error))?;
-    let (found, sha256) = read_back(disk, path, &*file, with_sha256)?;
-    if found != stamp {
+    let built = read_back(disk, path, &*file, with_sha256)?;
+    if built.stamp != stamp {
         return Err(Error::corrupt(path, 0, "the snapshot that was just written reads back as another one"));
     }
-    Ok(Built { stamp, sha256 })
+    Ok(built)
 }
 
-/// Makes a file durable and reads it: what it says of itself, and its SHA-256 if that is asked for.
-fn read_back(
-    disk: &dyn Disk,
-    path: &Path,
-    file: &dyn DiskFile,
-    with_sha256: bool,
-) -> Result<(Stamp, Option<String>)> {
+/// Makes a file durable and reads it: what it says of itself, and its checksums.
+fn read_back(disk: &dyn Disk, path: &Path, file: &dyn DiskFile, with_sha256: bool) -> Result<Built> {
     let hash = || with_sha256.then(|| sha256_of(disk, path)).transpose();
     if disk.system_path(path).is_none() {
         // A disk of a test is asked in one order, always the same.
         file.sync()?;
-        return Ok((read::verify(disk, path)?, hash()?));
+        return Ok(Built { stamp: read::verify(disk, path)?, crc32: crc32_of(disk, path)?, sha256: hash()? });
     }
     thread::scope(|scope| {
         let synced = spawned(scope, || file.sync())?;
         let hash = spawned(scope, hash)?;
-        let stamp = read::verify(disk, path);
+        let read = read::verify(disk, path).and_then(|stamp| Ok((stamp, crc32_of(disk, path)?)));
         joined(synced)?;
         let sha256 = joined(hash)?;
-        Ok((stamp?, sha256))
+        let (stamp, crc32) = read?;
+        Ok(Built { stamp, crc32, sha256 })
     })
 }
 
@@ -225,20 +223,6 @@ fn spawned<'scope, T: Send + 'scope>(
 
 fn joined<T>(work: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// SHA-256 of a file, in hexadecimal.
-pub(super) fn sha256_of(disk: &dyn Disk, path: &Path) -> Result<String> {
-    let file = disk.open(path, Access::Read)?;
-    let (mut hash, mut offset, mut part) = (Sha256::new(), 0, vec![0; COPY_LEN]);
-    loop {
-        let read = file.read_at(&mut part, offset)?;
-        if read == 0 {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(&part[..read]);
-        offset += read as u64;
-    }
 }
 
 /// Brings a snapshot that was published before up to a state, in one transaction that is durable when it returns.
