@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Run;
-use super::report::{Outcome, Status, rfc_3339};
+use super::report::{Outcome, Status, Step, rfc_3339};
 use super::revive::{Source, sources};
 use crate::check::{CheckStatus, Finding};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,10 +37,7 @@ impl Run<'_> {
         let took_ms = |started: Instant| u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (store, report) = match repaired {
             Ok(repaired) => repaired,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.fail(findings, Deed::Quarantined);
-                return self.replace(&error);
-            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => return self.replace(findings, &error),
             Err(error) => {
                 self.fail(findings, Deed::Nothing);
                 self.report.raise(Status::Damaged);
@@ -48,9 +45,12 @@ impl Run<'_> {
                 return None;
             }
         };
-        self.fail(findings, Deed::Healed);
         self.note_losses(&report);
+        let is_left = |finding: &Finding| report.findings.iter().any(|left| left.file == finding.file);
+        let (left, mended): (Vec<Finding>, Vec<Finding>) = findings.iter().cloned().partition(is_left);
+        self.fail(&mended, Deed::Healed);
         if report.status == CheckStatus::Damaged {
+            self.fail(&left, Deed::Nothing);
             self.fail(&report.findings, Deed::Nothing);
             self.report.raise(Status::Damaged);
             self.report.step("mend", Outcome::Failed, "some of it is still damaged", took_ms(started));
@@ -183,8 +183,13 @@ impl Run<'_> {
     }
 
     /// The store cannot be opened whatever is given up: one is made from the newest snapshot in its place.
-    fn replace(&mut self, error: &Error) -> Option<Store> {
+    fn replace(&mut self, findings: &[Finding], error: &Error) -> Option<Store> {
         self.problem("mend", error);
-        self.bring_back()
+        let store = self.bring_back();
+        let is_done = |step: &Step| step.step == "restore" && step.outcome == Outcome::Done;
+        // Without a snapshot to make it from, it lies where it lay.
+        let is_replaced = self.report.steps.iter().any(is_done);
+        self.fail(findings, if is_replaced { Deed::Quarantined } else { Deed::Nothing });
+        store
     }
 }
