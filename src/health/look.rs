@@ -19,6 +19,10 @@ use crate::store::{Healed, Progress, TakenOverKind};
 const GLANCE: Duration = Duration::from_millis(200);
 /// Whoever writes has written after so long.
 const MOMENT: Duration = Duration::from_millis(50);
+/// The quarantine of a store, below its home.
+const QUARANTINE: &str = "store/quarantine";
+/// Most names in it that are remembered until the next run.
+const QUARANTINED_MAX: usize = 1000;
 /// So many findings of one file are told.
 const FINDINGS_OF_FILE_MAX: usize = 20;
 
@@ -51,7 +55,7 @@ impl Before {
             manifest: is_there(&store.join("MANIFEST")),
             index: count("index", ".mvec") > 0,
             snapshot: is_there(db_path),
-            quarantined: names(&store.join("quarantine")),
+            quarantined: names(&home.join(QUARANTINE)),
         }
     }
 }
@@ -222,22 +226,36 @@ impl Run<'_> {
         is_something
     }
 
-    /// What the opening has put into quarantine.
+    /// What was put into quarantine by the opening, or since the last run: a store that heals itself whenever a program
+    /// opens it is on a disk that somebody should look at.
     fn newly_quarantined(&self, before: &Before, healed: &[Healed]) -> Vec<Finding> {
-        let folder = self.path().join("store/quarantine");
+        let folder = self.path().join(QUARANTINE);
+        let was_there = |name: &str| match &self.state.quarantined {
+            Some(known) => known.iter().any(|other| other == name),
+            None => before.quarantined.contains(name),
+        };
         let is_known = |name: &str| {
-            let kept = format!("store/quarantine/{}", name.trim_end_matches(".json"));
-            before.quarantined.contains(name)
-                || healed.iter().any(|healed| healed.quarantined.contains(&kept))
+            let kept = format!("{QUARANTINE}/{}", name.trim_end_matches(".json"));
+            was_there(name) || healed.iter().any(|healed| healed.quarantined.contains(&kept))
         };
         names(&folder)
             .into_iter()
             .filter(|name| name.ends_with(".json") && !is_known(name))
             .filter_map(|name| {
                 let note: Note = serde_json::from_slice(&fs::read(folder.join(name)).ok()?).ok()?;
-                Some(found(&note.file, "damaged", note.reason, "it is kept in store/quarantine"))
+                // What is not of the store itself may be what a person has put there.
+                note.file
+                    .starts_with("store/")
+                    .then(|| found(&note.file, "damaged", note.reason, "it is kept in store/quarantine"))
             })
             .collect()
+    }
+
+    /// What lies in quarantine now; none when that is more than a note should hold.
+    pub(super) fn quarantined(&self) -> Option<Vec<String>> {
+        let names = names(&self.path().join(QUARANTINE)).into_iter().filter(|name| name.ends_with(".json"));
+        let names: Vec<String> = names.take(QUARANTINED_MAX + 1).collect();
+        (names.len() <= QUARANTINED_MAX).then_some(names)
     }
 
     /// Notes what was healed, and what of it is lost.

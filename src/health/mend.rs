@@ -46,10 +46,13 @@ impl Run<'_> {
             }
         };
         self.note_losses(&report);
-        let is_left = |finding: &Finding| report.findings.iter().any(|left| left.file == finding.file);
+        // What a repair names it has mended, unless it says that it has not.
+        let is_damaged = report.status == CheckStatus::Damaged;
+        let is_left =
+            |finding: &Finding| is_damaged && report.findings.iter().any(|left| left.file == finding.file);
         let (left, mended): (Vec<Finding>, Vec<Finding>) = findings.iter().cloned().partition(is_left);
         self.fail(&mended, Deed::Healed);
-        if report.status == CheckStatus::Damaged {
+        if is_damaged {
             self.fail(&left, Deed::Nothing);
             self.fail(&report.findings, Deed::Nothing);
             self.report.raise(Status::Damaged);
@@ -88,7 +91,7 @@ impl Run<'_> {
         let given_up = std::mem::take(&mut self.report.lost.seqs);
         let (mut lost, is_open) = self.known(given_up);
         let mut until = None;
-        for source in sources(self.home) {
+        for source in sources(self.home).into_iter().filter(Source::is_what_it_was) {
             let Source { path, stamped, .. } = &source;
             match store.restore(&RestoreFrom::File(path.clone()), RestoreOptions::default()) {
                 Ok(restored) => {

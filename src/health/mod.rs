@@ -301,6 +301,7 @@ impl Run<'_> {
         }
         if let Some(memories) = self.report.memories {
             self.state.memories = memories;
+            self.state.quarantined = self.quarantined();
         }
         for step in &self.report.steps {
             let key = format!("{}/{}", step.step, step.outcome.name());

@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) read_backups: BTreeMap<String, ReadBackup>,
     /// Damaged backups that were told of.
     pub(super) known_bad: Vec<String>,
+    /// Names of the notes in the store's quarantine; none when that is not known.
+    pub(super) quarantined: Option<Vec<String>>,
     /// Runs in a row that met an error of the disk.
     pub(super) io_failures: u32,
     /// Bytes of the home on each of the last days, the oldest first: day since 1970, bytes.
