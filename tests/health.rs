@@ -340,6 +340,29 @@ fn what_needs_a_person_is_in_the_log_with_its_kind_and_a_failure_when_it_stays()
 }
 
 #[test]
+fn what_is_said_to_have_been_done_was_done() {
+    // Nothing but the segment has the memories, and there is nothing to restore from.
+    let lab = Lab::new();
+    flip(&lab.segment(0), 4200);
+    for file in ["store/view.redb", "memory.db"] {
+        fs::remove_file(lab.path(file)).expect("removed");
+    }
+    fs::remove_dir_all(lab.path("backups")).expect("removed");
+    let told = health(&lab.home, []);
+    assert_eq!((told.code(), told.status()), (1, "lost"), "{told:?}");
+    for file in ["store/seg/", "store/view.redb", "memory.db", "backups/memory_"] {
+        assert!(told.files().iter().any(|found| found.starts_with(file)), "{file}: {:?}", told.files());
+    }
+    let failures = lab.log("failures.log");
+    let line = |kind: &str| {
+        let line = failures.lines().rev().find(|line| line.contains(kind));
+        line.unwrap_or_else(|| panic!("{kind} in {failures}")).to_owned()
+    };
+    assert!(line("lost records_lost ").contains(" done=nothing:0 lost="), "{failures}");
+    assert!(line("lost backup_gone ").contains(" done=rebuilt:1 "), "{failures}");
+}
+
+#[test]
 fn figures_are_given_by_a_run_that_has_no_home_to_look_at() {
     let lab = Lab::new();
     let figures = lab.home.with_file_name("memento.prom");

@@ -210,20 +210,26 @@ impl Run<'_> {
     fn noticed(&mut self, store: &Store, before: &Before) -> bool {
         let healed = store.healed();
         let mut findings: Vec<Finding> = healed.iter().map(finding_of).collect();
-        let mut gone = |was: bool, is: bool, file: &str| {
-            if was && !is {
-                findings.push(found(file, "gone", "the file was gone".to_owned(), "it was made anew"));
-            }
-        };
-        gone(before.segments > 0, before.view, "store/view.redb");
-        gone(before.segments > 0, before.manifest, "store/MANIFEST");
-        gone(self.state.has_index, before.index, "store/index");
-        gone(self.state.has_snapshot, before.snapshot, "memory.db");
+        findings.extend(self.gone(before));
         findings.extend(self.newly_quarantined(before, &healed));
         let is_something = !findings.is_empty();
         self.fail(&findings, Deed::Healed);
         self.healed(healed);
         is_something
+    }
+
+    /// Files that should have been there before the opening, which makes them anew, and were not.
+    fn gone(&self, before: &Before) -> Vec<Finding> {
+        let files = [
+            (before.segments > 0, before.view, "store/view.redb"),
+            (before.segments > 0, before.manifest, "store/MANIFEST"),
+            (self.state.has_index, before.index, "store/index"),
+            (self.state.has_snapshot, before.snapshot, "memory.db"),
+        ];
+        let missed = files.into_iter().filter(|(was, is, _)| *was && !*is);
+        missed
+            .map(|(.., file)| found(file, "gone", "the file was gone".to_owned(), "it was made anew"))
+            .collect()
     }
 
     /// What was put into quarantine by the opening, or since the last run: a store that heals itself whenever a program
@@ -313,6 +319,7 @@ impl Run<'_> {
                     return self.opened_again();
                 }
                 found.extend(again);
+                found.extend(self.gone(before));
                 self.report.step("check", Outcome::Warning, "the store does not open", 0);
                 self.mend(&found)
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Run;
-use super::report::{Outcome, Status, Step, rfc_3339};
+use super::report::{Outcome, Status, rfc_3339};
 use super::revive::{Source, sources};
 use crate::check::{CheckStatus, Finding};
 use crate::error::{Error, ErrorKind, Result};
@@ -182,17 +182,17 @@ impl Run<'_> {
             seqs: range,
             window_ms: after_ms.map(|after| (after, self.now_ms)),
         };
-        self.failures.push(Failure::new(Kind::RecordsLost, self.now_ms).done(Deed::Restored, 1).lost(lost));
+        // Without a snapshot nothing came back.
+        let (deed, count) = if self.has_done("restore") { (Deed::Restored, 1) } else { (Deed::Nothing, 0) };
+        self.failures.push(Failure::new(Kind::RecordsLost, self.now_ms).done(deed, count).lost(lost));
     }
 
     /// The store cannot be opened whatever is given up: one is made from the newest snapshot in its place.
     fn replace(&mut self, findings: &[Finding], error: &Error) -> Option<Store> {
         self.problem("mend", error);
         let store = self.bring_back();
-        let is_done = |step: &Step| step.step == "restore" && step.outcome == Outcome::Done;
         // Without a snapshot to make it from, it lies where it lay.
-        let is_replaced = self.report.steps.iter().any(is_done);
-        self.fail(findings, if is_replaced { Deed::Quarantined } else { Deed::Nothing });
+        self.fail(findings, if self.has_done("restore") { Deed::Quarantined } else { Deed::Nothing });
         store
     }
 }

@@ -154,6 +154,13 @@ impl Run<'_> {
             }
         }
         if lacks_backups {
+            if self.has_done("backup") {
+                for failure in &mut self.failures {
+                    if matches!(failure.kind, Kind::BackupDamaged | Kind::BackupGone) {
+                        failure.done.iter_mut().for_each(|(deed, _)| *deed = Deed::Rebuilt);
+                    }
+                }
+            }
             self.report.raise(if self.report.backup.is_some() { Status::Healed } else { Status::Damaged });
         }
         self.rotate_logs();
@@ -207,6 +214,11 @@ impl Run<'_> {
                 None
             }
         }
+    }
+
+    /// Whether this run has done that.
+    fn has_done(&self, step: &str) -> bool {
+        self.report.steps.iter().any(|done| done.step == step && done.outcome == Outcome::Done)
     }
 
     /// A step that did not work.
@@ -409,7 +421,7 @@ fn kind_of(file: &str, rule: &str) -> Kind {
     if file.starts_with("store/seg") {
         if is_gone { Kind::SegmentGone } else { Kind::SegmentDamaged }
     } else if file.starts_with("backups/") {
-        Kind::BackupDamaged
+        if is_gone { Kind::BackupGone } else { Kind::BackupDamaged }
     } else if file.starts_with("store/index") {
         Kind::IndexDamaged
     } else {

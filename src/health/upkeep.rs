@@ -124,7 +124,7 @@ impl Run<'_> {
         let lacks_some = !findings.is_empty();
         if lacks_some {
             self.fail(&findings, Deed::Nothing);
-            let what = format!("{} damaged or gone; the next one is made at once", findings.len());
+            let what = format!("{} damaged or gone", findings.len());
             self.report.step("backups", Outcome::Warning, what, 0);
             self.state.backup = None;
         }

@@ -53,7 +53,7 @@ impl BackupVerdict {
 pub struct Backup {
     /// The file.
     pub path: PathBuf,
-    /// When it was made, in milliseconds since 1970: by its manifest, else by its name.
+    /// When it was made, in milliseconds since 1970: by its manifest, else by its name; 0 where neither tells.
     pub created_ms: i64,
     /// Bytes of the file.
     pub bytes: u64,

@@ -179,12 +179,40 @@ fn an_import_that_fails_stores_nothing() {
 }
 
 #[test]
+fn all_bad_lines_of_a_file_are_named_at_once() {
+    let user = User::new();
+    let bad = "{\"text\":5}\n{\"nope\":1}\n{\"text\":\" \"}\n";
+    let file = user.write("m.jsonl", format!("{}{bad}", lines(3)));
+    let said = user.fail(2, ["import", file.to_str().expect("UTF-8")]);
+    for part in ["3 lines are bad: ", "line 4: text is a number", "line 5: it has no text", "line 6: "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(user.count(), 0);
+    let file = user.write("many.jsonl", bad.repeat(50));
+    let said = user.fail(2, ["import", file.to_str().expect("UTF-8")]);
+    assert!(said.contains("150 lines are bad: ") && said.contains("; and 140 more"), "{said}");
+}
+
+#[test]
+fn what_an_import_cannot_read_twice_lies_in_the_home_and_nowhere_else() {
+    let user = User::new();
+    user.remember(["something", "--id", "there"]);
+    let nowhere = user.path("no-such-folder");
+    for input in [lines(3).into_bytes(), fs::read("tests/fixtures/memory-v0.2.2.db").expect("read")] {
+        let mut command = user.command(["import", "-", "-q"]);
+        command.env("TMPDIR", &nowhere).write_stdin(input).assert().success();
+    }
+    assert_eq!(user.count(), 1 + 3 + 194);
+}
+
+#[test]
 fn a_conflict_of_an_import_is_decided_by_the_caller() {
     let user = User::new();
     user.remember(["mine", "--id", "a", "--at", "@1"]);
     let file = user.write("f.json", "{\"memories\": [{\"id\":\"a\",\"text\":\"theirs\",\"timestamp\":1}]}");
     let file = file.to_str().expect("UTF-8");
-    user.fail(2, ["import", file]);
+    let said = user.fail(2, ["import", file]);
+    assert!(said.contains("memory 1: the id a belongs") && said.contains("--on-conflict keep"), "{said}");
     assert_eq!(user.json(["import", file, "--on-conflict", "keep", "--json"])["kept"], 1);
     assert_eq!(user.run(["get", "a", "-f", "text"]), "mine");
     assert_eq!(user.json(["import", file, "--on-conflict", "replace", "--json"])["replaced"], 1);
