@@ -236,7 +236,7 @@ fn read_database(database: &Database, each: &mut Each<'_>) -> Result<Report> {
         return claude_mem::read_database(database, each);
     }
     let read = database.read(&mut |item| {
-        let given = item.embedding.map(Given::Original);
+        let given = item.vectors.map(Given::Exact).or(item.embedding.map(Given::Original));
         let place = format!("memory {}, row {}", item.index, item.rowid);
         each(Item { incoming: Incoming { remember: item.remember, given }, place, notes: item.notes })
     })?;

@@ -179,6 +179,63 @@ fn an_import_that_fails_stores_nothing() {
 }
 
 #[test]
+fn an_sqlite_export_comes_in_with_everything_that_the_original_has_no_column_for() {
+    let user = User::new();
+    let all = "{\"id\":\"a\",\"text\":\"the river is green\",\"timestamp\":5,\"source\":\"s\",\"session_id\":\"t\",\"importance\":0.25,\
+               \"tags\":[\"x, y\",\"z\"],\"collection\":\"c\",\"speaker\":\"Ann\",\"role\":\"user\",\"position\":3,\
+               \"metadata\":{\"k\":[1,{}]}}\n";
+    let file = user.write("m.jsonl", all);
+    user.run(["import", file.to_str().expect("UTF-8"), "-q"]);
+    let exported = user.run(["export", "--format", "jsonl", "--vectors"]);
+    assert!(exported.contains("\"windows\""), "{exported}");
+    let path = user.path("e.db");
+    let path = path.to_str().expect("UTF-8");
+    user.run(["export", "--format", "sqlite", "-o", path]);
+    let other = User::new();
+    let imported = other.json(["import", path, "--json"]);
+    assert_eq!((&imported["imported"], &imported["vectors_reused"]), (&json!(1), &json!(1)), "{imported}");
+    assert_eq!(other.run(["export", "--format", "jsonl", "--vectors"]), exported);
+}
+
+#[test]
+fn an_export_is_of_one_state_whoever_writes_meanwhile() {
+    let user = User::new();
+    let file = user.write("m.jsonl", lines(3000));
+    user.run(["import", file.to_str().expect("UTF-8"), "-q", "--no-embed"]);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let options = memento_kv::Options::at(user.home()).publish(false).background_embedding(false);
+            let store = memento_kv::Store::open(options).expect("open");
+            // Each pair of records leaves as many memories as there were.
+            for n in 0.. {
+                if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let new = memento_kv::Remember::new(format!("one more, {n}"))
+                    .id(memento_kv::MemoryId::new(format!("n{n}")).expect("an id"));
+                store.remember(new).expect("stored");
+                store
+                    .forget([if n < 3000 { format!("m{n}") } else { format!("n{}", n - 3000) }])
+                    .expect("forgotten");
+            }
+        });
+        for format in ["json", "jsonl"] {
+            let path = user.path(&format!("e.{format}"));
+            let path = path.to_str().expect("UTF-8");
+            user.run(["export", "--format", format, "-o", path, "-q"]);
+            let other = User::new();
+            let imported = other.json(["import", path, "--no-embed", "--json"]);
+            let count = imported["imported"].as_u64().expect("a number");
+            assert!((3000..=3001).contains(&count), "{format}: {count}");
+            let printed = user.run(["export", "--format", format, "-q"]);
+            assert!(printed.len() > 3000 * 50, "{format}");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn all_bad_lines_of_a_file_are_named_at_once() {
     let user = User::new();
     let bad = "{\"text\":5}\n{\"nope\":1}\n{\"text\":\" \"}\n";

@@ -13,7 +13,7 @@ use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
 use crate::home::Home;
 use crate::transfer::{ExportHead, write_json, write_jsonl, write_jsonl_with_vectors};
-use crate::{Error, ErrorKind, Filter, List, Memory, Order, Result, Store};
+use crate::{Error, ErrorKind, Filter, List, Memory, Moment, Order, Result, Role, Store};
 
 /// Memories that are read at once, and first of all.
 const PAGE_COUNT_MAX: usize = 5000;
@@ -34,7 +34,7 @@ Examples:
 
 json has the form of the original's export, the newest first, and no vectors; jsonl is one memory a line, the oldest
 first, and with --vectors it loses nothing. sqlite is what memory.db is.
-`memento-kv import` reads the first two, `memento-kv restore` the third.")]
+`memento-kv import` reads all of them, `memento-kv restore` the third.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]
@@ -78,25 +78,24 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
     if args.format == ExportFormat::Sqlite {
         return export_sqlite(args, store, context);
     }
-    let total = store.stats()?.memories;
     let bar = Bar::new(out, "exporting", Unit::Count);
-    let order = match args.format {
-        ExportFormat::Json => Order::Newest,
-        // So that reading it back stores memories of one second in their order.
-        ExportFormat::Jsonl | ExportFormat::Sqlite => Order::Oldest,
-    };
-    let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| bar.set(done, total));
-    let head = ExportHead { exported_at_ms: context.now_ms, total_memories: total, db_path: &home.db_path };
-    let mut write = |to: &mut dyn Write, target: &Path| match args.format {
-        ExportFormat::Json => write_json(to, target, &head, &mut pages),
-        ExportFormat::Jsonl if args.vectors => {
-            write_jsonl_with_vectors(to, target, &mut pages, &mut |id| store.vectors(id)).map(drop)
-        }
-        ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
+    let written = |store: &Store, to: &mut dyn Write, target: &Path| {
+        written(args, home, store, context.now_ms, &|done, total| bar.set(done, total), to, target)
     };
     let Some(target) = &args.output else {
         let mut stdout = BufWriter::new(io::stdout().lock());
-        write(&mut stdout, Path::new(STDOUT_NAME)).map_err(closed_pipe)?;
+        let target = Path::new(STDOUT_NAME);
+        // What is printed is gone, and cannot be written once more.
+        let result = match is_shared(store) {
+            true => written(&*store.as_of(Moment::Now)?, &mut stdout, target),
+            false => written(store, &mut stdout, target),
+        };
+        match result.map_err(closed_pipe)? {
+            Wrote::One { .. } => {}
+            Wrote::Several => out.warn(
+                "others wrote meanwhile: what they changed may be in it or not; `-o FILE` exports one state",
+            ),
+        }
         // The original's form has no line end at its end, which a terminal needs.
         let end: &[u8] = if out.terminal && args.format == ExportFormat::Json { b"\n" } else { b"" };
         return stdout
@@ -104,13 +103,85 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
             .and_then(|()| stdout.flush())
             .map_err(crate::cli::output::stdout_failure);
     };
-    to_file(target, &mut write)?;
+    let mut total = 0;
+    let mut write = |store: &Store, to: &mut dyn Write, target: &Path| match written(store, to, target) {
+        Ok(Wrote::One { memories }) => {
+            total = memories;
+            Ok(true)
+        }
+        Ok(Wrote::Several) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
+        Err(error) => Err(error),
+    };
+    if !to_file(target, &mut |to, target| write(store, to, target))? {
+        // Somebody writes on and on: a copy of the store stands still.
+        let copy = store.as_of(Moment::Now)?;
+        to_file(target, &mut |to, target| write(&copy, to, target))?;
+    }
     drop(bar);
     if out.json {
         return out.print_json(&Exported { memories: total, file: &target.to_string_lossy() });
     }
     out.note(&format!("{} exported to {}", text::count(total, "memory", "memories"), target.display()));
     Ok(())
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug)]
+enum Wrote {
+    /// One state of the store.
+    One { memories: u64 },
+    /// Parts of several, since others wrote meanwhile.
+    Several,
+}
+
+/// Whether others ask the store, so that it may change at any moment.
+fn is_shared(store: &Store) -> bool {
+    store.sharing().is_ok_and(|sharing| sharing.role == Role::Client || !sharing.clients.is_empty())
+}
+
+/// Writes all memories of a store.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when others wrote meanwhile, so that what was announced did not come.
+fn written(
+    args: &ExportArgs,
+    home: &Home,
+    store: &Store,
+    now_ms: i64,
+    tell: &dyn Fn(u64, u64),
+    to: &mut dyn Write,
+    target: &Path,
+) -> Result<Wrote> {
+    let before = store.stats()?;
+    let total = before.memories;
+    let order = match args.format {
+        ExportFormat::Json => Order::Newest,
+        // So that reading it back stores memories of one second in their order.
+        ExportFormat::Jsonl | ExportFormat::Sqlite => Order::Oldest,
+    };
+    let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| tell(done, total));
+    let head = ExportHead { exported_at_ms: now_ms, total_memories: total, db_path: &home.db_path };
+    let result = match args.format {
+        ExportFormat::Json => write_json(to, target, &head, &mut pages),
+        ExportFormat::Jsonl if args.vectors => {
+            write_jsonl_with_vectors(to, target, &mut pages, &mut |id| store.vectors(id)).map(drop)
+        }
+        ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
+    };
+    let is_one = store.stats()?.last_seq == before.last_seq;
+    match result {
+        Ok(()) if is_one => Ok(Wrote::One { memories: total }),
+        Ok(()) => Ok(Wrote::Several),
+        Err(error) if !is_one && error.kind() == ErrorKind::Invalid => Err(changed(target)),
+        Err(error) => Err(error),
+    }
+}
+
+fn changed(target: &Path) -> Error {
+    Error::new(ErrorKind::Conflict, "others wrote while the memories were exported")
+        .at(target)
+        .hint("`-o` with the name of a file exports one state, whoever writes")
 }
 
 /// A database is no stream, so it needs a file.
@@ -144,16 +215,19 @@ fn closed_pipe(error: Error) -> Failure {
     Failure::Error(error)
 }
 
-type WriteTo<'a> = dyn FnMut(&mut dyn Write, &Path) -> Result<()> + 'a;
+/// Writes all of it, and says whether it is to stay.
+type WriteTo<'a> = dyn FnMut(&mut dyn Write, &Path) -> Result<bool> + 'a;
 
 /// Writes a file as a whole: a former one stays until the new one is on stable storage. Readable by its owner only,
 /// as memories are nobody else's business.
-fn to_file(target: &Path, write: &mut WriteTo<'_>) -> Result<()> {
+///
+/// Says whether it was written.
+fn to_file(target: &Path, write: &mut WriteTo<'_>) -> Result<bool> {
     let fail = |operation| move |error| Error::io(operation, target, error);
     // A link stays a link; what it points to is replaced.
     let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     if fs::metadata(&real).is_ok_and(|metadata| !metadata.is_file()) {
-        return to_device(&real, target, write);
+        return to_device(&real, target, write).map(|()| true);
     }
     let folder = match real.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -165,21 +239,27 @@ fn to_file(target: &Path, write: &mut WriteTo<'_>) -> Result<()> {
         .map_err(fail("make a temporary file beside it"))?;
     {
         let mut buffered = BufWriter::with_capacity(1 << 18, file.as_file_mut());
-        write(&mut buffered, target)?;
+        if !write(&mut buffered, target)? {
+            return Ok(false);
+        }
         buffered.flush().map_err(fail("write"))?;
     }
     file.as_file().sync_all().map_err(fail("sync"))?;
     file.persist(&real).map_err(|error| Error::io("rename", target, error.error))?;
     // The new name itself must survive a power cut, too.
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail("sync the folder"))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail("sync the folder"))?;
+    Ok(true)
 }
 
 /// A terminal, a pipe or the like cannot be replaced, only written to. A folder is refused by the system.
 fn to_device(real: &Path, target: &Path, write: &mut WriteTo<'_>) -> Result<()> {
+    // What is written to it is gone, and cannot be written once more.
     let device =
         OpenOptions::new().write(true).open(real).map_err(|error| Error::io("open", target, error))?;
     let mut buffered = BufWriter::new(device);
-    write(&mut buffered, target)?;
+    if !write(&mut buffered, target)? {
+        return Err(changed(target));
+    }
     buffered.flush().map_err(|error| Error::io("write", target, error))
 }
 
