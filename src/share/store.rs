@@ -415,8 +415,8 @@ impl Store {
 
     /// Makes a backup in the home's folder `backups`, `memory_YYYYMMDD_HHMMSS.db` by local time, and lets go of older
     /// ones as `retention_days` says: kept are the last verified one of each hour, for the 24 latest hours that have
-    /// one, and of each day, for so many latest days that have one, and for those days all that were asked for by this
-    /// call. A backup counts when it was read back and compared.
+    /// one, and of each day, for so many latest days that have one, and of those days the last 50 that were asked for by
+    /// this call. A backup counts when it was read back and compared.
     ///
     /// # Errors
     /// As [`Store::snapshot`]; then no backup is gone.

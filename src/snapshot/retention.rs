@@ -7,6 +7,9 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// Hours of which the last backup each is kept.
 const HOURS_KEPT: usize = 24;
 
+/// Backups that somebody asked for and that are kept besides: more than a person makes, and not all that a program may.
+const BY_HAND_KEPT: usize = 50;
+
 /// A backup that the store made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Made {
@@ -20,8 +23,8 @@ pub(super) struct Made {
 /// The places in the list of those that are not kept.
 ///
 /// Kept are, of the good ones: the newest; the last of each hour, of the 24 latest hours that have one; the last of each
-/// day, of as many latest days that have one; all of those days that somebody asked for, since a person who makes one
-/// before a risky step wants that one back and not the one after it. Hours and days are those of the clock, not ages:
+/// day, of as many latest days that have one; of those days the last 50 that somebody asked for, since a person who makes
+/// one before a risky step wants that one back and not the one after it. Hours and days are those of the clock, not ages:
 /// what was kept yesterday as the last of its day is so for as long as days are kept. One that is not good pushes nothing
 /// out, and goes when enough days with good ones came after it.
 pub(super) fn expired(made: &[Made], days: u32, zone_offset_ms: i64) -> Vec<usize> {
@@ -45,8 +48,12 @@ pub(super) fn expired(made: &[Made], days: u32, zone_offset_ms: i64) -> Vec<usiz
         let day = made.created_ms.saturating_add(zone_offset_ms).div_euclid(DAY_MS);
         first_day.is_none_or(|first| day >= first)
     };
-    let may_go = |made: &Made| (made.is_good && !made.is_by_hand) || !is_recent(made);
-    (0..made.len()).filter(|index| !kept.contains(index) && may_go(&made[*index])).collect()
+    let is_asked_for = |made: &Made| made.is_good && made.is_by_hand && is_recent(made);
+    let asked_for = newest_first.iter().copied().filter(|index| is_asked_for(&made[*index]));
+    kept.extend(asked_for.take(BY_HAND_KEPT));
+    (0..made.len())
+        .filter(|index| !kept.contains(index) && (made[*index].is_good || !is_recent(&made[*index])))
+        .collect()
 }
 
 #[cfg(test)]
@@ -106,6 +113,8 @@ mod tests {
         assert!(left.contains(&by_hand), "another one came in its hour, and others on its day: {left:?}");
         let left = run(left.into_iter().chain(hours(7 * 24..8 * 24)), 7);
         assert!(!left.contains(&by_hand), "seven later days have one: {left:?}");
+        let by_program = (0..1000).map(|second| Made { is_by_hand: true, ..good(second * 1000) });
+        assert_eq!(run(by_program, 7).len(), BY_HAND_KEPT, "a program asks as often as it likes");
     }
 
     #[test]

@@ -236,6 +236,21 @@ fn an_export_is_of_one_state_whoever_writes_meanwhile() {
 }
 
 #[test]
+fn an_export_over_memory_db_is_a_snapshot_and_takes_nothing_back() {
+    let user = User::new();
+    let options = memento_kv::Options::at(user.home()).background_embedding(false);
+    let store = memento_kv::Store::open(options).expect("open");
+    let remember = |text: &str| drop(store.remember(memento_kv::Remember::new(text)).expect("stored"));
+    remember("one");
+    let db = user.home().join("memory.db");
+    user.run(["export", "--format", "sqlite", "-o", db.to_str().expect("UTF-8"), "-q"]);
+    remember("two");
+    store.snapshot(&mut |_| {}).expect("published");
+    assert_eq!(store.stats().expect("figures").memories, 2);
+    assert!(store.restore_points().expect("a list").is_empty());
+}
+
+#[test]
 fn all_bad_lines_of_a_file_are_named_at_once() {
     let user = User::new();
     let bad = "{\"text\":5}\n{\"nope\":1}\n{\"text\":\" \"}\n";
