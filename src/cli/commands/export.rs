@@ -414,12 +414,16 @@ mod tests {
     fn a_file_is_replaced_only_when_all_is_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let target = folder.path().join("out.json");
-        to_file(&target, &mut |to, _| to.write_all(b"first").map_err(|_| unreachable!())).expect("written");
+        to_file(&target, &mut |to, _| to.write_all(b"first").map(|()| true).map_err(|_| unreachable!()))
+            .expect("written");
         let failed = to_file(&target, &mut |to, _| {
             let _ = to.write_all(b"half");
             Err(Error::new(ErrorKind::Corrupt, "bad row"))
         });
         assert_eq!(failed.expect_err("it failed").kind(), ErrorKind::Corrupt);
+        let not_to_stay =
+            to_file(&target, &mut |to, _| to.write_all(b"half").map(|()| false).map_err(|_| unreachable!()));
+        assert!(!not_to_stay.expect("no error"));
         assert_eq!(fs::read(&target).expect("the former file"), b"first");
         assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "nothing is left behind");
     }
@@ -432,7 +436,8 @@ mod tests {
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&file, "old").expect("write");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
-        to_file(&link, &mut |to, _| to.write_all(b"new").map_err(|_| unreachable!())).expect("written");
+        to_file(&link, &mut |to, _| to.write_all(b"new").map(|()| true).map_err(|_| unreachable!()))
+            .expect("written");
         assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
         assert_eq!(fs::read(&file).expect("the file"), b"new");
         assert_eq!(fs::metadata(&file).expect("the file").permissions().mode() & 0o777, 0o600);
@@ -441,10 +446,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_device_is_written_to_and_a_folder_is_refused() {
-        to_file(Path::new("/dev/null"), &mut |to, _| to.write_all(b"x").map_err(|_| unreachable!()))
-            .expect("written");
+        to_file(Path::new("/dev/null"), &mut |to, _| {
+            to.write_all(b"x").map(|()| true).map_err(|_| unreachable!())
+        })
+        .expect("written");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert!(to_file(folder.path(), &mut |_, _| Ok(())).is_err());
-        assert!(to_file(&folder.path().join("no/such"), &mut |_, _| Ok(())).is_err());
+        assert!(to_file(folder.path(), &mut |_, _| Ok(true)).is_err());
+        assert!(to_file(&folder.path().join("no/such"), &mut |_, _| Ok(true)).is_err());
     }
 }
