@@ -312,6 +312,72 @@ fn a_quick_run_finds_what_the_opening_heals() {
 }
 
 #[test]
+fn what_a_program_healed_between_two_runs_is_told_by_the_next_one() {
+    let lab = Lab::new();
+    assert_eq!(health(&lab.home, []).status(), "ok");
+    overwrite(&lab.path("store/view.redb"), &[7; 50_000]);
+    assert_eq!(export(&lab.home), sample().1, "the export has healed it");
+    let told = health(&lab.home, []);
+    assert_eq!((told.code(), told.status()), (0, "healed"), "{told:?}");
+    assert_eq!(told.files(), ["store/view.redb"], "{told:?}");
+    assert!(lab.log("failures.log").contains("damaged view_damaged "), "{}", lab.log("failures.log"));
+    assert_eq!(health(&lab.home, []).status(), "ok", "once is enough");
+}
+
+#[test]
+fn what_needs_a_person_is_in_the_log_with_its_kind_and_a_failure_when_it_stays() {
+    let lab = Lab::new();
+    fs::rename(lab.path("store/seg"), lab.path("seg")).expect("renamed");
+    std::os::unix::fs::symlink(lab.path("seg"), lab.path("store/seg")).expect("a link");
+    for _ in 0..2 {
+        let told = health(&lab.home, []);
+        assert_eq!((told.code(), told.status()), (3, "decision"), "{told:?}");
+    }
+    let line = lab.log("health.log").lines().last().expect("a line").to_owned();
+    assert!(line.contains(" status=decision ") && line.contains(" why=permission "), "{line}");
+    let failures = lab.log("failures.log");
+    assert_eq!(failures.matches("io permission ").count(), 1, "from the second run on: {failures}");
+}
+
+#[test]
+fn what_is_said_to_have_been_done_was_done() {
+    // Nothing but the segment has the memories, and there is nothing to restore from.
+    let lab = Lab::new();
+    flip(&lab.segment(0), 4200);
+    for file in ["store/view.redb", "memory.db"] {
+        fs::remove_file(lab.path(file)).expect("removed");
+    }
+    fs::remove_dir_all(lab.path("backups")).expect("removed");
+    let told = health(&lab.home, []);
+    assert_eq!((told.code(), told.status()), (1, "lost"), "{told:?}");
+    for file in ["store/seg/", "store/view.redb", "memory.db", "backups/memory_"] {
+        assert!(told.files().iter().any(|found| found.starts_with(file)), "{file}: {:?}", told.files());
+    }
+    let failures = lab.log("failures.log");
+    let line = |kind: &str| {
+        let line = failures.lines().rev().find(|line| line.contains(kind));
+        line.unwrap_or_else(|| panic!("{kind} in {failures}")).to_owned()
+    };
+    assert!(line("lost records_lost ").contains(" done=nothing:0 lost="), "{failures}");
+    assert!(line("lost backup_gone ").contains(" done=rebuilt:1 "), "{failures}");
+}
+
+#[test]
+fn figures_are_given_by_a_run_that_has_no_home_to_look_at() {
+    let lab = Lab::new();
+    let figures = lab.home.with_file_name("memento.prom");
+    let path = figures.to_str().expect("a path");
+    assert_eq!(health(&lab.home, ["--metrics", path]).status(), "ok");
+    fs::rename(&lab.home, lab.home.with_file_name("elsewhere")).expect("renamed");
+    let says = |what: &str| fs::read_to_string(&figures).expect("the figures").contains(what);
+    assert_eq!(health(&lab.home, ["--metrics", path]).status(), "decision");
+    assert!(says("memento_health_status{status=\"decision\"} 1\n") && says("memento_last_verify_ok 0\n"));
+    fs::write(&lab.home, "no folder").expect("written");
+    assert_eq!(health(&lab.home, ["--metrics", path]).status(), "failed");
+    assert!(says("memento_health_status{status=\"failed\"} 1\n") && says("memento_last_verify_ok 0\n"));
+}
+
+#[test]
 fn what_no_file_holds_is_lost_and_named_and_everything_else_is_there() {
     let lab = Lab::new();
     // The last memories are in no backup, and nothing but one segment has them then.

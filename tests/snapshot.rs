@@ -220,6 +220,52 @@ fn a_backup_is_verified_and_a_changed_one_is_not() {
     assert_eq!(verdict(true), BackupVerdict::Damaged);
 }
 
+#[test]
+fn a_backup_that_somebody_asked_for_is_not_thinned_out_with_those_of_the_schedule() {
+    let home = tempfile::tempdir().expect("a folder");
+    let start_ms = 1_700_000_000_000;
+    let clock = Arc::new(ManualClock::at(start_ms));
+    let store = Store::open(options(home.path()).clock(clock.clone())).expect("open");
+    store.remember(Remember::new("a")).expect("stored");
+    let asked_for = store.backup_with(2, &mut |_| {}).expect("a backup");
+    let is_there = |path: &Path| path.exists() && PathBuf::from(format!("{}.json", path.display())).exists();
+    let mut last = None;
+    for minute in 1..5 {
+        clock.set(start_ms + minute * 60_000);
+        let made = store.backup_scheduled(2, &mut |_| {}).expect("a backup");
+        let before = last.replace(made.path);
+        assert!(before.is_none_or(|before| !is_there(&before)), "one of each hour is enough");
+    }
+    assert!(is_there(&asked_for.path));
+    for day in 1..4 {
+        clock.set(start_ms + day * 86_400_000);
+        store.backup_scheduled(2, &mut |_| {}).expect("a backup");
+    }
+    // The schedule's own one of that hour is still among the last of 24 hours.
+    assert!(!is_there(&asked_for.path), "it does not stay for longer than days are kept");
+}
+
+#[test]
+fn backups_at_the_same_time_are_files_of_their_own_and_all_are_whole() {
+    let home = tempfile::tempdir().expect("a folder");
+    let store = open(home.path());
+    for n in 0..300 {
+        store.remember(Remember::new(format!("text {n}"))).expect("stored");
+    }
+    let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| store.backup_with(7, &mut |_| {}).expect("a backup").path))
+            .collect();
+        makers.into_iter().map(|maker| maker.join().expect("no panic")).collect()
+    });
+    paths.sort();
+    paths.dedup();
+    assert_eq!(paths.len(), 6, "{paths:?}");
+    let listed = store.backups(true).expect("a list");
+    assert_eq!(listed.len(), 6, "{listed:?}");
+    assert!(listed.iter().all(|backup| backup.verdict == BackupVerdict::Verified), "{listed:?}");
+}
+
 /// Changes one byte of a file and nothing of its length.
 fn assert_sound_is_a_change(path: &Path) {
     let mut bytes = std::fs::read(path).expect("the file");

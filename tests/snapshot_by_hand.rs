@@ -222,6 +222,34 @@ fn what_cannot_be_used_is_put_away_and_the_store_goes_on() {
     }
 }
 
+/// Makes a file longer by more than a disk of a small machine has room for, without taking any.
+fn stretch(path: &Path) {
+    let file = fs::OpenOptions::new().create(true).append(true).open(path).expect("open");
+    file.set_len(32 << 30).expect("longer");
+}
+
+#[test]
+fn a_huge_file_is_not_copied_to_find_out_that_there_is_nothing_in_it() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let (backup, _) = with_a_backup(home);
+    fs::remove_file(db(home)).expect("removed");
+    stretch(&db(home));
+    let store = open(home);
+    assert_eq!(the_one(&store).kind, TakenOverKind::Unusable);
+    assert_eq!(names(&store), ["a", "c"]);
+    let error =
+        store.restore(&RestoreFrom::File(home.into()), RestoreOptions::default()).expect_err("a folder");
+    assert_eq!(error.message(), "this is a folder, expected a file");
+    store.close().expect("closed");
+    // Behind the pages that its header counts SQLite sees nothing either.
+    fs::copy(&backup, db(home)).expect("copied");
+    stretch(&db(home));
+    let store = open(home);
+    assert_eq!(names(&store), ["a", "b"], "{:?}", store.taken_over());
+    assert_published(home, &["a", "b"]);
+}
+
 #[test]
 fn a_flipped_bit_is_no_edit_and_is_never_taken_over() {
     let home = tempfile::tempdir().expect("a folder");

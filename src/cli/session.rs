@@ -13,6 +13,12 @@ use crate::{
 };
 
 /// Finds the home and its configuration, and warns of what in it has no effect.
+/// The folder of the home, where there is one: what is on its way into the store is nobody else's business either.
+pub(crate) fn home_folder(context: &Context<'_>) -> Option<PathBuf> {
+    let home = locate(&HomeInputs::of_process(context.global.home.clone())).ok()?;
+    home.path.is_dir().then_some(home.path)
+}
+
 pub(crate) fn home(context: &Context<'_>) -> Result<Home> {
     let home = locate(&HomeInputs::of_process(context.global.home.clone()))?;
     if home.config.debug {

@@ -172,7 +172,7 @@ pub(super) fn leftovers(found: &mut Examination, home: &Path, now_ms: i64) {
         found.warn(
             "leftovers",
             format!("{}{more}: left behind by something that broke off", told(first)),
-            format!("rm {}", words.join(" ")),
+            format!("rm -r {}", words.join(" ")),
         );
     }
     let socket = home.join("store/owner.sock");

@@ -62,7 +62,8 @@ pub(super) fn look(found: &mut Examination, home: &Home) {
 }
 
 fn mend_permission(home: &Home) -> String {
-    format!("chmod -R go-rwx {}", super::word(&home.path))
+    // Either others may reach it, or its owner may not.
+    format!("chmod -R u+rwX,go-rwx {}", super::word(&home.path))
 }
 
 fn model(found: &mut Examination, home: &Home, stats: &crate::store::Stats) {

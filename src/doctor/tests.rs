@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::failure::{Failure, Kind};
+use crate::logs;
 use crate::schedule::{Job, Method, Plan};
 use crate::{Options, Remember, Store};
 
@@ -324,6 +325,19 @@ fn backups_that_are_old_or_none_are_told() {
     assert_eq!(command, "memento-kv backup");
     fs::remove_dir_all(user.home().join("backups")).expect("removed");
     assert!(the_one(&user.examine(), "backups").1.contains("no verified backup"));
+}
+
+#[test]
+fn what_the_last_health_run_left_wrong_is_told() {
+    let user = User::with_store();
+    let log = |line: &str| logs::append(&user.home(), logs::Log::Health, now_ms(), line).expect("written");
+    log("CRITICAL health check found damage: status=damaged check=deep");
+    let told = user.examine();
+    let told = told_of(&told, "store");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!((told[0].level, told[0].what.as_str()), (Level::Bad, "the last health check found damage"));
+    log("health check passed: status=ok check=deep");
+    assert!(told_of(&user.examine(), "store").is_empty());
 }
 
 #[test]

@@ -65,6 +65,7 @@ pub(super) fn schedule(found: &mut Examination, home: &Home, tools: &Tools, now_
         format!("the last one was {} ago", age(now_ms.abs_diff(last)))
     });
     let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+    last_run(found, home);
     match methods.as_slice() {
         [] => found.warn("schedule", format!("nothing starts health runs; {ago}"), INSTALL),
         [_, _] => found.warn(
@@ -86,12 +87,28 @@ pub(super) fn schedule(found: &mut Examination, home: &Home, tools: &Tools, now_
 
 /// When the last health run was, by its log.
 fn last_run_ms(home: &Home) -> Option<i64> {
+    let (seconds, _) = last_line(home)?;
+    Some(seconds.saturating_mul(1000))
+}
+
+/// What the last health run left wrong: it looks at more than is looked at here.
+fn last_run(found: &mut Examination, home: &Home) {
+    let Some((_, line)) = last_line(home) else { return };
+    if line.starts_with("CRITICAL ") {
+        let what = line.split_once(": ").map_or(line.as_str(), |(what, _)| what);
+        let what = what.trim_start_matches("CRITICAL ").to_owned();
+        found.bad("store", format!("the last {what}"), "memento-kv health --deep");
+    }
+}
+
+/// The last line of the log of health runs: its time, in Unix seconds, and what it says.
+fn last_line(home: &Home) -> Option<(i64, String)> {
     let text = logs::tail(&home.path, Log::Health, TAIL_LEN).ok()?;
-    let time = |line: &str| {
-        let (time, _) = line.strip_prefix('[')?.split_once("] ")?;
-        time::parse_absolute(time).ok()
+    let parsed = |line: &str| {
+        let (time, said) = line.strip_prefix('[')?.split_once("] ")?;
+        Some((time::parse_absolute(time).ok()?, said.to_owned()))
     };
-    text.lines().rev().find_map(time).map(|seconds| seconds.saturating_mul(1000))
+    text.lines().rev().find_map(parsed)
 }
 
 pub(super) fn failures(found: &mut Examination, home: &Home, now_ms: i64) {

@@ -12,6 +12,7 @@ use super::line::{self, rfc_3339};
 use super::state::Report;
 use super::words::{Deed, Kind, shown_file};
 use super::{Failure, Lost};
+use crate::error::ErrorKind;
 use crate::logs::{self, Log};
 use crate::time;
 
@@ -175,7 +176,7 @@ fn excerpt(log: &str) -> String {
 }
 
 /// Names of what a line of our logs says, before a `=`.
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 31] = [
     "status",
     "check",
     "seq",
@@ -195,6 +196,7 @@ const NAMES: [&str; 29] = [
     "embed",
     "snapshot",
     "backup",
+    "backups",
     "index",
     "logs",
     "disk",
@@ -202,15 +204,42 @@ const NAMES: [&str; 29] = [
     "note",
     "metrics",
     "failures",
+    "why",
     "backup_age",
     "free_mb",
     "took_ms",
 ];
 
 /// Words of our logs that stand behind a `=`.
-const WORDS: [&str; 19] = [
+const WORDS: [&str; 18] = [
     "ok", "nothing", "running", "healed", "failed", "busy", "damaged", "lost", "decision", "done", "would",
-    "skipped", "warning", "quick", "deep", "files", "none", "unknown", "io",
+    "skipped", "warning", "quick", "deep", "files", "none", "unknown",
+];
+
+/// Kinds of errors, which stand there, too.
+const ERRORS: [ErrorKind; 22] = [
+    ErrorKind::Invalid,
+    ErrorKind::TooLarge,
+    ErrorKind::NotFound,
+    ErrorKind::Conflict,
+    ErrorKind::NoSpace,
+    ErrorKind::ReadOnly,
+    ErrorKind::Permission,
+    ErrorKind::Busy,
+    ErrorKind::OwnerUnresponsive,
+    ErrorKind::VersionSkew,
+    ErrorKind::ForkedHandle,
+    ErrorKind::Timeout,
+    ErrorKind::CommitUnknown,
+    ErrorKind::Poisoned,
+    ErrorKind::Io,
+    ErrorKind::Corrupt,
+    ErrorKind::UnknownFormat,
+    ErrorKind::ForeignStore,
+    ErrorKind::Gone,
+    ErrorKind::Model,
+    ErrorKind::Config,
+    ErrorKind::Refused,
 ];
 
 /// How a line of `health.log` may begin, before its first `name=value`.
@@ -265,6 +294,7 @@ fn is_said(message: &str) -> bool {
 
 fn is_our_value(word: &str) -> bool {
     WORDS.contains(&word)
+        || ERRORS.iter().any(|kind| kind.name() == word)
         || line::is_deed(word)
         || is_figure(word)
         || is_time(word)
@@ -425,6 +455,8 @@ mod tests {
             "Issue #12: store_gone (opened)",
             "health check passed: status=ok check=quick seq=12 memories=9 backup=done backup_age=-1s free_mb=12345 took_ms=40",
             "CRITICAL health check found a loss: status=lost lost=unknown took_ms=1",
+            "health check passed after healing: status=healed backups=warning backup=done took_ms=1",
+            "CRITICAL health check needs a decision: status=decision check=none why=permission,io took_ms=1",
         ] {
             let line = format!("[2026-02-17T12:00:00Z] {line}");
             assert_eq!(ours(&line), Some(line.as_str()));

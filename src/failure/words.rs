@@ -79,6 +79,8 @@ words! {
         SegmentGone = "segment_gone",
         /// Acknowledged records are in no file any more.
         RecordsLost = "records_lost",
+        /// A backup is gone.
+        BackupGone = "backup_gone",
         /// There is no backup to restore from.
         BackupsGone = "backups_gone",
         /// A file cannot be read.
@@ -114,7 +116,11 @@ impl Kind {
             | Self::SnapshotDamaged
             | Self::BackupDamaged
             | Self::StoreDamaged => Class::Damaged,
-            Self::StoreGone | Self::SegmentGone | Self::RecordsLost | Self::BackupsGone => Class::Lost,
+            Self::StoreGone
+            | Self::SegmentGone
+            | Self::RecordsLost
+            | Self::BackupGone
+            | Self::BackupsGone => Class::Lost,
             Self::ReadFailed
             | Self::WriteFailed
             | Self::NoSpace
@@ -141,6 +147,7 @@ impl Kind {
             Self::StoreGone => "The store is gone.",
             Self::SegmentGone => "A segment of the log is gone.",
             Self::RecordsLost => "Acknowledged records are in no file any more.",
+            Self::BackupGone => "A backup is gone.",
             Self::BackupsGone => "There is no backup to restore from.",
             Self::ReadFailed => "A file cannot be read.",
             Self::WriteFailed => "A file cannot be written.",

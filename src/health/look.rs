@@ -19,6 +19,10 @@ use crate::store::{Healed, Progress, TakenOverKind};
 const GLANCE: Duration = Duration::from_millis(200);
 /// Whoever writes has written after so long.
 const MOMENT: Duration = Duration::from_millis(50);
+/// The quarantine of a store, below its home.
+const QUARANTINE: &str = "store/quarantine";
+/// Most names in it that are remembered until the next run.
+const QUARANTINED_MAX: usize = 1000;
 /// So many findings of one file are told.
 const FINDINGS_OF_FILE_MAX: usize = 20;
 
@@ -51,7 +55,7 @@ impl Before {
             manifest: is_there(&store.join("MANIFEST")),
             index: count("index", ".mvec") > 0,
             snapshot: is_there(db_path),
-            quarantined: names(&store.join("quarantine")),
+            quarantined: names(&home.join(QUARANTINE)),
         }
     }
 }
@@ -82,13 +86,20 @@ impl Run<'_> {
                 return None;
             }
         };
+        let mut were_read = true;
         if !is_owner {
             // A sick owner cannot vouch for itself.
-            found.extend(self.files((!deep).then_some(GLANCE)));
+            match self.files((!deep).then_some(GLANCE)) {
+                Ok(looked) => found.extend(looked.findings),
+                Err(error) => {
+                    were_read = false;
+                    self.trouble("check", &error);
+                }
+            }
         }
         if deep {
             self.state.deep_ms = Some(self.now_ms);
-            self.state.deep_ok = found.is_empty();
+            self.state.deep_ok = found.is_empty() && were_read;
         }
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if found.is_empty() && !changes_nothing {
@@ -108,14 +119,14 @@ impl Run<'_> {
                     "the store healed itself when it was opened",
                     took_ms,
                 );
-            } else {
+            } else if were_read {
                 self.report.step("check", Outcome::Ok, "nothing is wrong", took_ms);
             }
             return self.writable(store, changes_nothing);
         }
         self.closed(store);
         // The second look does not depend on anything that the first has in memory.
-        let again = self.files(None);
+        let again = self.files_or_none(None);
         let is_confirmed = found.iter().any(|one| again.iter().any(|other| other.file == one.file))
             || again.iter().any(|one| one.file.starts_with("store/"));
         if !is_confirmed && !self.is_seen_again() {
@@ -123,18 +134,24 @@ impl Run<'_> {
             self.report.step("check", Outcome::Warning, what, took_ms);
             return self.opened_again();
         }
-        let all: Vec<Finding> = [files, found, again].concat();
-        self.report.step("check", Outcome::Warning, format!("{} findings", all.len()), took_ms);
+        let mut all: Vec<Finding> = Vec::new();
+        for finding in [files, found, again].concat() {
+            if !all.contains(&finding) {
+                all.push(finding);
+            }
+        }
+        let count = if all.len() == 1 { "1 finding".to_owned() } else { format!("{} findings", all.len()) };
+        self.report.step("check", Outcome::Warning, count, took_ms);
         self.mend(&all)
     }
 
     /// What the names of the files, their headers and the manifest say before the store is opened, which heals much of
     /// it. Others may be writing just now: what is not so a moment later is none.
     fn glance(&mut self) -> Vec<Finding> {
-        let mut found = self.files(Some(Duration::ZERO));
+        let mut found = self.files_or_none(Some(Duration::ZERO));
         if !found.is_empty() {
             std::thread::sleep(MOMENT);
-            let again = self.files(Some(Duration::ZERO));
+            let again = self.files_or_none(Some(Duration::ZERO));
             found
                 .retain(|one| again.iter().any(|other| (&other.file, &other.kind) == (&one.file, &one.kind)));
         }
@@ -142,17 +159,23 @@ impl Run<'_> {
     }
 
     /// What the files say, without the store.
-    fn files(&mut self, limit: Option<Duration>) -> Vec<Finding> {
+    fn files(&mut self, limit: Option<Duration>) -> Result<CheckReport> {
         let options = limit.map_or_else(CheckOptions::new, |limit| CheckOptions::new().time_limit(limit));
         let home = self.path().to_owned();
-        match self.told(|tell| check_files_with(&home, &options, tell)) {
-            Ok(report) => few(report.findings),
-            // No store, or one that cannot be read: the opening says more.
-            Err(error) => {
+        let mut report = self.told(|tell| check_files_with(&home, &options, tell))?;
+        report.findings = few(report.findings);
+        Ok(report)
+    }
+
+    /// As [`Run::files`], where somebody else says more of a store that is not there or cannot be read.
+    fn files_or_none(&mut self, limit: Option<Duration>) -> Vec<Finding> {
+        self.files(limit).map_or_else(
+            |error| {
                 tracing::debug!(%error, "the files were not looked at");
                 Vec::new()
-            }
-        }
+            },
+            |report| report.findings,
+        )
     }
 
     /// Whether the store, opened anew, finds something again.
@@ -187,15 +210,7 @@ impl Run<'_> {
     fn noticed(&mut self, store: &Store, before: &Before) -> bool {
         let healed = store.healed();
         let mut findings: Vec<Finding> = healed.iter().map(finding_of).collect();
-        let mut gone = |was: bool, is: bool, file: &str| {
-            if was && !is {
-                findings.push(found(file, "gone", "the file was gone".to_owned(), "it was made anew"));
-            }
-        };
-        gone(before.segments > 0, before.view, "store/view.redb");
-        gone(before.segments > 0, before.manifest, "store/MANIFEST");
-        gone(self.state.has_index, before.index, "store/index");
-        gone(self.state.has_snapshot, before.snapshot, "memory.db");
+        findings.extend(self.gone(before));
         findings.extend(self.newly_quarantined(before, &healed));
         let is_something = !findings.is_empty();
         self.fail(&findings, Deed::Healed);
@@ -203,22 +218,50 @@ impl Run<'_> {
         is_something
     }
 
-    /// What the opening has put into quarantine.
+    /// Files that should have been there before the opening, which makes them anew, and were not.
+    fn gone(&self, before: &Before) -> Vec<Finding> {
+        let files = [
+            (before.segments > 0, before.view, "store/view.redb"),
+            (before.segments > 0, before.manifest, "store/MANIFEST"),
+            (self.state.has_index, before.index, "store/index"),
+            (self.state.has_snapshot, before.snapshot, "memory.db"),
+        ];
+        let missed = files.into_iter().filter(|(was, is, _)| *was && !*is);
+        missed
+            .map(|(.., file)| found(file, "gone", "the file was gone".to_owned(), "it was made anew"))
+            .collect()
+    }
+
+    /// What was put into quarantine by the opening, or since the last run: a store that heals itself whenever a program
+    /// opens it is on a disk that somebody should look at.
     fn newly_quarantined(&self, before: &Before, healed: &[Healed]) -> Vec<Finding> {
-        let folder = self.path().join("store/quarantine");
+        let folder = self.path().join(QUARANTINE);
+        let was_there = |name: &str| match &self.state.quarantined {
+            Some(known) => known.iter().any(|other| other == name),
+            None => before.quarantined.contains(name),
+        };
         let is_known = |name: &str| {
-            let kept = format!("store/quarantine/{}", name.trim_end_matches(".json"));
-            before.quarantined.contains(name)
-                || healed.iter().any(|healed| healed.quarantined.contains(&kept))
+            let kept = format!("{QUARANTINE}/{}", name.trim_end_matches(".json"));
+            was_there(name) || healed.iter().any(|healed| healed.quarantined.contains(&kept))
         };
         names(&folder)
             .into_iter()
             .filter(|name| name.ends_with(".json") && !is_known(name))
             .filter_map(|name| {
                 let note: Note = serde_json::from_slice(&fs::read(folder.join(name)).ok()?).ok()?;
-                Some(found(&note.file, "damaged", note.reason, "it is kept in store/quarantine"))
+                // What is not of the store itself may be what a person has put there.
+                note.file
+                    .starts_with("store/")
+                    .then(|| found(&note.file, "damaged", note.reason, "it is kept in store/quarantine"))
             })
             .collect()
+    }
+
+    /// What lies in quarantine now; none when that is more than a note should hold.
+    pub(super) fn quarantined(&self) -> Option<Vec<String>> {
+        let names = names(&self.path().join(QUARANTINE)).into_iter().filter(|name| name.ends_with(".json"));
+        let names: Vec<String> = names.take(QUARANTINED_MAX + 1).collect();
+        (names.len() <= QUARANTINED_MAX).then_some(names)
     }
 
     /// Notes what was healed, and what of it is lost.
@@ -265,7 +308,7 @@ impl Run<'_> {
             ErrorKind::Corrupt => {
                 self.report.check = "deep";
                 let mut found = vec![finding_of_error(&error, self.path())];
-                let again = if before.segments > 0 { self.files(None) } else { Vec::new() };
+                let again = if before.segments > 0 { self.files_or_none(None) } else { Vec::new() };
                 if again.is_empty() && before.segments > 0 && !self.is_seen_again() {
                     self.report.step(
                         "check",
@@ -276,6 +319,7 @@ impl Run<'_> {
                     return self.opened_again();
                 }
                 found.extend(again);
+                found.extend(self.gone(before));
                 self.report.step("check", Outcome::Warning, "the store does not open", 0);
                 self.mend(&found)
             }
@@ -292,13 +336,20 @@ impl Run<'_> {
         self.report.check = if deep { "deep" } else { "quick" };
         self.report.raise(Status::Busy);
         let files = self.files((!deep).then_some(GLANCE));
-        let what = if files.is_empty() { "its files look well" } else { "its files do not look well" };
+        let what = match &files {
+            Ok(looked) if !looked.findings.is_empty() => "its files do not look well",
+            Ok(looked) if looked.complete => "its files look well",
+            Ok(_) => "its files look well, as far as they were read in so short a time",
+            Err(_) => "its files could not be looked at either",
+        };
         self.report.step("check", Outcome::Warning, format!("{}; {what}", error.message()), 0);
         self.problem("check", error);
         self.troubles.push(Failure::new(Kind::OwnerHangs, self.now_ms).done(Deed::Served, 1));
-        // Nothing is proven: the process that has the store may be writing just now.
-        self.fail(&files, Deed::Nothing);
-        self.failures.clear();
+        match files {
+            // Nothing is proven, and no failure yet: the process that has the store may be writing just now.
+            Ok(looked) => self.note_findings(&looked.findings),
+            Err(error) => self.problem("check", &error),
+        }
     }
 
     /// The store, open for writing.

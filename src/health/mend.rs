@@ -37,10 +37,7 @@ impl Run<'_> {
         let took_ms = |started: Instant| u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (store, report) = match repaired {
             Ok(repaired) => repaired,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.fail(findings, Deed::Quarantined);
-                return self.replace(&error);
-            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => return self.replace(findings, &error),
             Err(error) => {
                 self.fail(findings, Deed::Nothing);
                 self.report.raise(Status::Damaged);
@@ -48,9 +45,15 @@ impl Run<'_> {
                 return None;
             }
         };
-        self.fail(findings, Deed::Healed);
         self.note_losses(&report);
-        if report.status == CheckStatus::Damaged {
+        // What a repair names it has mended, unless it says that it has not.
+        let is_damaged = report.status == CheckStatus::Damaged;
+        let is_left =
+            |finding: &Finding| is_damaged && report.findings.iter().any(|left| left.file == finding.file);
+        let (left, mended): (Vec<Finding>, Vec<Finding>) = findings.iter().cloned().partition(is_left);
+        self.fail(&mended, Deed::Healed);
+        if is_damaged {
+            self.fail(&left, Deed::Nothing);
             self.fail(&report.findings, Deed::Nothing);
             self.report.raise(Status::Damaged);
             self.report.step("mend", Outcome::Failed, "some of it is still damaged", took_ms(started));
@@ -88,7 +91,7 @@ impl Run<'_> {
         let given_up = std::mem::take(&mut self.report.lost.seqs);
         let (mut lost, is_open) = self.known(given_up);
         let mut until = None;
-        for source in sources(self.home) {
+        for source in sources(self.home).into_iter().filter(Source::is_what_it_was) {
             let Source { path, stamped, .. } = &source;
             match store.restore(&RestoreFrom::File(path.clone()), RestoreOptions::default()) {
                 Ok(restored) => {
@@ -179,12 +182,17 @@ impl Run<'_> {
             seqs: range,
             window_ms: after_ms.map(|after| (after, self.now_ms)),
         };
-        self.failures.push(Failure::new(Kind::RecordsLost, self.now_ms).done(Deed::Restored, 1).lost(lost));
+        // Without a snapshot nothing came back.
+        let (deed, count) = if self.has_done("restore") { (Deed::Restored, 1) } else { (Deed::Nothing, 0) };
+        self.failures.push(Failure::new(Kind::RecordsLost, self.now_ms).done(deed, count).lost(lost));
     }
 
     /// The store cannot be opened whatever is given up: one is made from the newest snapshot in its place.
-    fn replace(&mut self, error: &Error) -> Option<Store> {
+    fn replace(&mut self, findings: &[Finding], error: &Error) -> Option<Store> {
         self.problem("mend", error);
-        self.bring_back()
+        let store = self.bring_back();
+        // Without a snapshot to make it from, it lies where it lay.
+        self.fail(findings, if self.has_done("restore") { Deed::Quarantined } else { Deed::Nothing });
+        store
     }
 }

@@ -89,14 +89,20 @@ pub fn run(home: &Home, options: &RunOptions, now_ms: i64, watcher: Watcher<'_>)
             run.report.took_ms = run.elapsed_ms();
             return Ok(run.report);
         }
-        Ok(Asked::NoHome) => run.no_home(),
+        Ok(Asked::NoHome) => {
+            run.no_home();
+            run.give_figures();
+        }
         Ok(Asked::Alone(alone)) => {
             run.whole();
             run.end();
             drop(alone);
             run.tell();
         }
-        Err(error) => run.trouble("check", &error),
+        Err(error) => {
+            run.trouble("check", &error);
+            run.give_figures();
+        }
     }
     run.report.took_ms = run.elapsed_ms();
     Ok(run.report)
@@ -148,6 +154,13 @@ impl Run<'_> {
             }
         }
         if lacks_backups {
+            if self.has_done("backup") {
+                for failure in &mut self.failures {
+                    if matches!(failure.kind, Kind::BackupDamaged | Kind::BackupGone) {
+                        failure.done.iter_mut().for_each(|(deed, _)| *deed = Deed::Rebuilt);
+                    }
+                }
+            }
             self.report.raise(if self.report.backup.is_some() { Status::Healed } else { Status::Damaged });
         }
         self.rotate_logs();
@@ -203,6 +216,11 @@ impl Run<'_> {
         }
     }
 
+    /// Whether this run has done that.
+    fn has_done(&self, step: &str) -> bool {
+        self.report.steps.iter().any(|done| done.step == step && done.outcome == Outcome::Done)
+    }
+
     /// A step that did not work.
     fn trouble(&mut self, step: &'static str, error: &Error) {
         let (status, kind) = match error.kind() {
@@ -221,11 +239,20 @@ impl Run<'_> {
         self.report.raise(status);
         self.report.step(step, Outcome::Failed, error.kind().name(), 0);
         self.problem(step, error);
-        let file = error.path().and_then(|path| path.strip_prefix(self.path()).ok());
-        let failure = Failure::new(kind, self.now_ms);
-        let failure =
-            file.into_iter().fold(failure, |failure, file| failure.file(file.display().to_string()));
-        self.troubles.push(failure);
+        let why = error.kind().name();
+        if !self.report.why.contains(&why) {
+            self.report.why.push(why);
+        }
+        let path = error.path().and_then(|path| path.strip_prefix(self.path()).ok());
+        let file = path.map(|path| path.display().to_string());
+        if error.kind() == ErrorKind::Corrupt {
+            // It will not pass, so it is told at once.
+            let kind = kind_of(file.as_deref().unwrap_or_default(), "damaged");
+            let failure = Failure::new(kind, self.now_ms).done(Deed::Nothing, 0);
+            self.failures.push(file.into_iter().fold(failure, Failure::file));
+        } else {
+            self.troubles.push(file.into_iter().fold(Failure::new(kind, self.now_ms), Failure::file));
+        }
     }
 
     fn problem(&mut self, step: &str, error: &Error) {
@@ -241,7 +268,10 @@ impl Run<'_> {
     fn fail(&mut self, findings: &[Finding], done: Deed) {
         for finding in findings {
             let kind = kind_of(&finding.file, &finding.kind);
-            let at = match self.failures.iter().position(|failure| failure.kind == kind) {
+            let is_it = |failure: &Failure| {
+                failure.kind == kind && failure.done.first().is_some_and(|(other, _)| *other == done)
+            };
+            let at = match self.failures.iter().position(is_it) {
                 Some(at) => at,
                 None => {
                     self.failures.push(Failure::new(kind, self.now_ms).done(done, 0));
@@ -256,6 +286,11 @@ impl Run<'_> {
                 }
             }
         }
+        self.note_findings(findings);
+    }
+
+    /// Notes what a person is shown.
+    fn note_findings(&mut self, findings: &[Finding]) {
         for finding in findings {
             if !self.report.findings.contains(finding) {
                 self.report.findings.push(finding.clone());
@@ -270,7 +305,7 @@ impl Run<'_> {
         if good {
             self.state.good_ms = Some(self.now_ms);
         }
-        let is_trouble = self.report.status == Status::Failed || self.report.status == Status::Busy;
+        let is_trouble = !self.troubles.is_empty();
         self.state.io_failures = if is_trouble { self.state.io_failures.saturating_add(1) } else { 0 };
         if let Some(seq) = self.report.seq {
             self.state.losses = std::mem::take(&mut self.losses);
@@ -278,6 +313,7 @@ impl Run<'_> {
         }
         if let Some(memories) = self.report.memories {
             self.state.memories = memories;
+            self.state.quarantined = self.quarantined();
         }
         for step in &self.report.steps {
             let key = format!("{}/{}", step.step, step.outcome.name());
@@ -298,7 +334,12 @@ impl Run<'_> {
             }
             self.remember_elsewhere();
         }
-        if let Some(path) = &self.options.metrics
+        self.give_figures();
+    }
+
+    /// The figures for Prometheus. A run that could not even begin writes them, too, or the last good ones would stand.
+    fn give_figures(&mut self) {
+        if let Some(path) = self.options.metrics.as_ref().filter(|_| !self.options.dry_run)
             && let Err(error) = metrics::write(path, &self.report, &self.state, self.now_ms)
         {
             self.trouble("metrics", &error);
@@ -380,7 +421,7 @@ fn kind_of(file: &str, rule: &str) -> Kind {
     if file.starts_with("store/seg") {
         if is_gone { Kind::SegmentGone } else { Kind::SegmentDamaged }
     } else if file.starts_with("backups/") {
-        Kind::BackupDamaged
+        if is_gone { Kind::BackupGone } else { Kind::BackupDamaged }
     } else if file.starts_with("store/index") {
         Kind::IndexDamaged
     } else {

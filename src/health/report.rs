@@ -9,6 +9,9 @@ use crate::check::Finding;
 use crate::store::Healed;
 use crate::time;
 
+/// So many files are named in the line of a run.
+const FILES_MAX: usize = 3;
+
 /// How the home is, after a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,7 +115,8 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// `check`, `mend`, `restore`, `spool`, `embed`, `snapshot`, `backup`, `index`, `logs`, `disk`, `clock`, `note`.
+    /// `check`, `mend`, `restore`, `spool`, `embed`, `snapshot`, `backup`, `backups`, `index`, `logs`, `disk`, `clock`,
+    /// `metrics`, `note`.
     pub step: &'static str,
     /// What came of it.
     pub outcome: Outcome,
@@ -221,6 +225,8 @@ pub struct Report {
     pub space: Space,
     /// What did not work, a line each.
     pub problems: Vec<String>,
+    /// The kinds of the errors that were met, as [`ErrorKind::name`](crate::ErrorKind::name) says.
+    pub why: Vec<&'static str>,
     /// What a person should do now.
     pub hints: Vec<String>,
     /// Milliseconds of the whole run.
@@ -275,9 +281,13 @@ impl Report {
         }
         if !self.findings.is_empty() {
             word("findings", self.findings.len().to_string());
-            let mut files: Vec<&str> = self.findings.iter().map(|finding| finding.file.as_str()).collect();
-            files.dedup();
-            word("files", files.into_iter().take(3).collect::<Vec<_>>().join(","));
+            let mut files: Vec<&str> = Vec::new();
+            for finding in &self.findings {
+                if files.len() < FILES_MAX && !files.contains(&finding.file.as_str()) {
+                    files.push(&finding.file);
+                }
+            }
+            word("files", files.join(","));
         }
         if !self.lost.is_nothing() {
             word("lost", self.lost.records().map_or("unknown".to_owned(), |records| records.to_string()));
@@ -286,6 +296,9 @@ impl Report {
             if !matches!(step.outcome, Outcome::Ok | Outcome::Skipped) && step.step != "check" {
                 word(step.step, step.outcome.name().to_owned());
             }
+        }
+        if !self.why.is_empty() {
+            word("why", self.why.join(","));
         }
         if let Some(backup) = &self.backup {
             word("backup_age", format!("{}s", backup.age_seconds));
@@ -325,6 +338,24 @@ mod tests {
             report.line(),
             "CRITICAL health check found a loss: status=lost check=deep seq=12 memories=3 lost=3 backup=done \
              took_ms=0; 3 acknowledged records are in no file any more: 4 to 5, 9 to 9"
+        );
+    }
+
+    #[test]
+    fn a_line_names_each_file_once_and_says_of_what_kind_the_errors_were() {
+        let found = |file: &str| Finding {
+            file: file.to_owned(),
+            offset: None,
+            kind: "record".to_owned(),
+            detail: String::new(),
+            repair: String::new(),
+        };
+        let mut report = Report { check: "quick", ..Report::default() };
+        report.findings = ["a", "b", "a", "c", "d"].map(found).into();
+        report.why = vec!["permission", "io"];
+        assert_eq!(
+            report.line(),
+            "health check passed: status=ok check=quick findings=5 files=a,b,c why=permission,io took_ms=0"
         );
     }
 

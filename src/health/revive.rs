@@ -17,7 +17,10 @@ use crate::failure::{Deed, Failure, Kind, Lost};
 use crate::fs::{self, Disk, RealDisk};
 use crate::home::Home;
 use crate::share::Store;
-use crate::snapshot::{BackupVerdict, RestoreFrom, RestoreOptions, Restored, Stamped, backups_in, stamp_in};
+use crate::snapshot::{
+    Backup, BackupVerdict, RestoreFrom, RestoreOptions, Restored, Stamped, backups_in, read_as_a_whole,
+    stamp_in,
+};
 use crate::store::Options;
 
 /// Where a store is made that is to take the place of one that is gone.
@@ -32,6 +35,8 @@ const KEPT_DAYS: i64 = 30;
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) stamped: Stamped,
+    /// What its manifest says, where it is a backup.
+    backup: Option<Backup>,
 }
 
 impl Source {
@@ -39,6 +44,18 @@ impl Source {
     pub(super) fn name(&self, home: &Home) -> String {
         let shown = self.path.strip_prefix(&home.path).ok().or(self.path.file_name().map(Path::new));
         shown.unwrap_or(&self.path).display().to_string()
+    }
+
+    /// Whether it is what its manifest says, read as a whole. What it holds is found out by whoever restores it.
+    pub(super) fn is_what_it_was(&self) -> bool {
+        let Some(backup) = &self.backup else { return true };
+        match read_as_a_whole(backup) {
+            Ok(read) => read.verdict == BackupVerdict::Verified,
+            Err(error) => {
+                tracing::warn!(%error, "this backup cannot be read");
+                false
+            }
+        }
     }
 }
 
@@ -51,18 +68,19 @@ struct Note<'a> {
     keep_until: String,
 }
 
-/// The files that a store can come back from, the newest first: what they say of themselves, and the manifests of the
-/// backups, read as a whole and compared.
+/// The files that a store can come back from, the newest first, by what they say of themselves. A month of backups is many
+/// times the store: whether one [is what it was](Source::is_what_it_was) is asked when its turn comes.
 pub(super) fn sources(home: &Home) -> Vec<Source> {
-    let backups = backups_in(&home.path, true).unwrap_or_else(|error| {
+    let backups = backups_in(&home.path, false).unwrap_or_else(|error| {
         tracing::warn!(%error, "the backups cannot be listed");
         Vec::new()
     });
     let verified = backups.into_iter().filter(|backup| backup.verdict == BackupVerdict::Verified);
-    let paths = std::iter::once(home.db_path.clone()).chain(verified.map(|backup| backup.path));
-    let mut sources: Vec<Source> = paths
-        .filter_map(|path| match stamp_in(&path) {
-            Ok(stamped) => stamped.map(|stamped| Source { path, stamped }),
+    let files = verified.map(|backup| (backup.path.clone(), Some(backup)));
+    let mut sources: Vec<Source> = std::iter::once((home.db_path.clone(), None))
+        .chain(files)
+        .filter_map(|(path, backup)| match stamp_in(&path) {
+            Ok(stamped) => stamped.map(|stamped| Source { path, stamped, backup }),
             Err(error) => {
                 tracing::warn!(%error, "this snapshot cannot be read");
                 None
@@ -138,21 +156,21 @@ impl Run<'_> {
     pub(super) fn bring_back(&mut self) -> Option<Store> {
         let started = Instant::now();
         let sources = sources(self.home);
+        let mut sound = sources.iter().filter(|source| source.is_what_it_was());
         let failure = Failure::new(Kind::StoreGone, self.now_ms).file("store");
-        if sources.is_empty() {
-            self.failures.push(failure.done(Deed::Nothing, 0));
-            self.no_source();
-            return None;
-        }
         if self.options.dry_run || !self.home.config.health.auto_rollback {
-            let what = format!("the store would be made anew from {}", sources[0].name(self.home));
             self.failures.push(failure.done(Deed::Nothing, 0));
+            let Some(source) = sound.next() else {
+                self.no_source();
+                return None;
+            };
+            let what = format!("the store would be made anew from {}", source.name(self.home));
             self.report.raise(if self.options.dry_run { Status::Damaged } else { Status::Decision });
             self.report.step("restore", Outcome::Would, what, 0);
             self.report.hints.push("`memento-kv restore --latest` brings the newest backup back".to_owned());
             return None;
         }
-        for source in &sources {
+        for source in sound {
             match revive(self.home, &source.path) {
                 Ok(restored) => {
                     self.brought_back(source, &restored, failure, started);
@@ -216,15 +234,20 @@ impl Run<'_> {
     /// There is nothing that a store could come back from.
     fn no_source(&mut self) {
         self.report.raise(Status::Decision);
-        let backups = backups_in(&self.home.path, true).unwrap_or_default();
-        let bad: Vec<String> = backups
-            .iter()
-            .map(|backup| {
-                let name = backup.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                format!("{name} ({})", backup.verdict.name())
-            })
-            .collect();
-        let what = if bad.is_empty() { "there are no backups".to_owned() } else { bad.join(", ") };
+        let what = match backups_in(&self.home.path, true) {
+            Ok(backups) if backups.is_empty() => "there are no backups".to_owned(),
+            Ok(backups) => {
+                let named = backups.iter().map(|backup| {
+                    let name = backup.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    format!("{name} ({})", backup.verdict.name())
+                });
+                named.collect::<Vec<_>>().join(", ")
+            }
+            Err(error) => {
+                self.problem("restore", &error);
+                "the backups cannot be looked at".to_owned()
+            }
+        };
         self.failures
             .push(Failure::new(Kind::BackupsGone, self.now_ms).file("backups").done(Deed::Nothing, 0));
         self.report.step("restore", Outcome::Failed, format!("no verified backup: {what}"), 0);

@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) read_backups: BTreeMap<String, ReadBackup>,
     /// Damaged backups that were told of.
     pub(super) known_bad: Vec<String>,
+    /// Names of the notes in the store's quarantine; none when that is not known.
+    pub(super) quarantined: Option<Vec<String>>,
     /// Runs in a row that met an error of the disk.
     pub(super) io_failures: u32,
     /// Bytes of the home on each of the last days, the oldest first: day since 1970, bytes.
@@ -96,9 +98,12 @@ impl State {
         fs::replace(&RealDisk, &home.join(NAME), &bytes)
     }
 
-    /// Whether every byte should be read now. A clock that was set back is no reason to wait for a year.
+    /// Whether every byte should be read now. A clock that was set back is no reason to wait for a year, and what was
+    /// found by reading all may be seen by nothing less: until that finds nothing, no run may say that all is well.
     pub(super) fn deep_is_due(&self, now_ms: i64) -> bool {
-        self.deep_ms.is_none_or(|deep| now_ms - deep >= DEEP_MS || deep - now_ms > AHEAD_MS)
+        let is_due =
+            |deep: i64| now_ms.saturating_sub(deep) >= DEEP_MS || deep.saturating_sub(now_ms) > AHEAD_MS;
+        !self.deep_ok || self.deep_ms.is_none_or(is_due)
     }
 
     /// Notes how many bytes the home has today.
@@ -114,8 +119,8 @@ impl State {
     /// By how many bytes the home grows on a day, over the days that are known.
     pub(super) fn growth(&self) -> Option<i64> {
         let ((first_day, first), (last_day, last)) = (*self.sizes.first()?, *self.sizes.last()?);
-        let days = last_day - first_day;
-        let grown = i64::try_from(last).ok()? - i64::try_from(first).ok()?;
+        let days = last_day.saturating_sub(first_day);
+        let grown = i64::try_from(last).ok()?.saturating_sub(i64::try_from(first).ok()?);
         (days > 0).then(|| grown / days)
     }
 }
@@ -138,8 +143,12 @@ mod tests {
 
     #[test]
     fn a_deep_check_is_due_after_a_day_and_when_the_clock_was_set_back() {
-        let state = State { deep_ms: Some(10 * DAY_MS), ..State::default() };
+        let state = State { deep_ms: Some(10 * DAY_MS), deep_ok: true, ..State::default() };
         assert!(State::default().deep_is_due(0));
+        let damaged = State { deep_ok: false, ..state.clone() };
+        assert!(damaged.deep_is_due(10 * DAY_MS + 1), "less than that may not see what it found");
+        let hostile = |deep_ms| State { deep_ms: Some(deep_ms), ..state.clone() };
+        assert!(hostile(i64::MIN).deep_is_due(0) && hostile(i64::MAX).deep_is_due(-1));
         assert!(!state.deep_is_due(10 * DAY_MS + DEEP_MS - 1));
         assert!(state.deep_is_due(10 * DAY_MS + DEEP_MS));
         assert!(!state.deep_is_due(10 * DAY_MS - 60_000), "clocks are corrected a little every day");
@@ -156,6 +165,8 @@ mod tests {
         assert_eq!((state.growth(), state.sizes.len()), (Some(100), 2));
         state.note_size(90 * DAY_MS, 5);
         assert_eq!(state.sizes, [(90, 5)], "the clock was set back");
+        let hostile = State { sizes: vec![(i64::MIN, u64::MAX), (i64::MAX, 0)], ..State::default() };
+        assert_eq!(hostile.growth(), None);
         (0..100).for_each(|day| state.note_size(day * DAY_MS, 1));
         assert_eq!(state.sizes.len(), SIZES_MAX);
     }

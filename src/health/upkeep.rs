@@ -27,7 +27,7 @@ const AHEAD_MS: i64 = 5 * 60 * 1000;
 /// Without a good backup for so long a run says so.
 const OLD_BACKUP_MS: i64 = 2 * DAY_MS;
 /// A backup that did not change on the disk is read as a whole so often.
-const READ_AGAIN_MS: i64 = 7 * DAY_MS;
+const READ_AGAIN_MS: u64 = 7 * DAY_MS as u64;
 /// The index is brought up to date when so many memories, and one in so many, are outside of it.
 const OUTSIDE_MIN: u64 = 10_000;
 const OUTSIDE_SHARE: u64 = 10;
@@ -124,7 +124,7 @@ impl Run<'_> {
         let lacks_some = !findings.is_empty();
         if lacks_some {
             self.fail(&findings, Deed::Nothing);
-            let what = format!("{} damaged or gone; the next one is made at once", findings.len());
+            let what = format!("{} damaged or gone", findings.len());
             self.report.step("backups", Outcome::Warning, what, 0);
             self.state.backup = None;
         }
@@ -142,13 +142,20 @@ impl Run<'_> {
             let Some(mut file) = read_backup(&backup.path) else { continue };
             let is_same = known.get(&name).is_some_and(|known| ReadBackup { read_ms: 0, ..*known } == file);
             let read_ms = known.get(&name).filter(|_| is_same).map(|known| known.read_ms);
-            let is_old = read_ms.is_none_or(|read_ms| (self.now_ms - read_ms).abs() >= READ_AGAIN_MS);
+            let is_old = read_ms.is_none_or(|read_ms| self.now_ms.abs_diff(read_ms) >= READ_AGAIN_MS);
             let has_changed = known.contains_key(&name) && !is_same;
             file.read_ms = read_ms.unwrap_or(0);
             if has_changed || (deep && is_old) {
                 match read_as_a_whole(backup) {
                     Ok(read) => *backup = read,
-                    Err(error) => self.trouble("backup", &error),
+                    Err(error) => {
+                        self.trouble("backup", &error);
+                        // Nobody knows what it is now, and the next run tries again.
+                        backup.verdict = BackupVerdict::Unverified;
+                        let known = known.get(&name).copied().unwrap_or_default();
+                        self.state.read_backups.insert(name, known);
+                        continue;
+                    }
                 }
                 file.read_ms = self.now_ms;
             }
@@ -165,7 +172,7 @@ impl Run<'_> {
             file: file_name(&backup.path),
             created_ms: backup.created_ms,
             // One that this run has just made is younger than the run.
-            age_seconds: match (now_ms - backup.created_ms).div_euclid(1000) {
+            age_seconds: match now_ms.saturating_sub(backup.created_ms).div_euclid(1000) {
                 -60..0 => 0,
                 age => age,
             },
@@ -256,14 +263,14 @@ impl Run<'_> {
             self.troubles.push(Failure::new(Kind::NoSpace, self.now_ms));
             return Ok((Outcome::Failed, "there is no room for another backup".to_owned()));
         }
+        // With a clock that was set back, the new one would look like the oldest, and would be let go of at once.
+        let is_behind = backups.iter().any(|backup| self.is_ahead(backup));
         let watcher = &mut *self.watcher;
         let mut tell = |progress| watcher("making a backup", progress);
-        // With a clock that was set back, the new one would look like the oldest, and would be let go of at once.
-        let is_behind = backups.iter().any(|backup| backup.created_ms - self.now_ms > AHEAD_MS);
         let made = if is_behind {
             store.backup_to(&self.home.path.join("backups"), &mut tell)?
         } else {
-            store.backup_with(retention_days, &mut tell)?
+            store.backup_scheduled(retention_days, &mut tell)?
         };
         self.state.backup = Some(file_name(&made.path));
         if let Some(file) = read_backup(&made.path) {
@@ -284,9 +291,7 @@ impl Run<'_> {
         }
         let known_bad = |backup: &Backup| self.state.known_bad.contains(&file_name(&backup.path));
         let newest = backups.iter().find(|backup| {
-            backup.verdict == BackupVerdict::Verified
-                && backup.created_ms - self.now_ms <= AHEAD_MS
-                && !known_bad(backup)
+            backup.verdict == BackupVerdict::Verified && !self.is_ahead(backup) && !known_bad(backup)
         });
         let Some(newest) = newest else { return Due::Now };
         if newest.seq == Some(stats.last_seq) {
@@ -294,11 +299,16 @@ impl Run<'_> {
         }
         let hours = i64::from(self.home.config.health.check_interval_hours).clamp(1, 24);
         let interval = if newest.bytes > HOURLY_BYTES_MAX { DAY_MS } else { hours * HOUR_MS };
-        if self.now_ms - newest.created_ms + EARLY_MS >= interval {
+        if self.now_ms.saturating_sub(newest.created_ms).saturating_add(EARLY_MS) >= interval {
             Due::Now
         } else {
             Due::Later("the newest one is young")
         }
+    }
+
+    /// Whether a backup says that it was made at a time that has not come yet.
+    fn is_ahead(&self, backup: &Backup) -> bool {
+        backup.created_ms.saturating_sub(self.now_ms) > AHEAD_MS
     }
 
     /// The index over vectors and the one over words.
@@ -362,13 +372,13 @@ impl Run<'_> {
 
     /// A clock that was set back, and backups that are too old.
     fn look_at_the_clock(&mut self) {
-        let ahead = self.state.run_ms.map_or(0, |run_ms| run_ms - self.now_ms);
+        let ahead = self.state.run_ms.map_or(0, |run_ms| run_ms.saturating_sub(self.now_ms));
         if ahead > HOUR_MS {
             let detail = format!("the clock is {} hours behind the last run", ahead / HOUR_MS);
             self.report.step("clock", Outcome::Warning, detail, 0);
         }
         let is_wanted = self.home.config.storage.backup_enabled && self.report.memories.unwrap_or(0) > 0;
-        let age_ms = self.report.backup.as_ref().map(|backup| self.now_ms - backup.created_ms);
+        let age_ms = self.report.backup.as_ref().map(|backup| self.now_ms.saturating_sub(backup.created_ms));
         let is_behind = self.report.seq.is_some_and(|seq| seq > 0)
             && age_ms.is_none_or(|age| age > OLD_BACKUP_MS)
             && self.report.steps.iter().any(|step| step.step == "backup" && step.outcome == Outcome::Failed);

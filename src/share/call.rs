@@ -295,8 +295,8 @@ call!(
     |call, engine, work| engine.export_sqlite(&call.path, &mut one(work))
 );
 call!(
-    MakeBackup = 23, true, { retention_days: u32 } -> Backup,
-    |call, engine, work| engine.backup_with(call.retention_days, &mut one(work))
+    MakeBackup = 23, true, { retention_days: u32, by_hand: bool } -> Backup,
+    |call, engine, work| engine.backup_with(call.retention_days, call.by_hand, &mut one(work))
 );
 call!(
     BackupTo = 24, false, { path: PathBuf } -> Backup,

@@ -415,12 +415,27 @@ impl Store {
 
     /// Makes a backup in the home's folder `backups`, `memory_YYYYMMDD_HHMMSS.db` by local time, and lets go of older
     /// ones as `retention_days` says: kept are the last verified one of each hour, for the 24 latest hours that have
-    /// one, and of each day, for so many latest days that have one. A backup counts when it was read back and compared.
+    /// one, and of each day, for so many latest days that have one, and of those days the last 50 that were asked for by
+    /// this call. A backup counts when it was read back and compared.
     ///
     /// # Errors
     /// As [`Store::snapshot`]; then no backup is gone.
     pub fn backup_with(&self, retention_days: u32, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
-        self.call_with(call::MakeBackup { retention_days }, &mut |_, done| progress(done))
+        let by_hand = true;
+        self.call_with(call::MakeBackup { retention_days, by_hand }, &mut |_, done| progress(done))
+    }
+
+    /// As [`Store::backup_with`], for whoever makes one every hour: it is kept only as the last one of its hour or day.
+    ///
+    /// # Errors
+    /// As [`Store::backup_with`].
+    pub fn backup_scheduled(
+        &self,
+        retention_days: u32,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Backup> {
+        let by_hand = false;
+        self.call_with(call::MakeBackup { retention_days, by_hand }, &mut |_, done| progress(done))
     }
 
     /// As [`Store::backup_with`], with 7 days; says where the backup is.

@@ -7,7 +7,6 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::checksum::{crc32_of, sha256_of};
-use super::layout::Stamp;
 use super::publish::{published_before, written};
 use super::read;
 use super::retention::{Made, expired};
@@ -54,7 +53,7 @@ impl BackupVerdict {
 pub struct Backup {
     /// The file.
     pub path: PathBuf,
-    /// When it was made, in milliseconds since 1970: by its manifest, else by its name.
+    /// When it was made, in milliseconds since 1970: by its manifest, else by its name; 0 where neither tells.
     pub created_ms: i64,
     /// Bytes of the file.
     pub bytes: u64,
@@ -83,6 +82,9 @@ struct Manifest {
     sha256: String,
     model: Option<String>,
     dimensions: Option<u32>,
+    /// Whether somebody asked for it, and not the schedule.
+    #[serde(default)]
+    by_hand: bool,
 }
 
 impl Engine {
@@ -91,16 +93,19 @@ impl Engine {
     pub(crate) fn backup_with(
         &self,
         retention_days: u32,
+        by_hand: bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Backup> {
         let store = self.inner();
         store.check_writable()?;
-        let folder = backup_folder(store)?;
         if let Err(error) = published_before(store) {
             tracing::warn!(%error, "memory.db is not up to date");
         }
+        // Another one at the same time would take the same name, and clear away what this one has half written.
+        let _alone = store.publishing();
+        let folder = backup_folder(store)?;
         let path = free_name(store, &folder)?;
-        let backup = make(store, &path, progress)?;
+        let backup = make(store, &path, by_hand, progress)?;
         if let Err(error) = thin_out(store, &folder, retention_days) {
             // There is one more, and that is what counts.
             tracing::warn!(%error, "older backups stay");
@@ -112,6 +117,7 @@ impl Engine {
     pub(crate) fn backup_to(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
         let store = self.inner();
         let disk = store.disk();
+        let _alone = store.publishing();
         let path = match disk.kind(path)? {
             Some(Kind::Folder) => free_name(store, path)?,
             Some(_) => {
@@ -121,7 +127,7 @@ impl Engine {
             }
             None => path.to_owned(),
         };
-        make(store, &path, progress)
+        make(store, &path, true, progress)
     }
 
     /// The backups of the home, the newest first.
@@ -160,6 +166,24 @@ pub(super) fn has_its_bytes(disk: &dyn Disk, backup: &Backup) -> Result<Option<b
     }))
 }
 
+/// The newest backup of a home that is what it was when it was made, read as a whole. Older ones are not read.
+pub(super) fn latest_of(disk: &dyn Disk, home: &Path) -> Result<Option<Backup>> {
+    for backup in backups_of(disk, home, false)? {
+        if backup.verdict == BackupVerdict::Verified {
+            let read = judged_again(disk, &backup)?;
+            if read.verdict == BackupVerdict::Verified {
+                return Ok(Some(read));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The same backup, read as a whole.
+pub(super) fn judged_again(disk: &dyn Disk, backup: &Backup) -> Result<Backup> {
+    judged(disk, backup.path.clone(), backup.bytes, backup.created_ms, true)
+}
+
 /// Where the manifest of a backup is.
 pub(super) fn manifest_path(path: &Path) -> PathBuf {
     with_suffix(path, ".json")
@@ -193,8 +217,9 @@ pub(super) fn note_anew(store: &Inner, manifest: &Path) -> Result<()> {
     store.put_away(manifest, "this manifest of a backup is damaged")?;
     match read::verify_all(disk, &path) {
         Ok(stamp) => {
-            let (crc32, sha256) = (crc32_of(disk, &path)?, sha256_of(disk, &path)?);
-            note(disk, &path, stamp, crc32, sha256).map(drop)
+            let (crc32, sha256) = (crc32_of(disk, &path)?, Some(sha256_of(disk, &path)?));
+            // Who asked for it nobody knows any more: the longer time is the safer one.
+            note(disk, &path, Built { stamp, crc32, sha256 }, true).map(drop)
         }
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             store.put_away(&path, "this backup is damaged, and its manifest was").map(drop)
@@ -230,17 +255,18 @@ pub(super) fn judged(
 }
 
 /// Writes and verifies a backup, and then its manifest, which makes it one.
-fn make(store: &Inner, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
+fn make(store: &Inner, path: &Path, by_hand: bool, progress: &mut dyn FnMut(Progress)) -> Result<Backup> {
     let disk = &**store.disk();
     let beside = with_suffix(path, ".tmp");
-    let Built { stamp, crc32, sha256 } = written(store, &beside, path, &new_id()?, true, progress)?;
-    let backup = note(disk, path, stamp, crc32, sha256.expect("it was asked for"))?;
+    let built = written(store, &beside, path, &new_id()?, true, progress)?;
+    let backup = note(disk, path, built, by_hand)?;
     tracing::info!(bytes = backup.bytes, memories = backup.memories, seq = backup.seq, "made a backup");
     Ok(backup)
 }
 
 /// Writes the manifest of a backup that was read back as a whole.
-fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, crc32: u32, sha256: String) -> Result<Backup> {
+fn note(disk: &dyn Disk, path: &Path, built: Built, by_hand: bool) -> Result<Backup> {
+    let Built { stamp, crc32, sha256 } = built;
     let Some(Kind::File(bytes)) = disk.kind(path)? else {
         return Err(Error::new(ErrorKind::Io, "the backup is gone").at(path));
     };
@@ -254,9 +280,10 @@ fn note(disk: &dyn Disk, path: &Path, stamp: Stamp, crc32: u32, sha256: String) 
         content_crc: format!("{:016x}", stamp.content_crc),
         bytes,
         crc32: Some(crc32),
-        sha256,
+        sha256: sha256.expect("it was asked for"),
         model: stamp.model.as_ref().map(|model| model.name.clone()),
         dimensions: stamp.model.as_ref().map(|model| model.dimensions),
+        by_hand,
     };
     let mut text = serde_json::to_vec_pretty(&manifest).expect("a struct of numbers and texts");
     text.push(b'\n');
@@ -279,13 +306,14 @@ fn thin_out(store: &Inner, folder: &Path, days: u32) -> Result<()> {
         .iter()
         .filter(|backup| backup.verdict != BackupVerdict::Unverified && backup.path.parent() == Some(folder))
         .collect();
-    let made: Vec<Made> = ours
-        .iter()
-        .map(|backup| Made {
+    let mut made = Vec::with_capacity(ours.len());
+    for backup in &ours {
+        made.push(Made {
             created_ms: backup.created_ms,
             is_good: backup.verdict == BackupVerdict::Verified,
-        })
-        .collect();
+            is_by_hand: manifest_of(disk, &backup.path)?.is_some_and(|manifest| manifest.by_hand),
+        });
+    }
     let offset_ms = zone_offset_ms(store.now_ms());
     for index in expired(&made, days, offset_ms) {
         let path = &ours[index].path;

@@ -6,11 +6,13 @@ use super::publish::siblings;
 use super::read::{self, File};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Access, Disk, Kind};
-use crate::sqlite::{JOURNAL_END_LEN, names_another_file};
+use crate::sqlite::{JOURNAL_END_LEN, MAGIC, names_another_file};
 use crate::store::Inner;
 
 /// Bytes that are copied at once.
 const COPY_LEN: usize = 1 << 20;
+/// Bytes of SQLite's header.
+const HEADER_LEN: usize = 100;
 /// The longest file that is looked at.
 const FILE_LEN_MAX: u64 = 64 << 30;
 
@@ -96,6 +98,9 @@ pub(super) fn opened(store: &Inner, path: &Path) -> Result<Copied> {
 
 fn expect_there(disk: &dyn Disk, path: &Path) -> Result<()> {
     match disk.kind(path)? {
+        Some(Kind::Folder) => {
+            Err(Error::new(ErrorKind::Invalid, "this is a folder, expected a file").at(path))
+        }
         Some(_) => Ok(()),
         None => Err(Error::new(ErrorKind::NotFound, "there is no such file").at(path)),
     }
@@ -134,13 +139,15 @@ fn copied(store: &Inner, path: &Path, with_siblings: bool) -> Result<Copied> {
         }
     }
     let removed = Removed { disk: disk.clone(), paths };
-    copy_file(&**disk, path, &copy)?;
+    let len = expect_database(&**disk, path)?;
+    // What stands beside it may be about pages behind those.
+    copy_file(&**disk, path, &copy, if with_siblings { u64::MAX } else { len })?;
     if with_siblings {
         let [wal, _, journal] = siblings(path);
         let [wal_copy, _, journal_copy] = siblings(&copy);
         for (from, to) in [(&wal, &wal_copy), (&journal, &journal_copy)] {
             if read::is_file(&**disk, from)? {
-                copy_file(&**disk, from, to)?;
+                copy_file(&**disk, from, to, u64::MAX)?;
             }
         }
         check_journal(&**disk, &journal_copy).map_err(|error| at(error, path))?;
@@ -177,23 +184,47 @@ fn check_journal(disk: &dyn Disk, journal: &Path) -> Result<()> {
     Ok(())
 }
 
-fn copy_file(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+/// How many bytes of a file are its database, by its header. What is no database is not copied: it may be as large as the
+/// disk. Without a byte it may be one that is still in its write-ahead log.
+fn expect_database(disk: &dyn Disk, path: &Path) -> Result<u64> {
+    let file = disk.open(path, Access::Read)?;
+    let mut header = [0; HEADER_LEN];
+    let read = file.read_at(&mut header, 0)?;
+    if read > 0 && !header[..read].starts_with(MAGIC) {
+        return Err(Error::new(ErrorKind::Corrupt, "this is no SQLite database").at(path));
+    }
+    let field = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    let page_len = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 1 << 16,
+        len => u64::from(len),
+    };
+    let (pages, changes, changes_then) = (field(28), field(24), field(92));
+    // As SQLite sees it: a program that did not know of the number of pages has left another count of changes.
+    let is_known = read == HEADER_LEN && pages > 0 && changes == changes_then;
+    Ok(if is_known { page_len * u64::from(pages) } else { u64::MAX })
+}
+
+/// Copies so many bytes of a file, or all that it has.
+fn copy_file(disk: &dyn Disk, from: &Path, to: &Path, len: u64) -> Result<()> {
     let source = disk.open(from, Access::Read)?;
-    if source.len()? > FILE_LEN_MAX {
+    let len = source.len()?.min(len);
+    if len > FILE_LEN_MAX {
         return Err(
             Error::new(ErrorKind::TooLarge, "the file is too large for a database of memories").at(from)
         );
     }
     let target = disk.open(to, Access::CreateNew)?;
     let (mut offset, mut part) = (0, vec![0; COPY_LEN]);
-    loop {
-        let read = source.read_at(&mut part, offset)?;
+    while offset < len {
+        let room = usize::try_from(len - offset).unwrap_or(COPY_LEN).min(COPY_LEN);
+        let read = source.read_at(&mut part[..room], offset)?;
         if read == 0 {
-            return Ok(());
+            break;
         }
         target.write_at(&part[..read], offset)?;
         offset += read as u64;
     }
+    Ok(())
 }
 
 /// The same error about the file that was copied.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::backup::{Backup, backups_of, judged};
+use super::backup::{Backup, backups_of, judged_again, latest_of};
 use super::read;
 use crate::error::Result;
 use crate::fs::RealDisk;
@@ -26,12 +26,21 @@ pub fn backups_in(home: &Path, deep: bool) -> Result<Vec<Backup>> {
     backups_of(&RealDisk, home, deep)
 }
 
+/// The newest verified backup of a home, whether or not its store is open, or there: read as a whole and compared with its
+/// manifest. Older ones are not read.
+///
+/// # Errors
+/// What the disk says.
+pub fn latest_backup_in(home: &Path) -> Result<Option<Backup>> {
+    latest_of(&RealDisk, home)
+}
+
 /// The same backup, read as a whole and compared with its manifest.
 ///
 /// # Errors
 /// What the disk says.
 pub(crate) fn read_as_a_whole(backup: &Backup) -> Result<Backup> {
-    judged(&RealDisk, backup.path.clone(), backup.bytes, backup.created_ms, true)
+    judged_again(&RealDisk, backup)
 }
 
 /// What a file says of itself, when it is a snapshot of a store of ours. Whether that is true is found out by whoever

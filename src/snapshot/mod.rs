@@ -23,8 +23,8 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 
 pub use backup::{Backup, BackupVerdict};
-pub use lookup::backups_in;
 pub(crate) use lookup::{Stamped, read_as_a_whole, stamp_in};
+pub use lookup::{backups_in, latest_backup_in};
 pub use publish::{PublishKind, Published};
 pub use restore::{RestoreFrom, RestoreOptions, Restored};
 

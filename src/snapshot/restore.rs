@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::backup::{Backup, BackupVerdict, backups_of};
+use super::backup::{Backup, latest_of};
 use super::copy::{Copied, opened};
 use super::layout::hex;
 use crate::error::{Error, ErrorKind, Result};
@@ -92,8 +92,7 @@ impl Engine {
 
 /// The newest verified backup.
 fn latest(store: &Inner) -> Result<Backup> {
-    let backups = backups_of(&**store.disk(), store.home(), true)?;
-    backups.into_iter().find(|backup| backup.verdict == BackupVerdict::Verified).ok_or_else(|| {
+    latest_of(&**store.disk(), store.home())?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "there is no verified backup")
             .at(store.home())
             .hint("`memento-kv backups` lists all; name an unverified one to restore it")
@@ -132,6 +131,8 @@ fn restore_past(
 }
 
 fn restore_file(store: &Inner, path: &Path, options: RestoreOptions) -> Result<Restored> {
+    // The copy has one name: whoever publishes meanwhile, or restores, would put another file in its place.
+    let _alone = store.publishing();
     let copied = opened(store, path)?;
     let target = path.file_name().unwrap_or(OsStr::new("file")).to_string_lossy().into_owned();
     take_over(store, &copied, RestoreKind::File, &target, options)

@@ -34,7 +34,8 @@ pub(super) fn quarantine(
 ) -> Result<PathBuf> {
     disk.create_folder(&layout.quarantine)?;
     disk.check_folder(&layout.quarantine)?;
-    let name = path.file_name().and_then(|name| name.to_str()).expect("a file of ours has a plain name");
+    // Only `memory.db` can have a name that is no text: the user gives it.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let target = (0..)
         .map(|n| layout.quarantine.join(format!("{name}.{}", now_ms + n)))
         .find_map(|target| match disk.kind(&target) {
@@ -67,4 +68,26 @@ pub(super) fn quarantine(
 /// The time in RFC 3339, in UTC.
 fn rfc3339(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+    use crate::fs::RealDisk;
+
+    #[test]
+    fn a_file_whose_name_is_no_text_is_put_away_too() {
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let layout = Layout::of(home.path());
+        std::fs::create_dir(&layout.folder).expect("a folder");
+        let path = home.path().join(OsStr::from_bytes(b"mem\xff.db"));
+        std::fs::write(&path, "junk").expect("written");
+        let kept = quarantine(&RealDisk, &layout, &path, 7, "it is no database").expect("put away");
+        assert_eq!(kept, layout.quarantine.join("mem\u{fffd}.db.7"));
+        assert_eq!(std::fs::read_to_string(kept).expect("read"), "junk");
+        assert!(!path.exists());
+    }
 }

@@ -73,9 +73,8 @@ fn observation(mut object: Map<String, Value>) -> Fields {
         parts.extend(take_text(&mut object, key));
     }
     parts.extend(take_texts(&mut object, "facts").into_iter().flatten().map(|fact| format!("- {fact}")));
-    let old_text = take_text(&mut object, "text");
     if parts.is_empty() {
-        parts.extend(old_text);
+        parts.extend(take_text(&mut object, "text"));
     }
     let mut tags = take_texts(&mut object, "concepts").unwrap_or_default();
     tags.extend(object.get("type").and_then(Value::as_str).map(str::to_owned));
@@ -123,7 +122,8 @@ mod tests {
             "observations":[{"id":7,"memory_session_id":"s1","project":"p","text":null,"type":"bugfix","title":"Fixed the lock",
             "subtitle":null,"facts":"[\"flock is per file\"]","narrative":"It was held too long.","concepts":"[\"gotcha\"]",
             "prompt_number":3,"created_at":"2026-02-17T12:00:00.000Z","created_at_epoch":1771329600000},
-            {"id":8,"memory_session_id":"s1","type":"change","title":null}],
+            {"id":8,"memory_session_id":"s1","type":"change","title":null},
+            {"id":9,"title":"Moved","text":"It was here before.","facts":["one",{"two":2}],"created_at_epoch":1771329600000}],
             "sessions":[{"memory_session_id":"s1"}],
             "summaries":[{"memory_session_id":"s1","project":"p","request":"Fix it","learned":"Locks.","created_at_epoch":1771329601000}],
             "prompts":[{"prompt_text":"fix it"},{"prompt_text":"more"}]}"#;
@@ -138,14 +138,18 @@ mod tests {
             texts,
             [
                 "Fixed the lock\nIt was held too long.\n- flock is per file",
+                "Moved\n- one",
                 "Request: Fix it\nLearned: Locks."
             ]
         );
+        let second = &items[1].incoming.remember;
+        assert_eq!(second.metadata["text"], "It was here before.", "nothing is lost of both");
+        assert_eq!(second.metadata["facts"], serde_json::json!([{"two": 2}]));
         let first = &items[0].incoming.remember;
         assert_eq!((first.timestamp, first.session_id.as_str()), (Some(1_771_329_600), "s1"));
         assert_eq!(first.tags, ["gotcha", "bugfix"]);
         assert_eq!(first.metadata["project"], "p");
-        assert_eq!((report.memories, report.left_out), (2, 1));
+        assert_eq!((report.memories, report.left_out), (3, 1));
         let notes: Vec<_> = report.notes.iter().map(|note| note.what.as_str()).collect();
         assert!(notes.contains(&"2 prompts were left out: they are no memories"), "{notes:?}");
     }

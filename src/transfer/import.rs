@@ -15,7 +15,7 @@ use super::markdown::Files;
 use super::sink::{Each, Item, Report, Sink, Times};
 use super::sqlite::{CopyOptions, Database, DatabaseKind};
 use super::{
-    ImportFormat, ImportItem, JsonlReader, NOTES_MAX, UnknownKeys, claude_mem, mcp, mem0, read_json,
+    ImportFormat, ImportItem, JsonlReader, NOTES_MAX, UnknownKeys, claude_mem, mcp, mem0, placed, read_json,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::secrets;
@@ -32,6 +32,8 @@ const VECTORS_OVERHEAD_LEN: usize = 32;
 /// Memories of one time that are put into the order in which they were stored, and bytes of their texts.
 const RUN_MEMORIES_MAX: usize = 65_536;
 const RUN_TEXT_LEN_MAX: usize = 16 << 20;
+/// Bad lines that an error names.
+const BAD_LINES_NAMED_MAX: usize = 10;
 /// Memories with a secret that an error names.
 const SECRETS_NAMED_MAX: usize = 10;
 /// How many memories pass between two reports of progress.
@@ -234,7 +236,7 @@ fn read_database(database: &Database, each: &mut Each<'_>) -> Result<Report> {
         return claude_mem::read_database(database, each);
     }
     let read = database.read(&mut |item| {
-        let given = item.embedding.map(Given::Original);
+        let given = item.vectors.map(Given::Exact).or(item.embedding.map(Given::Original));
         let place = format!("memory {}, row {}", item.index, item.rowid);
         each(Item { incoming: Incoming { remember: item.remember, given }, place, notes: item.notes })
     })?;
@@ -258,6 +260,41 @@ fn read_original(file: &File, each: &mut Each<'_>) -> Result<Report> {
     }
     note_unknown(&mut sink, &summary.unknown_keys, "memory");
     Ok(sink.finish())
+}
+
+/// What is wrong with the lines of a file. One is as bad as many, but whoever mends the file wants to know of all.
+#[derive(Default)]
+struct BadLines {
+    first: Vec<Error>,
+    more: u64,
+}
+
+impl BadLines {
+    /// Notes an error of one line; any other one is given back.
+    fn add(&mut self, error: Error) -> Result<()> {
+        if error.kind() != ErrorKind::Invalid {
+            return Err(self.first.drain(..).next().unwrap_or(error));
+        }
+        if self.first.len() < BAD_LINES_NAMED_MAX {
+            self.first.push(error)
+        } else {
+            self.more += 1
+        }
+        Ok(())
+    }
+
+    /// The error for all of them.
+    fn none_or_all(mut self) -> Result<()> {
+        let count = self.first.len() as u64 + self.more;
+        if count <= 1 {
+            return self.first.pop().map_or(Ok(()), Err);
+        }
+        let named: Vec<&str> = self.first.iter().map(Error::message).collect();
+        let more = if self.more > 0 { format!("; and {} more", self.more) } else { String::new() };
+        let error =
+            Error::new(ErrorKind::Invalid, format!("{count} lines are bad: {}{more}", named.join("; ")));
+        Err(error.hint("nothing of the file is stored until all of them are mended"))
+    }
 }
 
 /// Memories of one time that follow each other. The original writes the newest first, and of one time the one that was
@@ -286,14 +323,26 @@ impl Run {
 fn read_lines(file: &File, each: &mut Each<'_>) -> Result<Report> {
     let mut sink = Sink::new(Times::Expected, each);
     let mut reader = JsonlReader::new(BufReader::with_capacity(1 << 18, file));
-    while let Some(mut fields) = reader.next_fields()? {
+    let mut bad = BadLines::default();
+    loop {
+        let mut fields = match reader.next_fields() {
+            Ok(Some(fields)) => fields,
+            Ok(None) => break,
+            Err(error) => {
+                bad.add(error)?;
+                continue;
+            }
+        };
         let line = reader.line();
         let given = match fields.vectors.take() {
             Some(vectors) => Some(Given::Exact(Box::new(vectors))),
             None => fields.vector.take().map(Given::Own),
         };
-        sink.push(&|| format!("line {line}"), fields, given)?;
+        if let Err(error) = sink.push(&|| format!("line {line}"), fields, given) {
+            bad.add(error)?;
+        }
     }
+    bad.none_or_all()?;
     note_unknown(&mut sink, reader.unknown_keys(), "line");
     Ok(sink.finish())
 }
@@ -346,7 +395,8 @@ impl Import<'_> {
         let report = source.read(&mut |item| {
             let Item { incoming, place, notes } = item;
             let remember = &incoming.remember;
-            let outcome = self.store.preview_import(remember, options.on_conflict)?;
+            let outcome = self.store.preview_import(remember, options.on_conflict);
+            let outcome = outcome.map_err(|error| conflicting(error, &place))?;
             preview.count(outcome);
             let is_again = !texts.insert(&remember.collection, &remember.text);
             if outcome == Outcome::New
@@ -421,6 +471,17 @@ impl Import<'_> {
         progress(ImportStage::Storing, Progress::new(total, total));
         Ok(())
     }
+}
+
+/// The error of a memory whose id the store has for another one, with its place and what an import can do about it.
+fn conflicting(error: Error, place: &str) -> Error {
+    if error.kind() != ErrorKind::Conflict {
+        return error;
+    }
+    placed(error, place).hint(
+        "give it another id in the file; or import with --on-conflict keep or --on-conflict replace (in the library: \
+         `on_conflict`)",
+    )
 }
 
 /// The error of a file with secrets, by their places and never by what they say.

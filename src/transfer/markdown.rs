@@ -154,7 +154,11 @@ fn read_file(name: &str, text: &str, sink: &mut Sink<'_, '_>) -> Result<()> {
         .into_iter()
         .map(|tag| tag.trim().trim_start_matches('#').to_owned())
         .collect::<Vec<_>>();
-    for section in sections(body) {
+    let sections = sections(body);
+    if sections.is_empty() {
+        sink.leave_out(format!("{name} has no text and was left out"));
+    }
+    for section in sections {
         let mut path: Vec<&str> = section.path.clone();
         if let Some(title) = &title
             && path.first().is_none_or(|first| first != title)
@@ -217,6 +221,8 @@ fn parse_front_matter(yaml: &str) -> Result<Map<String, Value>> {
             max_anchors: 64,
             max_merge_keys: 0,
         },
+        // YAML 1.1 would make a truth value of a tag that is `y` or `on`.
+        strict_booleans: true,
         with_snippet: false,
     };
     match serde_saphyr::from_str_with_options::<Option<Value>>(yaml, options) {
@@ -400,6 +406,22 @@ mod tests {
         let expected = serde_json::json!({"type": "note", "permalink": "coffee", "file": "notes/coffee.md"});
         assert_eq!(Value::Object(first.metadata.clone()), expected);
         assert!(report.notes.iter().any(|note| note.what.contains("notes/.hidden is hidden")), "{report:?}");
+    }
+
+    #[test]
+    fn no_tag_is_lost_and_a_file_without_text_is_told() {
+        let folder = folder(&[
+            ("a.md", "---\ntags: [x, y, on, 2024, true, 1.5]\n---\nwords\n"),
+            ("b.md", "---\ntitle: nothing more\n---\n"),
+        ]);
+        let (items, report) = items(folder.path()).expect("good");
+        assert_eq!(items.len(), 1);
+        assert_eq!(items[0].incoming.remember.tags, ["x", "y", "on", "2024", "true", "1.5"]);
+        assert_eq!(report.left_out, 1);
+        assert!(
+            report.notes.iter().any(|note| note.what == "b.md has no text and was left out"),
+            "{report:?}"
+        );
     }
 
     #[test]

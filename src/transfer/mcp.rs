@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::lines::{Lines, next_object};
 use super::sink::{Each, Report, Sink, Times};
-use super::values::take_text;
+use super::values::{metadata_of, take_text};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn read<R: BufRead>(input: R, each: &mut Each<'_>) -> Result<Report> {
@@ -45,7 +45,7 @@ fn push(sink: &mut Sink<'_, '_>, place: &dyn Fn() -> String, mut object: Map<Str
                 Some(kind) => format!("{name} ({kind})"),
                 None => name.clone(),
             };
-            let metadata = Map::from_iter([("entity".to_owned(), Value::from(name))]);
+            let metadata = with_rest(object, [("entity", &name)]);
             if observations.is_empty() {
                 return sink.push(place, fields(head, kind.as_slice(), metadata), None);
             }
@@ -61,15 +61,23 @@ fn push(sink: &mut Sink<'_, '_>, place: &dyn Fn() -> String, mut object: Map<Str
         Some("relation") => {
             let [from, to, relation] = ["from", "to", "relationType"].map(|key| needed(&mut object, key));
             let (from, to, relation) = (from?, to?, relation?);
-            let metadata = Map::from_iter(
-                [("from", &from), ("to", &to)]
-                    .map(|(key, name)| (key.to_owned(), Value::from(name.as_str()))),
-            );
+            let metadata = with_rest(object, [("from", &from), ("to", &to)]);
             let text = format!("{from} {relation} {to}");
             sink.push(place, fields(text, &["relation".to_owned()], metadata), None)
         }
         _ => Err(bad("it is neither an entity nor a relation")),
     }
+}
+
+/// The names, and what relatives of the server have written besides.
+fn with_rest<const N: usize>(
+    mut object: Map<String, Value>,
+    names: [(&str, &String); N],
+) -> Map<String, Value> {
+    object.remove("type");
+    let mut metadata = metadata_of(object, "metadata");
+    metadata.extend(names.map(|(key, name)| (key.to_owned(), Value::from(name.as_str()))));
+    metadata
 }
 
 fn fields(text: String, tags: &[String], metadata: Map<String, Value>) -> Fields {
@@ -113,6 +121,18 @@ mod tests {
         assert!(items.iter().all(|item| item.notes.is_empty()));
         assert_eq!(items[0].incoming.remember.tags, ["person"]);
         assert_eq!((report.memories, report.left_out), (4, 1), "the same observation twice");
+    }
+
+    #[test]
+    fn keys_that_the_server_does_not_know_are_kept() {
+        let (items, _) = items(
+            "{\"type\":\"entity\",\"name\":\"Ann\",\"entityType\":\"person\",\"observations\":[\"likes tea\"],\"source\":\"chat\"}\n\
+             {\"type\":\"relation\",\"from\":\"Ann\",\"to\":\"Oslo\",\"relationType\":\"lives in\",\"since\":2020}\n",
+        )
+        .expect("good");
+        let metadata = |at: usize| Value::Object(items[at].incoming.remember.metadata.clone());
+        assert_eq!(metadata(0), serde_json::json!({"entity": "Ann", "source": "chat"}));
+        assert_eq!(metadata(1), serde_json::json!({"from": "Ann", "to": "Oslo", "since": 2020}));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! memory says. Writers stream from an iterator.
 //!
 //! An import must be all or nothing, so its file is read twice: once to check everything, then to store. Standard
-//! input cannot be read twice; the caller first spools it into an unnamed temporary file, which costs disk instead
-//! of memory and leaves nothing behind after a crash.
+//! input cannot be read twice; the caller first spools it into a temporary file, which costs disk instead of memory. It
+//! lies in the home, as the private copy of a database does, so that a process that is killed leaves it nowhere else.
 
 mod claude_mem;
 mod export;

@@ -75,7 +75,10 @@ fn fitting_tags(
         if fits { clean.push(tag.to_owned()) } else { more.push(tag.to_owned()) }
     }
     if more.is_empty() && clean != tags {
-        note(format!("tags were cleaned of blanks and repeats, {} became {}", tags.len(), clean.len()));
+        note(match tags.len() - clean.len() {
+            0 => "blanks around its tags were taken off".to_owned(),
+            _ => format!("tags were cleaned of blanks and repeats, {} became {}", tags.len(), clean.len()),
+        });
     }
     if !more.is_empty() {
         note(format!("{} of its tags do not fit and are in its metadata as `{MORE_TAGS}`", more.len()));

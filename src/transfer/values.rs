@@ -23,28 +23,31 @@ pub(super) fn take_text(object: &mut Map<String, Value>, key: &str) -> Option<St
     .filter(|text| !text.trim().is_empty())
 }
 
-/// The texts of a list, or of a list written as JSON into a text, or of a text with commas.
+/// The texts of a list, or of a list written as JSON into a text, or of a text with commas; numbers and truth values as they
+/// are written. What is none of these stays where it is kept with everything else.
 pub(super) fn take_texts(object: &mut Map<String, Value>, key: &str) -> Option<Vec<String>> {
-    let texts = match object.remove(key)? {
-        Value::Array(items) => of_list(items),
+    let items = match object.remove(key)? {
+        Value::Array(items) => items,
         Value::String(text) => match serde_json::from_str(&text) {
-            Ok(Value::Array(items)) => of_list(items),
-            _ => text.split(',').map(str::to_owned).collect(),
+            Ok(Value::Array(items)) => items,
+            _ => text.split(',').map(Value::from).collect(),
         },
-        _ => return None,
+        other => vec![other],
     };
+    let (mut texts, mut others) = (Vec::new(), Vec::new());
+    for item in items {
+        match item {
+            Value::String(text) => texts.push(text),
+            Value::Number(number) => texts.push(number.to_string()),
+            Value::Bool(value) => texts.push(value.to_string()),
+            Value::Null => {}
+            other => others.push(other),
+        }
+    }
+    if !others.is_empty() {
+        object.insert(key.to_owned(), Value::from(others));
+    }
     Some(texts).filter(|texts| !texts.is_empty())
-}
-
-fn of_list(items: Vec<Value>) -> Vec<String> {
-    items
-        .into_iter()
-        .filter_map(|item| match item {
-            Value::String(text) => Some(text),
-            Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        })
-        .collect()
 }
 
 /// Unix seconds: of a text such as 2026-02-17T12:30:00Z, of seconds, or of milliseconds.
@@ -100,4 +103,30 @@ pub(super) fn shrink(metadata: &mut Map<String, Value>) -> usize {
         removed += 1;
     }
     removed
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_taken_from_every_shape_and_what_is_no_text_stays() {
+        for (value, texts, left) in [
+            (json!(["a", 2026, true, null]), Some(vec!["a", "2026", "true"]), None),
+            (json!("[\"a\", 1]"), Some(vec!["a", "1"]), None),
+            (json!("a,b"), Some(vec!["a", "b"]), None),
+            (json!(2026), Some(vec!["2026"]), None),
+            (json!(["a", {"b": 1}]), Some(vec!["a"]), Some(json!([{"b": 1}]))),
+            (json!({"b": 1}), None, Some(json!([{"b": 1}]))),
+            (json!(null), None, None),
+            (json!([]), None, None),
+        ] {
+            let mut object = Map::from_iter([("key".to_owned(), value.clone())]);
+            let taken = take_texts(&mut object, "key");
+            let taken = taken.as_ref().map(|texts| texts.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!((taken, object.get("key").cloned()), (texts, left), "{value}");
+        }
+    }
 }

@@ -179,12 +179,112 @@ fn an_import_that_fails_stores_nothing() {
 }
 
 #[test]
+fn an_sqlite_export_comes_in_with_everything_that_the_original_has_no_column_for() {
+    let user = User::new();
+    let all = "{\"id\":\"a\",\"text\":\"the river is green\",\"timestamp\":5,\"source\":\"s\",\"session_id\":\"t\",\"importance\":0.25,\
+               \"tags\":[\"x, y\",\"z\"],\"collection\":\"c\",\"speaker\":\"Ann\",\"role\":\"user\",\"position\":3,\
+               \"metadata\":{\"k\":[1,{}]}}\n";
+    let file = user.write("m.jsonl", all);
+    user.run(["import", file.to_str().expect("UTF-8"), "-q"]);
+    let exported = user.run(["export", "--format", "jsonl", "--vectors"]);
+    assert!(exported.contains("\"windows\""), "{exported}");
+    let path = user.path("e.db");
+    let path = path.to_str().expect("UTF-8");
+    user.run(["export", "--format", "sqlite", "-o", path]);
+    let other = User::new();
+    let imported = other.json(["import", path, "--json"]);
+    assert_eq!((&imported["imported"], &imported["vectors_reused"]), (&json!(1), &json!(1)), "{imported}");
+    assert_eq!(other.run(["export", "--format", "jsonl", "--vectors"]), exported);
+}
+
+#[test]
+fn an_export_is_of_one_state_whoever_writes_meanwhile() {
+    let user = User::new();
+    let file = user.write("m.jsonl", lines(3000));
+    user.run(["import", file.to_str().expect("UTF-8"), "-q", "--no-embed"]);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let options = memento_kv::Options::at(user.home()).publish(false).background_embedding(false);
+            let store = memento_kv::Store::open(options).expect("open");
+            // Each pair of records leaves as many memories as there were.
+            for n in 0.. {
+                if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let new = memento_kv::Remember::new(format!("one more, {n}"))
+                    .id(memento_kv::MemoryId::new(format!("n{n}")).expect("an id"));
+                store.remember(new).expect("stored");
+                store
+                    .forget([if n < 3000 { format!("m{n}") } else { format!("n{}", n - 3000) }])
+                    .expect("forgotten");
+            }
+        });
+        for format in ["json", "jsonl"] {
+            let path = user.path(&format!("e.{format}"));
+            let path = path.to_str().expect("UTF-8");
+            user.run(["export", "--format", format, "-o", path, "-q"]);
+            let other = User::new();
+            let imported = other.json(["import", path, "--no-embed", "--json"]);
+            let count = imported["imported"].as_u64().expect("a number");
+            assert!((3000..=3001).contains(&count), "{format}: {count}");
+            let printed = user.run(["export", "--format", format, "-q"]);
+            assert!(printed.len() > 3000 * 50, "{format}");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn an_export_over_memory_db_is_a_snapshot_and_takes_nothing_back() {
+    let user = User::new();
+    let options = memento_kv::Options::at(user.home()).background_embedding(false);
+    let store = memento_kv::Store::open(options).expect("open");
+    let remember = |text: &str| drop(store.remember(memento_kv::Remember::new(text)).expect("stored"));
+    remember("one");
+    let db = user.home().join("memory.db");
+    user.run(["export", "--format", "sqlite", "-o", db.to_str().expect("UTF-8"), "-q"]);
+    remember("two");
+    store.snapshot(&mut |_| {}).expect("published");
+    assert_eq!(store.stats().expect("figures").memories, 2);
+    assert!(store.restore_points().expect("a list").is_empty());
+}
+
+#[test]
+fn all_bad_lines_of_a_file_are_named_at_once() {
+    let user = User::new();
+    let bad = "{\"text\":5}\n{\"nope\":1}\n{\"text\":\" \"}\n";
+    let file = user.write("m.jsonl", format!("{}{bad}", lines(3)));
+    let said = user.fail(2, ["import", file.to_str().expect("UTF-8")]);
+    for part in ["3 lines are bad: ", "line 4: text is a number", "line 5: it has no text", "line 6: "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(user.count(), 0);
+    let file = user.write("many.jsonl", bad.repeat(50));
+    let said = user.fail(2, ["import", file.to_str().expect("UTF-8")]);
+    assert!(said.contains("150 lines are bad: ") && said.contains("; and 140 more"), "{said}");
+}
+
+#[test]
+fn what_an_import_cannot_read_twice_lies_in_the_home_and_nowhere_else() {
+    let user = User::new();
+    user.remember(["something", "--id", "there"]);
+    let nowhere = user.path("no-such-folder");
+    for input in [lines(3).into_bytes(), fs::read("tests/fixtures/memory-v0.2.2.db").expect("read")] {
+        let mut command = user.command(["import", "-", "-q"]);
+        command.env("TMPDIR", &nowhere).write_stdin(input).assert().success();
+    }
+    assert_eq!(user.count(), 1 + 3 + 194);
+}
+
+#[test]
 fn a_conflict_of_an_import_is_decided_by_the_caller() {
     let user = User::new();
     user.remember(["mine", "--id", "a", "--at", "@1"]);
     let file = user.write("f.json", "{\"memories\": [{\"id\":\"a\",\"text\":\"theirs\",\"timestamp\":1}]}");
     let file = file.to_str().expect("UTF-8");
-    user.fail(2, ["import", file]);
+    let said = user.fail(2, ["import", file]);
+    assert!(said.contains("memory 1: the id a belongs") && said.contains("--on-conflict keep"), "{said}");
     assert_eq!(user.json(["import", file, "--on-conflict", "keep", "--json"])["kept"], 1);
     assert_eq!(user.run(["get", "a", "-f", "text"]), "mine");
     assert_eq!(user.json(["import", file, "--on-conflict", "replace", "--json"])["replaced"], 1);

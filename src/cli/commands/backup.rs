@@ -16,8 +16,8 @@ Examples:
   memento-kv backup /mnt/disk/memento.db
 
 Without a path it goes to the home's folder `backups`, as memory_YYYYMMDD_HHMMSS.db with a manifest beside
-it, and older ones are let go as storage.backup_retention_days says. `backups` lists them, `restore`
-brings one back.")]
+it, and stays for storage.backup_retention_days days; those that health runs make are thinned out to one an
+hour and then one a day. With a path it stays for good. `backups` lists them, `restore` brings one back.")]
 pub(crate) struct BackupArgs {
     /// Where to, a new file or a folder; nothing is let go then
     path: Option<PathBuf>,

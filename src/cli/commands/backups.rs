@@ -45,7 +45,11 @@ fn pretty(backups: &[Backup], out: &Output, now: i64) -> String {
             _ => Color::DarkRed,
         };
         table.add_row(vec![
-            Cell::new(text::age(backup.created_ms.div_euclid(1000), now)),
+            // `memory.db.backup` of the original says it nowhere.
+            Cell::new(match backup.created_ms {
+                0 => "?".to_owned(),
+                created_ms => text::age(created_ms.div_euclid(1000), now),
+            }),
             Cell::new(backup.verdict.name()).fg(color),
             Cell::new(backup.memories.map_or("?".to_owned(), |memories| memories.to_string()))
                 .set_alignment(CellAlignment::Right),

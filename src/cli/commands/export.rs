@@ -13,7 +13,7 @@ use crate::cli::progress::{Bar, Unit};
 use crate::cli::{session, text};
 use crate::home::Home;
 use crate::transfer::{ExportHead, write_json, write_jsonl, write_jsonl_with_vectors};
-use crate::{Error, ErrorKind, Filter, List, Memory, Order, Result, Store};
+use crate::{Error, ErrorKind, Filter, List, Memory, Moment, Order, Result, Role, Store};
 
 /// Memories that are read at once, and first of all.
 const PAGE_COUNT_MAX: usize = 5000;
@@ -34,7 +34,7 @@ Examples:
 
 json has the form of the original's export, the newest first, and no vectors; jsonl is one memory a line, the oldest
 first, and with --vectors it loses nothing. sqlite is what memory.db is.
-`memento-kv import` reads the first two, `memento-kv restore` the third.")]
+`memento-kv import` reads all of them, `memento-kv restore` the third.")]
 pub(crate) struct ExportArgs {
     /// The form
     #[arg(long, short, value_enum, default_value_t = ExportFormat::Json)]
@@ -76,27 +76,26 @@ pub(crate) fn run(args: &ExportArgs, context: &Context<'_>) -> Result<(), Failur
 fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
     if args.format == ExportFormat::Sqlite {
-        return export_sqlite(args, store, context);
+        return export_sqlite(args, home, store, context);
     }
-    let total = store.stats()?.memories;
     let bar = Bar::new(out, "exporting", Unit::Count);
-    let order = match args.format {
-        ExportFormat::Json => Order::Newest,
-        // So that reading it back stores memories of one second in their order.
-        ExportFormat::Jsonl | ExportFormat::Sqlite => Order::Oldest,
-    };
-    let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| bar.set(done, total));
-    let head = ExportHead { exported_at_ms: context.now_ms, total_memories: total, db_path: &home.db_path };
-    let mut write = |to: &mut dyn Write, target: &Path| match args.format {
-        ExportFormat::Json => write_json(to, target, &head, &mut pages),
-        ExportFormat::Jsonl if args.vectors => {
-            write_jsonl_with_vectors(to, target, &mut pages, &mut |id| store.vectors(id)).map(drop)
-        }
-        ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
+    let written = |store: &Store, to: &mut dyn Write, target: &Path| {
+        written(args, home, store, context.now_ms, &|done, total| bar.set(done, total), to, target)
     };
     let Some(target) = &args.output else {
         let mut stdout = BufWriter::new(io::stdout().lock());
-        write(&mut stdout, Path::new(STDOUT_NAME)).map_err(closed_pipe)?;
+        let target = Path::new(STDOUT_NAME);
+        // What is printed is gone, and cannot be written once more.
+        let result = match is_shared(store) {
+            true => written(&*store.as_of(Moment::Now)?, &mut stdout, target),
+            false => written(store, &mut stdout, target),
+        };
+        match result.map_err(closed_pipe)? {
+            Wrote::One { .. } => {}
+            Wrote::Several => out.warn(
+                "others wrote meanwhile: what they changed may be in it or not; `-o FILE` exports one state",
+            ),
+        }
         // The original's form has no line end at its end, which a terminal needs.
         let end: &[u8] = if out.terminal && args.format == ExportFormat::Json { b"\n" } else { b"" };
         return stdout
@@ -104,7 +103,21 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
             .and_then(|()| stdout.flush())
             .map_err(crate::cli::output::stdout_failure);
     };
-    to_file(target, &mut write)?;
+    let mut total = 0;
+    let mut write = |store: &Store, to: &mut dyn Write, target: &Path| match written(store, to, target) {
+        Ok(Wrote::One { memories }) => {
+            total = memories;
+            Ok(true)
+        }
+        Ok(Wrote::Several) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
+        Err(error) => Err(error),
+    };
+    if !to_file(target, &mut |to, target| write(store, to, target))? {
+        // Somebody writes on and on: a copy of the store stands still.
+        let copy = store.as_of(Moment::Now)?;
+        to_file(target, &mut |to, target| write(&copy, to, target))?;
+    }
     drop(bar);
     if out.json {
         return out.print_json(&Exported { memories: total, file: &target.to_string_lossy() });
@@ -113,8 +126,71 @@ fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) 
     Ok(())
 }
 
+/// What was written.
+#[derive(Clone, Copy, Debug)]
+enum Wrote {
+    /// One state of the store.
+    One { memories: u64 },
+    /// Parts of several, since others wrote meanwhile.
+    Several,
+}
+
+/// Whether others ask the store, so that it may change at any moment.
+fn is_shared(store: &Store) -> bool {
+    store.sharing().is_ok_and(|sharing| sharing.role == Role::Client || !sharing.clients.is_empty())
+}
+
+/// Writes all memories of a store.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when others wrote meanwhile, so that what was announced did not come.
+fn written(
+    args: &ExportArgs,
+    home: &Home,
+    store: &Store,
+    now_ms: i64,
+    tell: &dyn Fn(u64, u64),
+    to: &mut dyn Write,
+    target: &Path,
+) -> Result<Wrote> {
+    let before = store.stats()?;
+    let total = before.memories;
+    let order = match args.format {
+        ExportFormat::Json => Order::Newest,
+        // So that reading it back stores memories of one second in their order.
+        ExportFormat::Jsonl | ExportFormat::Sqlite => Order::Oldest,
+    };
+    let mut pages = Pages::new(order, |list| store.list(&list)).inspect_count(|done| tell(done, total));
+    let head = ExportHead { exported_at_ms: now_ms, total_memories: total, db_path: &home.db_path };
+    let result = match args.format {
+        ExportFormat::Json => write_json(to, target, &head, &mut pages),
+        ExportFormat::Jsonl if args.vectors => {
+            write_jsonl_with_vectors(to, target, &mut pages, &mut |id| store.vectors(id)).map(drop)
+        }
+        ExportFormat::Jsonl | ExportFormat::Sqlite => write_jsonl(to, target, &mut pages).map(drop),
+    };
+    let is_one = store.stats()?.last_seq == before.last_seq;
+    match result {
+        Ok(()) if is_one => Ok(Wrote::One { memories: total }),
+        Ok(()) => Ok(Wrote::Several),
+        Err(error) if !is_one && error.kind() == ErrorKind::Invalid => Err(changed(target)),
+        Err(error) => Err(error),
+    }
+}
+
+fn changed(target: &Path) -> Error {
+    Error::new(ErrorKind::Conflict, "others wrote while the memories were exported")
+        .at(target)
+        .hint("`-o` with the name of a file exports one state, whoever writes")
+}
+
 /// A database is no stream, so it needs a file.
-fn export_sqlite(args: &ExportArgs, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
+fn export_sqlite(
+    args: &ExportArgs,
+    home: &Home,
+    store: &Store,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
     let out = context.out;
     let Some(target) = &args.output else {
         return Err(Error::new(ErrorKind::Invalid, "a SQLite file cannot be written to standard output")
@@ -122,7 +198,12 @@ fn export_sqlite(args: &ExportArgs, store: &Store, context: &Context<'_>) -> Res
             .into());
     };
     let bar = Bar::new(out, "exporting", Unit::Count);
-    let done = store.export_sqlite(target, &mut bar.listener())?;
+    // In place of the published one it would look like a copy that somebody has put there to go back to it, and what
+    // others remember from here on would be undone.
+    let done = match is_same_file(target, &home.db_path) {
+        true => store.snapshot(&mut bar.listener())?,
+        false => store.export_sqlite(target, &mut bar.listener())?,
+    };
     drop(bar);
     if out.json {
         return out.print_json(&Exported { memories: done.memories, file: &target.to_string_lossy() });
@@ -135,6 +216,18 @@ fn export_sqlite(args: &ExportArgs, store: &Store, context: &Context<'_>) -> Res
     Ok(())
 }
 
+/// Whether both name the same place, which may be empty.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        Some((fs::canonicalize(folder).ok()?, path.file_name()?.to_owned()))
+    };
+    place(one).is_some_and(|one| Some(one) == place(other))
+}
+
 /// A reader that went away is no failure of the export.
 fn closed_pipe(error: Error) -> Failure {
     let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
@@ -144,16 +237,19 @@ fn closed_pipe(error: Error) -> Failure {
     Failure::Error(error)
 }
 
-type WriteTo<'a> = dyn FnMut(&mut dyn Write, &Path) -> Result<()> + 'a;
+/// Writes all of it, and says whether it is to stay.
+type WriteTo<'a> = dyn FnMut(&mut dyn Write, &Path) -> Result<bool> + 'a;
 
 /// Writes a file as a whole: a former one stays until the new one is on stable storage. Readable by its owner only,
 /// as memories are nobody else's business.
-fn to_file(target: &Path, write: &mut WriteTo<'_>) -> Result<()> {
+///
+/// Says whether it was written.
+fn to_file(target: &Path, write: &mut WriteTo<'_>) -> Result<bool> {
     let fail = |operation| move |error| Error::io(operation, target, error);
     // A link stays a link; what it points to is replaced.
     let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     if fs::metadata(&real).is_ok_and(|metadata| !metadata.is_file()) {
-        return to_device(&real, target, write);
+        return to_device(&real, target, write).map(|()| true);
     }
     let folder = match real.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -165,21 +261,27 @@ fn to_file(target: &Path, write: &mut WriteTo<'_>) -> Result<()> {
         .map_err(fail("make a temporary file beside it"))?;
     {
         let mut buffered = BufWriter::with_capacity(1 << 18, file.as_file_mut());
-        write(&mut buffered, target)?;
+        if !write(&mut buffered, target)? {
+            return Ok(false);
+        }
         buffered.flush().map_err(fail("write"))?;
     }
     file.as_file().sync_all().map_err(fail("sync"))?;
     file.persist(&real).map_err(|error| Error::io("rename", target, error.error))?;
     // The new name itself must survive a power cut, too.
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail("sync the folder"))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail("sync the folder"))?;
+    Ok(true)
 }
 
 /// A terminal, a pipe or the like cannot be replaced, only written to. A folder is refused by the system.
 fn to_device(real: &Path, target: &Path, write: &mut WriteTo<'_>) -> Result<()> {
+    // What is written to it is gone, and cannot be written once more.
     let device =
         OpenOptions::new().write(true).open(real).map_err(|error| Error::io("open", target, error))?;
     let mut buffered = BufWriter::new(device);
-    write(&mut buffered, target)?;
+    if !write(&mut buffered, target)? {
+        return Err(changed(target));
+    }
     buffered.flush().map_err(|error| Error::io("write", target, error))
 }
 
@@ -312,12 +414,16 @@ mod tests {
     fn a_file_is_replaced_only_when_all_is_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let target = folder.path().join("out.json");
-        to_file(&target, &mut |to, _| to.write_all(b"first").map_err(|_| unreachable!())).expect("written");
+        to_file(&target, &mut |to, _| to.write_all(b"first").map(|()| true).map_err(|_| unreachable!()))
+            .expect("written");
         let failed = to_file(&target, &mut |to, _| {
             let _ = to.write_all(b"half");
             Err(Error::new(ErrorKind::Corrupt, "bad row"))
         });
         assert_eq!(failed.expect_err("it failed").kind(), ErrorKind::Corrupt);
+        let not_to_stay =
+            to_file(&target, &mut |to, _| to.write_all(b"half").map(|()| false).map_err(|_| unreachable!()));
+        assert!(!not_to_stay.expect("no error"));
         assert_eq!(fs::read(&target).expect("the former file"), b"first");
         assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "nothing is left behind");
     }
@@ -330,7 +436,8 @@ mod tests {
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&file, "old").expect("write");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
-        to_file(&link, &mut |to, _| to.write_all(b"new").map_err(|_| unreachable!())).expect("written");
+        to_file(&link, &mut |to, _| to.write_all(b"new").map(|()| true).map_err(|_| unreachable!()))
+            .expect("written");
         assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
         assert_eq!(fs::read(&file).expect("the file"), b"new");
         assert_eq!(fs::metadata(&file).expect("the file").permissions().mode() & 0o777, 0o600);
@@ -339,10 +446,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_device_is_written_to_and_a_folder_is_refused() {
-        to_file(Path::new("/dev/null"), &mut |to, _| to.write_all(b"x").map_err(|_| unreachable!()))
-            .expect("written");
+        to_file(Path::new("/dev/null"), &mut |to, _| {
+            to.write_all(b"x").map(|()| true).map_err(|_| unreachable!())
+        })
+        .expect("written");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert!(to_file(folder.path(), &mut |_, _| Ok(())).is_err());
-        assert!(to_file(&folder.path().join("no/such"), &mut |_, _| Ok(())).is_err());
+        assert!(to_file(folder.path(), &mut |_, _| Ok(true)).is_err());
+        assert!(to_file(&folder.path().join("no/such"), &mut |_, _| Ok(true)).is_err());
     }
 }

@@ -104,13 +104,13 @@ impl From<ConflictArg> for OnConflict {
 
 pub(crate) fn run(args: &ImportArgs, context: &Context<'_>) -> Result<(), Failure> {
     if args.file == Path::new("-") {
-        let spooled = spooled(|file| input::spool_stdin(file, context.out))?;
+        let spooled = spooled(context, |file| input::spool_stdin(file, context.out))?;
         return import(spooled.path(), Path::new(STDIN_NAME), args, context);
     }
     let is_pipe = fs::metadata(&args.file).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
     if is_pipe {
         let mut pipe = File::open(&args.file).map_err(|error| Error::io("open", &args.file, error))?;
-        let spooled = spooled(|file| input::spool(&mut pipe, &args.file, file))?;
+        let spooled = spooled(context, |file| input::spool(&mut pipe, &args.file, file))?;
         return import(spooled.path(), &args.file, args, context);
     }
     import(&args.file, &args.file, args, context)
@@ -128,6 +128,10 @@ fn import(file: &Path, name: &Path, args: &ImportArgs, context: &Context<'_>) ->
         .on_conflict(args.on_conflict.into())
         .dry_run(args.dry_run)
         .allow_secrets(args.allow_secrets);
+    let options = match session::home_folder(context) {
+        Some(home) => options.scratch(home),
+        None => options,
+    };
     // What is only looked at makes no store: without one, an empty one somewhere else stands for it.
     let nowhere = args.dry_run.then(tempfile::tempdir).transpose();
     let nowhere =
@@ -166,10 +170,15 @@ impl Bars {
     }
 }
 
-/// What cannot be read twice, in a file with a name. It goes when it is dropped.
-fn spooled(fill: impl FnOnce(&mut File) -> Result<()>) -> Result<tempfile::NamedTempFile> {
-    let made = tempfile::NamedTempFile::new();
-    let mut file = made.map_err(|error| Error::io("make a temporary file", &std::env::temp_dir(), error))?;
+/// What cannot be read twice, in a file with a name. It goes when it is dropped; a process that is killed leaves it in the
+/// home, which is the user's alone, and `doctor` tells of it.
+fn spooled(
+    context: &Context<'_>,
+    fill: impl FnOnce(&mut File) -> Result<()>,
+) -> Result<tempfile::NamedTempFile> {
+    let folder = session::home_folder(context).unwrap_or_else(std::env::temp_dir);
+    let made = tempfile::Builder::new().prefix("import-").suffix(".tmp").tempfile_in(&folder);
+    let mut file = made.map_err(|error| Error::io("make a temporary file", &folder, error))?;
     fill(file.as_file_mut())?;
     Ok(file)
 }

@@ -12,8 +12,7 @@ use crate::cli::{session, table, text};
 use crate::health::revive;
 use crate::home::Home;
 use crate::{
-    BackupVerdict, Error, ErrorKind, Moment, RestoreFrom, RestoreOptions, RestorePoint, Restored, Result,
-    backups_in,
+    Error, ErrorKind, Moment, RestoreFrom, RestoreOptions, RestorePoint, Restored, Result, latest_backup_in,
 };
 
 #[derive(Debug, Args)]
@@ -95,9 +94,7 @@ fn revived(from: &RestoreFrom, home: &Home, gone: Error) -> Result<Restored> {
     match from {
         RestoreFrom::File(file) => revive(home, file),
         RestoreFrom::Latest => {
-            let backups = backups_in(&home.path, true)?;
-            let latest = backups.iter().find(|backup| backup.verdict == BackupVerdict::Verified);
-            let latest = latest.ok_or_else(|| {
+            let latest = latest_backup_in(&home.path)?.ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, "there is no verified backup")
                     .at(&home.path)
                     .hint("name an unverified one to restore it")

@@ -62,7 +62,7 @@ impl PrivateCopy {
         // SQLite looks for side files beside the file that a link leads to, too.
         let real = fs::canonicalize(path).map_err(|error| Error::io("open", path, error))?;
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".memento-copy-");
+        builder.prefix(".memento-copy-").suffix(".tmp");
         let made = match options.scratch {
             Some(scratch) => builder.tempdir_in(scratch),
             None => builder.tempdir(),

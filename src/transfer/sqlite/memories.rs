@@ -14,8 +14,10 @@ use super::super::repair::repaired;
 use super::super::{NOTES_MAX, Note, placed};
 use super::guard::sqlite_error;
 use super::kind;
+use super::own::Own;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{MemoryId, Remember};
+use crate::store::MemoryVectors;
 use crate::time;
 
 /// Numbers of one embedding of the original.
@@ -40,6 +42,8 @@ pub(crate) struct DatabaseItem {
     pub(crate) remember: Remember,
     /// What the original's model made of its first 256 tokens, at length 1. None where there is none that can be used.
     pub(crate) embedding: Option<Vec<f32>>,
+    /// Of a snapshot of this program, all its vectors and the model that made them.
+    pub(crate) vectors: Option<Box<MemoryVectors>>,
     /// What was changed to fit the limits of this store.
     pub(crate) notes: Vec<Note>,
 }
@@ -69,9 +73,11 @@ pub(super) fn count(connection: &Connection, name: &Path) -> Result<u64> {
 pub(super) fn read(
     connection: &Connection,
     name: &Path,
+    is_own: bool,
     each: &mut dyn FnMut(DatabaseItem) -> Result<()>,
 ) -> Result<DatabaseRead> {
     let failed = |error| sqlite_error(name, &error);
+    let mut own = is_own.then(|| Own::of(connection, name)).transpose()?;
     let there = kind::columns(connection, name, "memories")?;
     let mut found = DatabaseRead::default();
     for column in there.iter().filter(|column| !COLUMNS.contains(&column.as_str())) {
@@ -99,7 +105,7 @@ pub(super) fn read(
     while let Some(row) = rows.next().map_err(failed)? {
         index += 1;
         let rowid: i64 = row.get(0).map_err(failed)?;
-        let item = item(row, index, rowid)
+        let item = item(row, index, rowid, own.as_mut())
             .map_err(|problem| match problem {
                 Problem::Row(error) => placed(error, &format!("memory {index}, row {rowid}")).at(name),
                 Problem::Sqlite(error) => failed(error),
@@ -109,7 +115,7 @@ pub(super) fn read(
             Ok(item) => {
                 found.memories += 1;
                 found.changed += u64::from(!item.notes.is_empty());
-                found.embeddings += u64::from(item.embedding.is_some());
+                found.embeddings += u64::from(item.embedding.is_some() || item.vectors.is_some());
                 each(item)?;
             }
             Err(why) => {
@@ -149,7 +155,12 @@ fn first_of_its_id(mut item: DatabaseItem, ids: &mut Ids) -> Result<DatabaseItem
 }
 
 /// The memory of a row; the inner error says why there is none.
-fn item(row: &Row<'_>, index: u64, rowid: i64) -> Result<Result<DatabaseItem, String>, Problem> {
+fn item(
+    row: &Row<'_>,
+    index: u64,
+    rowid: i64,
+    own: Option<&mut Own<'_>>,
+) -> Result<Result<DatabaseItem, String>, Problem> {
     let mut notes = Vec::new();
     let mut note = |what| notes.push(Note { index, what });
     let column = |column: &str| {
@@ -162,31 +173,40 @@ fn item(row: &Row<'_>, index: u64, rowid: i64) -> Result<Result<DatabaseItem, St
     };
     let id = self::text("id", column("id")?, &mut note).filter(|id| MemoryId::check(id).is_ok());
     let tags = self::text("tags", column("tags")?, &mut note);
-    let fields = Fields {
+    let mut fields = Fields {
         id: id.clone(),
         text: Some(text),
         timestamp: seconds(column("timestamp")?, &mut note),
         source: self::text("source", column("source")?, &mut note),
         session_id: self::text("session_id", column("session_id")?, &mut note),
         importance: importance(column("importance")?, &mut note),
-        tags: tags.map(|tags| split(&tags, &mut note)),
+        tags: tags.as_deref().map(|tags| split(tags, &mut note)),
         collection: self::text("collection", column("collection")?, &mut note),
         ..Fields::default()
     };
-    let embedding = match embedding(column("embedding")?) {
-        Ok(embedding) => embedding,
-        Err(why) => {
-            note(format!("its embedding {why} and is made anew"));
-            None
+    let (mut embedding_of_original, mut vectors) = (None, None);
+    match own {
+        // Its model need not be the original's, though it may have as many dimensions.
+        Some(own) => {
+            let first = match column("embedding")? {
+                ValueRef::Blob(bytes) => Some(bytes),
+                _ => None,
+            };
+            let id = id.as_deref().unwrap_or_default();
+            vectors = own.complete(id, &mut fields, tags.as_deref(), first, &mut note)?;
         }
-    };
+        None => match embedding(column("embedding")?) {
+            Ok(embedding) => embedding_of_original = embedding,
+            Err(why) => note(format!("its embedding {why} and is made anew")),
+        },
+    }
     let mut remember = repaired(fields, &mut note).map_err(Problem::Row)?;
     if id.is_none() {
         let made = ids::made(&remember);
         note(format!("it has no usable id and gets {made}"));
         remember.id = Some(made);
     }
-    Ok(Ok(DatabaseItem { index, rowid, remember, embedding, notes }))
+    Ok(Ok(DatabaseItem { index, rowid, remember, embedding: embedding_of_original, vectors, notes }))
 }
 
 /// What a value says as a text. Bytes that are no UTF-8 become U+FFFD, which is noted: the original could not even read

@@ -8,6 +8,7 @@ pub(crate) mod copy;
 mod guard;
 mod kind;
 mod memories;
+mod own;
 mod rows;
 
 use std::cell::Cell;
@@ -75,11 +76,16 @@ impl Database {
     /// its row. An error of `each` ends the reading and is returned.
     pub(crate) fn read(&self, each: &mut dyn FnMut(DatabaseItem) -> Result<()>) -> Result<DatabaseRead> {
         self.expect_memories()?;
+        let is_own = self.kind == DatabaseKind::Snapshot;
         if !self.is_checked.get() {
             guard::check_table(&self.connection, &self.name, "memories")?;
+            if is_own {
+                kind::expect_plain(&self.connection, &self.name, "memento_rows")?;
+                guard::check_table(&self.connection, &self.name, "memento_rows")?;
+            }
             self.is_checked.set(true);
         }
-        memories::read(&self.connection, &self.name, each)
+        memories::read(&self.connection, &self.name, is_own, each)
     }
 
     /// Gives the rows of a table of another program to `each`, as objects, in the order in which they were stored.
