@@ -123,7 +123,7 @@ const HEALED: &str = "`check --repair` writes the segment anew from what is whol
 const REWRITTEN: &str = "the manifest is derived: it is written anew at the next open";
 
 /// How much is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Depth {
     /// Headers, seals and their links, the segment that is open for records, the manifest.
     Quick,
@@ -190,7 +190,7 @@ impl Engine {
             folder: store.folder(),
             db_path: &store.db_path(),
         };
-        let sound = check.belongings(&belongings, depth, limits.deadline)?;
+        let sound = check.belongings(&belongings, depth.min(limits.copies), limits.deadline)?;
         if let Some(crc32) = sound.filter(|_| !self.is_read_only())
             && let Err(error) = note_sound(store, crc32)
         {
@@ -256,7 +256,7 @@ pub fn check_files_with(
     let db_path = options.db_path.clone().unwrap_or_else(|| home.join(DB_NAME));
     // They are opened for reading only, by SQLite itself.
     let belongings = Belongings { disk: &RealDisk, home, folder: &layout.folder, db_path: &db_path };
-    check.belongings(&belongings, Depth::Deep, limits.deadline)?;
+    check.belongings(&belongings, limits.copies, limits.deadline)?;
     Ok(check.report)
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::Depth;
 use super::read::SegmentRead;
 use crate::error::Result;
 use crate::format::op::MemoryKey;
@@ -23,6 +24,7 @@ pub struct CheckOptions {
     pub(super) resume: Option<PathBuf>,
     pub(super) time_limit: Option<Duration>,
     pub(super) db_path: Option<PathBuf>,
+    pub(super) without_copies: bool,
 }
 
 impl CheckOptions {
@@ -57,10 +59,18 @@ impl CheckOptions {
         self
     }
 
+    /// Whether the bytes of `memory.db` and of all backups are read, too, which are copies of what the store holds; by
+    /// default they are. Otherwise only what their headers and manifests say is looked at.
+    pub fn copies(mut self, on: bool) -> Self {
+        self.without_copies = !on;
+        self
+    }
+
     /// What holds for a check that begins now.
     pub(super) fn limits(&self) -> Limits<'_> {
         let deadline = self.time_limit.and_then(|limit| Instant::now().checked_add(limit));
-        Limits { resume: self.resume.as_deref(), deadline }
+        let copies = if self.without_copies { Depth::Quick } else { Depth::Deep };
+        Limits { resume: self.resume.as_deref(), deadline, copies }
     }
 }
 
@@ -70,6 +80,8 @@ pub(super) struct Limits<'a> {
     pub(super) resume: Option<&'a Path>,
     /// Nothing new is begun after this.
     pub(super) deadline: Option<Instant>,
+    /// How much of `memory.db` and the backups is read at most.
+    pub(super) copies: Depth,
 }
 
 /// A segment that was read and is whole, with what the log says of its memories.

@@ -77,7 +77,13 @@ impl Run<'_> {
         let healed = self.noticed(&store, &before);
         let is_owner = owner(self.path()).is_none_or(|pid| pid == std::process::id());
         // Whoever has the store reads the view, too, which nobody else can.
-        let asked = if deep { self.told(|tell| store.check(tell)) } else { store.check_quickly(&mut |_| {}) };
+        let copies = deep && self.state.copies_are_due(self.now_ms);
+        let asked = if deep {
+            let options = CheckOptions::new().copies(copies);
+            self.told(|tell| store.check_with(&options, tell))
+        } else {
+            store.check_quickly(&mut |_| {})
+        };
         let mut found = match asked {
             Ok(report) => self.checked(report),
             Err(error) => {
@@ -100,6 +106,9 @@ impl Run<'_> {
         if deep {
             self.state.deep_ms = Some(self.now_ms);
             self.state.deep_ok = found.is_empty() && were_read;
+            if copies {
+                self.state.copies_ms = Some(self.now_ms);
+            }
         }
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if found.is_empty() && !changes_nothing {

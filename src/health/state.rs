@@ -17,6 +17,8 @@ const LEN_MAX: usize = 256 << 10;
 const DEEP_MS: i64 = DAY_MS;
 pub(super) const HOUR_MS: i64 = 60 * 60 * 1000;
 pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
+/// Copies that have not changed are read again after this.
+pub(super) const READ_AGAIN_MS: u64 = 7 * DAY_MS as u64;
 /// Sizes of so many days are kept.
 const SIZES_MAX: usize = 30;
 /// Names of damaged backups that are kept, so that each is told of once.
@@ -36,6 +38,8 @@ pub(super) struct State {
     /// When every byte was read the last time, and whether all was well then.
     pub(super) deep_ms: Option<i64>,
     pub(super) deep_ok: bool,
+    /// When the bytes of `memory.db` and of all backups were read the last time.
+    pub(super) copies_ms: Option<i64>,
     /// Last sequence and memories of the store then.
     pub(super) seq: u64,
     pub(super) memories: u64,
@@ -106,6 +110,12 @@ impl State {
         !self.deep_ok || self.deep_ms.is_none_or(is_due)
     }
 
+    /// Whether a run that reads every byte should read those of `memory.db` and of all backups, too, whether they have
+    /// changed or not: what has changed is looked at anyway.
+    pub(super) fn copies_are_due(&self, now_ms: i64) -> bool {
+        !self.deep_ok || self.copies_ms.is_none_or(|copies| now_ms.abs_diff(copies) >= READ_AGAIN_MS)
+    }
+
     /// Notes how many bytes the home has today.
     pub(super) fn note_size(&mut self, now_ms: i64, bytes: u64) {
         let day = now_ms.div_euclid(DAY_MS);
@@ -153,6 +163,10 @@ mod tests {
         assert!(state.deep_is_due(10 * DAY_MS + DEEP_MS));
         assert!(!state.deep_is_due(10 * DAY_MS - 60_000), "clocks are corrected a little every day");
         assert!(state.deep_is_due(9 * DAY_MS));
+        let read = State { copies_ms: Some(10 * DAY_MS), ..state.clone() };
+        assert!(state.copies_are_due(0) && !read.copies_are_due(16 * DAY_MS));
+        assert!(read.copies_are_due(17 * DAY_MS) && read.copies_are_due(3 * DAY_MS));
+        assert!(State { deep_ok: false, ..read }.copies_are_due(10 * DAY_MS));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Run;
 use super::disk::Space;
 use super::report::{GoodBackup, Outcome, Status};
-use super::state::{DAY_MS, HOUR_MS, ReadBackup};
+use super::state::{DAY_MS, HOUR_MS, READ_AGAIN_MS, ReadBackup};
 use crate::check::Finding;
 use crate::error::{ErrorKind, Result};
 use crate::failure::{Deed, Failure, Kind};
@@ -26,8 +26,6 @@ const EARLY_MS: i64 = 5 * 60 * 1000;
 const AHEAD_MS: i64 = 5 * 60 * 1000;
 /// Without a good backup for so long a run says so.
 const OLD_BACKUP_MS: i64 = 2 * DAY_MS;
-/// A backup that did not change on the disk is read as a whole so often.
-const READ_AGAIN_MS: u64 = 7 * DAY_MS as u64;
 /// The index is brought up to date when so many memories, and one in so many, are outside of it.
 const OUTSIDE_MIN: u64 = 10_000;
 const OUTSIDE_SHARE: u64 = 10;
