@@ -161,7 +161,8 @@ pub(crate) fn reach(folder: &Path, wait: Duration) -> io::Result<Stream> {
         }
     };
     let context = enter()?;
-    let pipe = DuplexPipeStream::<Bytes>::try_from(OwnedHandle::from(opened)).map_err(io::Error::other)?;
+    let pipe = DuplexPipeStream::<Bytes>::try_from(OwnedHandle::from(opened))
+        .map_err(|error| error.cause.unwrap_or(io::ErrorKind::Other.into()))?;
     drop(context);
     Stream::of_client(pipe, &note, wait)
 }
