@@ -26,6 +26,8 @@ const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
 
 /// Files' times count hundreds of nanoseconds since 1601; so many of them were over in 1970.
 const UNIX_EPOCH_TICKS: i128 = 116_444_736_000_000_000;
+/// The file that is locked in the place of its folder.
+const FOLDER_LOCK: &str = ".lock";
 /// How often a lock that somebody has is tried.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
@@ -240,9 +242,9 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// A lock on a file or a folder, let go when it is dropped.
 ///
-/// Windows' own locks keep others from reading a file, and a folder has none. So this one is a handle that asks for the
-/// right to remove the file and does not share it: a second such handle is refused, other uses are not, and the system
-/// closes it with the process.
+/// Windows' own locks keep others from reading a file. So this one is a handle that asks for the right to remove the file
+/// and does not share it: a second such handle is refused, other uses are not, and the system closes it with the process.
+/// A folder with such a handle could not be listed or written to by everybody any more, so a file in it is locked.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "it is open, that is all")] File);
 
@@ -250,8 +252,13 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "it is open, that is all")] 
 pub(crate) fn try_lock(_: &File, path: &Path) -> io::Result<Option<Lock>> {
     let mut options = OpenOptions::new();
     options.access_mode(DELETE | FILE_READ_ATTRIBUTES).share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE);
-    OpenOptionsExt::custom_flags(&mut options, FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT);
-    match options.open(path) {
+    OpenOptionsExt::custom_flags(&mut options, FILE_FLAG_OPEN_REPARSE_POINT);
+    let opened = if path.is_dir() {
+        options.write(true).create(true).truncate(false).open(path.join(FOLDER_LOCK))
+    } else {
+        options.open(path)
+    };
+    match opened {
         Ok(file) => Ok(Some(Lock(file))),
         Err(error) if error.raw_os_error() == Some(ERROR_SHARING_VIOLATION) => Ok(None),
         Err(error) => Err(error),
