@@ -150,7 +150,7 @@ fn hint(said: &str) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
@@ -161,7 +161,6 @@ mod tests {
         run(&command, folder, b"{\"title\":\"x\"}", timeout)
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_command_gets_the_report_and_an_environment_without_tokens() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -175,7 +174,6 @@ mod tests {
         assert!(names.iter().all(|name| VARIABLES.contains(name) || own.contains(name)), "{names:?}");
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_command_that_fails_says_how() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -189,7 +187,6 @@ mod tests {
         assert_eq!(nowhere.kind(), ErrorKind::Io);
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_command_that_hangs_is_killed_with_what_it_started() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -205,7 +202,6 @@ mod tests {
         }
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_command_that_reads_nothing_or_says_too_much_does_not_stop_the_run() {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -10,6 +10,7 @@ use super::*;
 use crate::catalog::check::ViewDamage;
 use crate::fs::system::FileExt;
 
+#[cfg(unix)]
 fn unusable(path: &Path) -> String {
     match Catalog::open(&RealDisk, path, Some(STORE), CACHE).expect("the operating system lets it be opened")
     {

@@ -44,6 +44,8 @@ const SECURITY_IDENTIFICATION: u32 = 0x1_0000;
 const ERROR_PIPE_BUSY: i32 = 231;
 /// How long to wait for the next instance of a pipe while somebody else connects.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// How often the note is tried to be written.
+const NOTE_TRIES: u32 = 500;
 
 /// Where connections come in.
 pub(crate) struct Listener {
@@ -73,13 +75,9 @@ impl Drop for Waker {
     }
 }
 
-/// Listens for who reads this folder. A note that a former owner left there is removed: whoever calls this holds the lock.
+/// Listens for who reads this folder. The note takes the place of one that a former owner left there: whoever calls this
+/// holds the lock.
 pub(crate) fn listen(folder: &Path) -> io::Result<Listener> {
-    let path = folder.join(SOCKET_NAME);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let note = Note::new()?;
     let _context = enter()?;
     // Without the right to make another instance of the pipe nobody else can listen under its name.
@@ -90,9 +88,26 @@ pub(crate) fn listen(folder: &Path) -> io::Result<Listener> {
         .output_buffer_size_hint(BUFFER_LEN)
         .create_tokio_duplex::<Bytes>()?;
     // Whoever reads it finds a pipe.
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-    file.write_all(note.to_string().as_bytes())?;
+    write_note(&folder.join(SOCKET_NAME), &note)?;
     Ok(Listener { pipe, note, came: Mutex::default() })
+}
+
+/// Writes the note over a former one.
+fn write_note(path: &Path, note: &Note) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(crate::fs::system::NO_LINK_NO_WAIT);
+    let mut tries = 0;
+    let mut file = loop {
+        match options.open(path) {
+            // A former one that was removed keeps its name for as long as a client is just reading it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && tries < NOTE_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            opened => break opened?,
+        }
+    };
+    file.write_all(note.to_string().as_bytes())
 }
 
 /// What wakes [`await_client`].
@@ -164,7 +179,7 @@ pub(crate) fn reach(folder: &Path, wait: Duration) -> io::Result<Stream> {
     let pipe = DuplexPipeStream::<Bytes>::try_from(OwnedHandle::from(opened))
         .map_err(|error| error.cause.unwrap_or(io::ErrorKind::Other.into()))?;
     drop(context);
-    Stream::of_client(pipe, &note, wait)
+    Stream::of_client(pipe, &note)
 }
 
 /// Who is at the other end. Its user is this one: it has proven that it can read the store's folder.

@@ -21,8 +21,10 @@ use tokio::runtime::{EnterGuard, Handle};
 
 use super::proof::{NONCE_LEN, Note, PROOF_LEN, Side, random};
 
-/// How long the other end may take to prove itself.
+/// How long a client may take to prove itself.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an owner may take, which may be busy.
+const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 /// The other end was let go (winerror.h).
 const ERROR_PIPE_NOT_CONNECTED: i32 = 233;
 
@@ -58,16 +60,26 @@ impl Stream {
     }
 
     /// A client's end, after both have proven themselves.
-    pub(super) fn of_client(pipe: DuplexPipeStream<Bytes>, note: &Note, wait: Duration) -> io::Result<Self> {
-        let stream = Self::new(pipe, None);
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ConnectionReset`] when the owner has just ended, and what else comes of it.
+    pub(super) fn of_client(pipe: DuplexPipeStream<Bytes>, note: &Note) -> io::Result<Self> {
+        Self::introduced(Self::new(pipe, None), note).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => io::ErrorKind::ConnectionReset.into(),
+            _ => error,
+        })
+    }
+
+    fn introduced(stream: Self, note: &Note) -> io::Result<Self> {
+        let wait = Some(OWNER_PATIENCE);
         let nonce = random::<NONCE_LEN>()?;
-        stream.write_whole(&nonce, Some(wait))?;
-        let proof = stream.read_proof::<PROOF_LEN>(Some(wait))?;
-        let asked = stream.read_proof::<NONCE_LEN>(Some(wait))?;
+        stream.write_whole(&nonce, wait)?;
+        let proof = stream.read_proof::<PROOF_LEN>(wait)?;
+        let asked = stream.read_proof::<NONCE_LEN>(wait)?;
         if proof != note.proof(Side::Owner, &nonce) {
             return Err(unproven("whoever listens there has not read the note of the owner"));
         }
-        stream.write_whole(&note.proof(Side::Client, &asked), Some(wait))?;
+        stream.write_whole(&note.proof(Side::Client, &asked), wait)?;
         Ok(stream)
     }
 
