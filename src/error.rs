@@ -286,7 +286,7 @@ impl std::error::Error for Error {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

@@ -6,13 +6,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::system::{self, DirBuilderExt, OpenOptionsExt};
 use crate::logs::{self, Log};
 use crate::memory::{MemoryId, Remember};
 use crate::share::Store;
@@ -118,14 +116,14 @@ impl Spool {
         let mut entries = Vec::new();
         let mut files = Vec::new();
         for path in &self.places {
-            let Some(mut file) = open_locked(path)? else { continue };
+            let Some((mut file, lock)) = open_locked(path)? else { continue };
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(|error| Error::io("read", path, error))?;
             let (read, damaged) = read_back(&bytes);
             entries.extend(read);
             drained.damaged += damaged.len() as u64;
             keep_damaged(path, &damaged)?;
-            files.push((path, file));
+            files.push((path, file, lock));
         }
         // Two files may have been written in turns.
         entries.sort_by_key(|(spooled_ms, _)| *spooled_ms);
@@ -142,8 +140,8 @@ impl Spool {
             }
         }
         // Only now: a crash before this line repeats the drain, which changes nothing.
-        for (path, file) in files {
-            let emptied = file.set_len(0).and_then(|()| file.sync_all());
+        for (path, file, _lock) in files {
+            let emptied = system::cut(&file, path, 0).and_then(|()| file.sync_all());
             emptied.map_err(|error| Error::io("empty", path, error))?;
         }
         Ok(drained)
@@ -191,19 +189,19 @@ fn append_line(path: &Path, line: &str) -> Result<()> {
     }
     let mut file =
         OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(io)?;
-    flock(&file, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
+    let _locked = system::lock(&file, path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     let written = write_line(&mut file, len, line);
     if let Err(error) = written {
         // Half a line would only be noise. What cannot be taken back the CRC tells.
-        let _ = file.set_len(len);
+        let _ = system::cut(&file, path, len);
         return Err(io(error));
     }
     if len == 0
         && let Some(folder) = path.parent()
     {
         // The name of a new file is durable only with its folder.
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+        system::sync_folder(folder).map_err(io)?;
     }
     Ok(())
 }
@@ -221,12 +219,12 @@ fn write_line(file: &mut File, len: u64, line: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-fn open_locked(path: &Path) -> Result<Option<File>> {
+fn open_locked(path: &Path) -> Result<Option<(File, system::Lock)>> {
     let io = |error| Error::io("open", path, error);
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => {
-            flock(&file, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
-            Ok(Some(file))
+            let lock = system::lock(&file, path).map_err(io)?;
+            Ok(Some((file, lock)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io(error)),

@@ -15,13 +15,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("secrets", &[]),
     ("time", &["error"]),
     ("memory", &["error", "secrets", "time"]),
-    ("config", &["error", "memory"]),
     ("fs", &["error"]),
+    ("config", &["error", "memory", "fs"]),
     ("format", &["memory"]),
-    ("embed", &["error", "memory", "format"]),
+    ("embed", &["error", "memory", "fs", "format"]),
     ("home", &["error", "config", "embed"]),
     ("scope", &["error", "format"]),
-    ("logs", &["error", "secrets", "time"]),
+    ("logs", &["error", "secrets", "time", "fs"]),
     ("log", &["error", "clock", "fs", "format"]),
     ("catalog", &["error", "memory", "fs", "format"]),
     ("sqlite", &[]),
@@ -47,8 +47,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         "share",
         &["error", "memory", "home", "fs", "format", "embed", "store", "check", "transfer", "snapshot"],
     ),
-    ("capture", &["error", "clock", "secrets", "time", "memory", "home", "share"]),
-    ("spool", &["error", "clock", "logs", "memory", "transfer", "share"]),
+    ("capture", &["error", "clock", "secrets", "time", "memory", "fs", "home", "share"]),
+    ("spool", &["error", "clock", "fs", "logs", "memory", "transfer", "share"]),
     ("failure", &["error", "time", "config", "fs", "home", "logs"]),
     ("schedule", &["error", "fs", "home", "failure"]),
     (
@@ -85,6 +85,9 @@ const UNSAFE_FILES: &[&str] = &["src/embed/minilm/kernels.rs", "src/fs/map.rs", 
 
 /// Graphs are made by several threads.
 const THREADED_FILES: &[&str] = &["src/vector/link/hnsw.rs", "src/vector/link/work.rs"];
+
+/// Where it is asked which operating system this is: everything else calls what stands there.
+const SEAMS: &[&str] = &["src/fs/system/", "src/share/socket/"];
 
 /// The rooms that know nothing of files, processes and clocks.
 const PURE_ROOMS: &[&str] = &["secrets", "memory", "format", "rank", "text", "pack", "vector"];
@@ -182,6 +185,46 @@ fn unsafe_code_stands_in_the_kernels_and_the_map_only() {
         .filter(|path| has_word(&blank_comments_and_literals(&read(path)), "unsafe"))
         .collect();
     assert_eq!(with_unsafe, UNSAFE_FILES);
+}
+
+#[test]
+fn two_folders_know_which_operating_system_this_is() {
+    let mut wrong = Vec::new();
+    for file in sources().iter().filter(|file| !SEAMS.iter().any(|seam| file.path.starts_with(seam))) {
+        for (index, line) in file.code.lines().enumerate() {
+            if names_a_system(line) {
+                wrong.push(format!("{}:{}: {}", file.path, index + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a function of {SEAMS:?} is to be called:\n{}", wrong.join("\n"));
+    for line in
+        ["use std::os::unix::fs::FileExt;", "use std::{io, os};", "#[cfg(not(windows))]", "cfg!(unix)"]
+    {
+        assert!(names_a_system(line), "{line}");
+    }
+    for line in ["rustix::fs::open()", "#[cfg(any(target_os = \"\", test))]", "use winapi_util::file;"] {
+        assert!(names_a_system(line), "{line}");
+    }
+    for line in ["bytes.windows(2)", "use crate::fs::system;", "#[cfg(feature = \"\")]", "let os = 1;"] {
+        assert!(!names_a_system(line), "{line}");
+    }
+}
+
+/// Whether a line of code asks for the operating system, or calls what only one of them has.
+fn names_a_system(line: &str) -> bool {
+    let is_import = has_word(line, "use");
+    words(line).any(|(at, word)| {
+        let before = line[..at].trim_end();
+        match word {
+            "rustix" | "winapi_util" | "interprocess" | "fs4" | "target_os" | "target_family" => true,
+            "unix" | "windows" => {
+                ["os::", "(", ","].iter().any(|end| before.ends_with(end)) && line.contains("cfg")
+            }
+            "os" => before.ends_with("std::") || is_import,
+            _ => false,
+        }
+    })
 }
 
 #[test]

@@ -6,13 +6,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::judge::{logit, sigmoid};
 use crate::error::{Error, Result};
+use crate::fs::system::OpenOptionsExt;
 
 /// The file in the home.
 const FILE_NAME: &str = "capture-decisions.jsonl";

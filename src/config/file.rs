@@ -2,13 +2,11 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-
-use rustix::fs::OFlags;
 
 use super::CONFIG_LEN_MAX;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::system::{self, OpenOptionsExt};
 
 /// Mode bit: everybody may write.
 const OTHERS_MAY_WRITE: u32 = 0o002;
@@ -38,17 +36,16 @@ pub(super) fn read(path: &Path, user_home: Option<&Path>) -> Result<Option<Conte
         Err(error) => return Err(Error::io("reading the configuration", path, error)),
     };
     check_kind(path, &before)?;
-    // Without O_NONBLOCK a named pipe that took the file's place in between would stop us here for ever.
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("an open flag fits the C type of open flags");
-    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    // A named pipe that took the file's place in between must not stop us here for ever.
+    let mut file = match OpenOptions::new().read(true).custom_flags(system::NO_WAIT).open(path) {
         Ok(file) => file,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(Error::io("reading the configuration", path, error)),
     };
     let opened = file.metadata().map_err(|error| Error::io("reading the configuration", path, error))?;
     check_kind(path, &opened)?;
-    let user = rustix::process::geteuid().as_raw();
-    check_access(path, opened.uid(), opened.mode(), user)?;
+    let user = system::user();
+    check_access(path, system::owner(&opened), system::mode(&opened), user)?;
     let text = read_text(path, &mut file)?;
     Ok(Some(Content { text, trust: trust(path, &opened, user, user_home) }))
 }
@@ -58,10 +55,10 @@ pub(super) fn read(path: &Path, user_home: Option<&Path>) -> Result<Option<Conte
 fn trust(path: &Path, file: &Metadata, user: u32, user_home: Option<&Path>) -> Result<(), &'static str> {
     let Some(folder) = path.parent() else { return Err("it is in no folder") };
     let in_folder = fs::metadata(folder).map_err(|_| "its folder cannot be looked at")?;
-    if file.uid() != user || in_folder.uid() != user {
+    if system::owner(file) != user || system::owner(&in_folder) != user {
         return Err("this one, or its folder, belongs to another user");
     }
-    if (file.mode() | in_folder.mode()) & NOT_ALONE != 0 {
+    if (system::mode(file) | system::mode(&in_folder)) & NOT_ALONE != 0 {
         return Err("others may write this one or its folder (`chmod go-w` on both)");
     }
     if is_of_project(folder, user_home) {
@@ -163,7 +160,7 @@ fn read_text(path: &Path, file: &mut File) -> Result<String> {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 

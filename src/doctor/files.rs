@@ -1,11 +1,10 @@
 //! Owners, modes and what was left behind.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Examination, age, mib, told, word};
-use crate::fs::{Access, Disk, RealDisk};
+use crate::fs::{Access, Disk, RealDisk, system};
 
 /// Folders of a home that are its own.
 const FOLDERS: [&str; 8] =
@@ -59,7 +58,7 @@ struct Loose {
 }
 
 pub(super) fn permissions(found: &mut Examination, home: &Path) {
-    let user = rustix::process::geteuid().as_raw();
+    let user = system::user();
     let mut loose = Loose::default();
     look_at(home, true, user, &mut loose);
     entries(home, &mut loose, user);
@@ -134,17 +133,17 @@ fn look_at(path: &Path, is_home: bool, user: u32, loose: &mut Loose) {
         return;
     }
     let kind = metadata.file_type();
-    if !kind.is_dir() && !kind.is_file() && !kind.is_socket() {
+    if !kind.is_dir() && !kind.is_file() && !system::is_socket(kind) {
         loose.strange.push(path.to_owned());
         return;
     }
-    if metadata.uid() != user {
+    if system::owner(&metadata) != user {
         loose.foreign.push(path.to_owned());
     }
     // What lies in a private folder nobody else reaches, but it may be copied out with its mode.
-    if metadata.mode() & SHARED_WRITE != 0 {
+    if system::mode(&metadata) & SHARED_WRITE != 0 {
         loose.writable.push(path.to_owned());
-    } else if metadata.mode() & SHARED != 0 && (is_home || !is_harmless(name)) {
+    } else if system::mode(&metadata) & SHARED != 0 && (is_home || !is_harmless(name)) {
         loose.readable.push(path.to_owned());
     }
 }
@@ -176,7 +175,9 @@ pub(super) fn leftovers(found: &mut Examination, home: &Path, now_ms: i64) {
         );
     }
     let socket = home.join("store/owner.sock");
-    if socket.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket()) && is_free(home) {
+    if socket.symlink_metadata().is_ok_and(|metadata| system::is_socket(metadata.file_type()))
+        && is_free(home)
+    {
         found.warn(
             "leftovers",
             format!("{}: the process that answered here has ended", told(&socket)),
@@ -210,7 +211,7 @@ pub(super) fn leftovers(found: &mut Examination, home: &Path, now_ms: i64) {
 }
 
 fn is_old(metadata: &Metadata, now_ms: i64) -> bool {
-    now_ms.abs_diff(metadata.mtime().saturating_mul(1000)) > TEMPORARY_AGE_MS
+    now_ms.abs_diff(system::modified_s(metadata).saturating_mul(1000)) > TEMPORARY_AGE_MS
 }
 
 /// Whether no process has the store. Asking takes the lock for a moment, as every opening does.
@@ -234,7 +235,7 @@ fn kept_in(folder: &Path) -> (u64, u64, i64) {
             if metadata.is_dir() && depth < 4 {
                 folders.push((entry.path(), depth + 1));
             } else if metadata.is_file() {
-                let changed_ms = metadata.mtime().saturating_mul(1000);
+                let changed_ms = system::modified_s(&metadata).saturating_mul(1000);
                 kept = (kept.0 + 1, kept.1 + metadata.len(), kept.2.min(changed_ms));
             }
         }

@@ -1,11 +1,10 @@
 //! The disk that the home is on, and the clock.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Examination, age, mib, word};
-use crate::fs::network_file_system;
+use crate::fs::{network_file_system, system};
 
 /// With less free space than this, in bytes, something is bad, or about to be.
 const FREE_BAD: u64 = 16 << 20;
@@ -20,7 +19,7 @@ const CLOCK_MAX_MS: i64 = 4_102_444_800_000;
 const BEHIND_MS: i64 = 10 * 60_000;
 
 pub(super) fn mount(found: &mut Examination, home: &Path) {
-    let Ok(disk) = rustix::fs::statvfs(home) else {
+    let Ok(disk) = system::disk_space(home) else {
         found.warn(
             "mount",
             "the system does not say which disk the home is on",
@@ -28,7 +27,7 @@ pub(super) fn mount(found: &mut Examination, home: &Path) {
         );
         return;
     };
-    if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+    if disk.is_read_only {
         found.bad(
             "mount",
             "the disk may only be read: memories are found, and none is stored",
@@ -38,15 +37,14 @@ pub(super) fn mount(found: &mut Examination, home: &Path) {
     if let Some(what) = unsafe_file_system(home) {
         found.warn("mount", what, format!("df -T {}", word(home)));
     }
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let system::DiskSpace { free, total, .. } = disk;
     let what = format!("{} free of {}", mib(free), mib(total));
     if free < FREE_BAD {
         found.bad("mount", format!("the disk is full: {what}"), format!("du -sh {}/*", word(home)));
     } else if free < FREE_WARN || free < total / 100 * FREE_SHARE {
         found.warn("mount", format!("the disk is nearly full: {what}"), format!("du -sh {}/*", word(home)));
     }
-    if disk.f_files > 0 && disk.f_favail == 0 {
+    if disk.has_no_room_for_files {
         found.bad("mount", "the disk has no room for another file", format!("df -i {}", word(home)));
     }
     found.ok_unless_told("mount", what);
@@ -63,9 +61,8 @@ fn unsafe_file_system(home: &Path) -> Option<&'static str> {
     transient_file_system(home)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
 fn transient_file_system(home: &Path) -> Option<&'static str> {
-    let kind = rustix::fs::statfs(home).ok()?.f_type;
+    let kind = system::file_system(home)?;
     // The numbers of linux/magic.h.
     match u32::try_from(kind & 0xffff_ffff).ok()? {
         0x6573_5546 => Some(
@@ -75,11 +72,6 @@ fn transient_file_system(home: &Path) -> Option<&'static str> {
         0x0102_1994 | 0x8584_58f6 => Some("the home is in memory (tmpfs): it is gone when the machine stops"),
         _ => None,
     }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn transient_file_system(_: &Path) -> Option<&'static str> {
-    None
 }
 
 pub(super) fn clock(found: &mut Examination, home: &Path, now_ms: i64) {
@@ -105,5 +97,5 @@ fn newest_file_ms(home: &Path) -> Option<i64> {
     let files =
         folders.into_iter().filter_map(|folder| fs::read_dir(home.join(folder)).ok()).flatten().flatten();
     let changed = files.filter_map(|entry| entry.metadata().ok()).filter(|metadata| metadata.is_file());
-    changed.map(|metadata| metadata.mtime().saturating_mul(1000)).max()
+    changed.map(|metadata| system::modified_s(&metadata).saturating_mul(1000)).max()
 }

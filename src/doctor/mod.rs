@@ -200,5 +200,5 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

@@ -86,7 +86,7 @@ pub(super) fn token_file(found: &mut Examination, tools: &Tools) {
     let config = tools.units.as_deref().and_then(|units| units.parent()?.parent());
     let Some(file) = config.map(|config| config.join("memento-kv/environment")) else { return };
     let Ok(metadata) = std::fs::metadata(&file) else { return };
-    if std::os::unix::fs::MetadataExt::mode(&metadata) & 0o077 != 0 {
+    if crate::fs::system::mode(&metadata) & 0o077 != 0 {
         let what = format!("{} may hold a token, and others may read it", told(&file));
         found.bad("permissions", what, format!("chmod 600 {}", word(&file)));
     }

@@ -181,6 +181,7 @@ fn key(hasher: Sha256, query: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(unix)]
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use tempfile::TempDir;
 
@@ -437,6 +438,7 @@ mod tests {
         assert!(path.exists());
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_link_is_not_followed_and_not_replaced() {
         let (folder, path) = place();
@@ -454,6 +456,7 @@ mod tests {
         assert!(!folder.path().join("nowhere").exists());
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_link_under_the_temporary_name_is_not_followed() {
         let (folder, path) = place();
@@ -465,6 +468,7 @@ mod tests {
         assert_eq!(small(&path).get(&model(8), "q"), Some(vector(8, 1)));
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_fifo_or_a_folder_in_its_place_turns_the_disk_off_and_cannot_hang() {
         let (folder, path) = place();
@@ -494,6 +498,7 @@ mod tests {
         assert_eq!(cache.get(&model(8), "q"), Some(vector(8, 1)));
     }
 
+    #[cfg(unix)]
     #[test]
     fn only_the_user_can_read_the_file() {
         let (_folder, path) = place();

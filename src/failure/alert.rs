@@ -5,15 +5,13 @@
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::system;
 
 /// What a command is given of the environment.
 const VARIABLES: [&str; 19] = [
@@ -49,7 +47,8 @@ const SAID_WAIT: Duration = Duration::from_millis(200);
 /// long, and what the operating system says when it cannot be started.
 pub(super) fn run(command: &[String], home: &Path, report: &[u8], timeout: Duration) -> Result<()> {
     let Some((program, args)) = command.split_first() else { return Ok(()) };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args)
         .env_clear()
         .envs(environment())
@@ -57,14 +56,12 @@ pub(super) fn run(command: &[String], home: &Path, report: &[u8], timeout: Durat
         .current_dir(if home.is_dir() { home } else { Path::new("/") })
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| {
-            Error::new(ErrorKind::Io, format!("the command of health.on_failure cannot be started: {error}"))
-                .hint("check health.on_failure in the configuration")
-                .with_source(error)
-        })?;
+        .stderr(Stdio::piped());
+    let mut child = system::in_own_group(&mut command).spawn().map_err(|error| {
+        Error::new(ErrorKind::Io, format!("the command of health.on_failure cannot be started: {error}"))
+            .hint("check health.on_failure in the configuration")
+            .with_source(error)
+    })?;
     // It may end without reading, or read nothing and never end: neither stops us here.
     if let Some(mut stdin) = child.stdin.take() {
         let report = report.to_owned();
@@ -88,7 +85,7 @@ pub(super) fn run(command: &[String], home: &Path, report: &[u8], timeout: Durat
     if status.success() {
         return Ok(());
     }
-    let how = match (status.code(), status.signal()) {
+    let how = match (status.code(), system::ended_by_signal(status)) {
         (Some(code), _) => format!("ended with code {code}"),
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "did not end well".to_owned(),
@@ -97,7 +94,7 @@ pub(super) fn run(command: &[String], home: &Path, report: &[u8], timeout: Durat
 }
 
 fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
-    VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
+    VARIABLES.iter().chain(system::VARIABLES).filter_map(|name| Some((*name, std::env::var_os(name)?)))
 }
 
 /// What it says on standard error: the beginning is kept, the rest is read and dropped, so that it is not held up.
@@ -139,11 +136,7 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
-    // The group has its own number: nobody else is in it.
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let _ = child.kill();
+    system::end_group(child);
     child.wait().map_err(io)?;
     Ok(None)
 }
@@ -157,7 +150,7 @@ fn hint(said: &str) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

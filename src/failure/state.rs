@@ -307,6 +307,7 @@ fn is_random_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(unix)]
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
@@ -362,6 +363,7 @@ mod tests {
         assert_eq!(state.reports.len(), 0);
     }
 
+    #[cfg(unix)]
     #[test]
     fn the_file_is_private_and_comes_back_as_it_was() {
         let (folder, book) = home();
@@ -422,6 +424,7 @@ mod tests {
         assert_eq!(book.read().expect("read").reports[0].count, 100);
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_link_in_place_of_the_file_is_not_followed() {
         let (folder, book) = home();

@@ -241,7 +241,7 @@ impl FileKind {
 }
 
 /// Files whose names are always the same.
-const FIXED_NAMES: [&str; 18] = [
+const FIXED_NAMES: [&str; 19] = [
     "store",
     "store/MANIFEST",
     "store/view.redb",
@@ -251,6 +251,7 @@ const FIXED_NAMES: [&str; 18] = [
     "store/times",
     "store/query.cache",
     "store/snap.state",
+    "store/owner.pipe",
     "store/owner.sock",
     "memory.db",
     "config.yaml",

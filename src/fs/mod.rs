@@ -11,6 +11,7 @@ mod map;
 mod network;
 mod overlay;
 mod real;
+pub(crate) mod system;
 
 use std::fmt;
 use std::io;

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use super::system;
+
 /// Numbers of network file systems (linux/magic.h), with their names.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 const NETWORKS: &[(u32, &str)] = &[
     (0x6969, "NFS"),
     (0x517B, "SMB"),
@@ -18,18 +19,12 @@ const NETWORKS: &[(u32, &str)] = &[
 
 /// The name of the network file system that a folder is on, as far as the system tells.
 pub(crate) fn network_file_system(folder: &Path) -> Option<&'static str> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        name_of(rustix::fs::statfs(folder).ok()?.f_type as u64)
+    if system::is_remote_path(folder) {
+        return Some("UNC");
     }
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        let _ = folder;
-        None
-    }
+    system::file_system(folder).and_then(name_of)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
 fn name_of(number: u64) -> Option<&'static str> {
     // Some systems widen the number with its sign.
     let number = number as u32;

@@ -1,18 +1,15 @@
 //! The operating system's disk.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::OFlags;
-
+use super::system::{self, DirBuilderExt, FileExt, OpenOptionsExt};
 use super::{Access, Disk, DiskFile, Fingerprint, Kind, Mapped, not_a_file};
 use crate::error::{Error, ErrorKind, Result};
 
 const FILE_MODE: u32 = 0o600;
-const SEALED_MODE: u32 = 0o400;
 const FOLDER_MODE: u32 = 0o700;
 const GROUP_OR_OTHER_WRITE: u32 = 0o022;
 
@@ -24,15 +21,15 @@ pub(crate) struct RealDisk;
 struct RealFile {
     file: File,
     path: PathBuf,
-    is_locked: AtomicBool,
+    lock: Mutex<Option<system::Lock>>,
 }
 
 impl Drop for RealFile {
     fn drop(&mut self) {
         // Closing is not enough: a child process that was just forked has the file, and with it the lock, until it runs
         // a program of its own.
-        if *self.is_locked.get_mut()
-            && let Err(error) = self.file.unlock()
+        if let Some(lock) = self.lock.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+            && let Err(error) = system::unlock(&self.file, lock)
         {
             tracing::warn!(%error, "a lock was not let go");
         }
@@ -43,8 +40,8 @@ impl RealDisk {
     fn open_file(&self, path: &Path, access: Access) -> Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).mode(FILE_MODE);
-        // O_NONBLOCK: opening a pipe that somebody put here must not wait for its other end.
-        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        // Opening a pipe that somebody put here must not wait for its other end.
+        options.custom_flags(system::NO_LINK_NO_WAIT);
         match access {
             Access::Read => {}
             Access::Write => {
@@ -70,11 +67,11 @@ impl RealDisk {
             Kind::File(_) => {}
             kind => return Err(not_a_file(path, kind)),
         }
-        if matches!(access, Access::CreateNew | Access::OpenOrCreate) && metadata.mode() & 0o777 != FILE_MODE
+        if matches!(access, Access::CreateNew | Access::OpenOrCreate)
+            && system::mode(&metadata) & 0o777 != FILE_MODE
         {
             // The umask may have taken bits of the owner, too.
-            file.set_permissions(PermissionsExt::from_mode(FILE_MODE))
-                .map_err(|error| Error::io("chmod", path, error))?;
+            system::set_mode(&file, FILE_MODE).map_err(|error| Error::io("chmod", path, error))?;
         }
         Ok(file)
     }
@@ -83,10 +80,13 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>> {
         let file = self.open_file(path, access)?;
-        Ok(Box::new(RealFile { file, path: path.to_owned(), is_locked: AtomicBool::new(false) }))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), lock: Mutex::default() }))
     }
 
     fn map(&self, path: &Path) -> Result<Mapped> {
+        if !system::MAPS_FILES {
+            return Mapped::copy(&*self.open(path, Access::Read)?);
+        }
         let file = self.open_file(path, Access::Read)?;
         Mapped::map(&file).map_err(|error| Error::io("map", path, error))
     }
@@ -112,8 +112,9 @@ impl Disk for RealDisk {
 
     fn create_folder(&self, folder: &Path) -> Result<()> {
         match std::fs::DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-            Ok(()) => std::fs::set_permissions(folder, PermissionsExt::from_mode(FOLDER_MODE))
-                .map_err(|error| Error::io("chmod", folder, error)),
+            Ok(()) => {
+                system::set_mode_of(folder, FOLDER_MODE).map_err(|error| Error::io("chmod", folder, error))
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(Error::io("create folder", folder, error)),
         }
@@ -128,20 +129,14 @@ impl Disk for RealDisk {
     }
 
     fn fingerprint(&self, path: &Path) -> Result<Option<Fingerprint>> {
-        let metadata = match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => metadata,
+        let identity = match system::identity_at(path) {
+            Ok((metadata, identity)) if metadata.is_file() => identity,
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("stat", path, error)),
         };
-        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
-        Ok(Some(Fingerprint {
-            len: metadata.len(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-        }))
+        let system::Identity { device, inode, len, modified_ns, changed_ns } = identity;
+        Ok(Some(Fingerprint { len, device, inode, modified_ns, changed_ns }))
     }
 
     fn remove_tree(&self, folder: &Path) -> Result<()> {
@@ -152,7 +147,7 @@ impl Disk for RealDisk {
     }
 
     fn rename_once(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(from, to)
+        system::rename(from, to)
     }
 
     fn remove_once(&self, path: &Path) -> io::Result<()> {
@@ -160,7 +155,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_folder_once(&self, folder: &Path) -> io::Result<()> {
-        File::open(folder)?.sync_all()
+        system::sync_folder(folder)
     }
 }
 
@@ -196,7 +191,7 @@ impl DiskFile for RealFile {
     }
 
     fn make_read_only(&self) -> Result<()> {
-        self.file.set_permissions(PermissionsExt::from_mode(SEALED_MODE)).map_err(self.failed("chmod"))
+        system::make_read_only(&self.file).map_err(self.failed("chmod"))
     }
 
     fn is_read_only(&self) -> Result<bool> {
@@ -204,14 +199,11 @@ impl DiskFile for RealFile {
     }
 
     fn try_lock(&self) -> Result<bool> {
-        match self.file.try_lock() {
-            Ok(()) => {
-                self.is_locked.store(true, Ordering::SeqCst);
-                Ok(true)
-            }
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(self.failed("lock")(error)),
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            *lock = system::try_lock(&self.file, &self.path).map_err(self.failed("lock"))?;
         }
+        Ok(lock.is_some())
     }
 }
 
@@ -237,11 +229,11 @@ fn check_folder(folder: &Path) -> Result<()> {
         return Err(unsafe_folder("this is not a folder")
             .hint("choose another place with --home or MEMENTO_HOME, or move it away"));
     }
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
+    if system::owner(&metadata) != system::user() {
         return Err(unsafe_folder("this folder belongs to another user")
             .hint("choose a folder of your own with --home or MEMENTO_HOME"));
     }
-    if metadata.mode() & GROUP_OR_OTHER_WRITE != 0 {
+    if system::mode(&metadata) & GROUP_OR_OTHER_WRITE != 0 {
         return Err(
             unsafe_folder("others may write in this folder").hint("run `chmod go-w` on it, then try again")
         );
@@ -251,8 +243,12 @@ fn check_folder(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(unix)]
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn made_files_are_private_whatever_the_umask() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -263,6 +259,7 @@ mod tests {
         assert_eq!(folder.path().join("b").metadata().expect("stat").mode() & 0o777, 0o700);
     }
 
+    #[cfg(unix)]
     #[test]
     fn links_pipes_and_folders_are_refused_without_waiting() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -281,6 +278,7 @@ mod tests {
         assert_eq!(std::fs::read(&target).expect("read"), b"canary");
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_folder_that_others_may_write_in_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -298,7 +296,7 @@ mod tests {
         let file = File::options().read(true).write(true).open(&path).expect("open");
         // What a fork copies is the same open file.
         let inherited = file.try_clone().expect("a copy");
-        let holder = RealFile { file, path: path.clone(), is_locked: AtomicBool::new(false) };
+        let holder = RealFile { file, path: path.clone(), lock: Mutex::default() };
         assert!(holder.try_lock().expect("lock"));
         assert!(!open().try_lock().expect("lock"), "somebody has it");
         drop(holder);

@@ -1,12 +1,12 @@
 //! One run at a time in a home.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-
 use crate::error::{Error, Result};
+use crate::fs::system;
 
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -14,7 +14,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The right to be the only run in a home. The lock is on the home's folder itself: no file is made for it, and the
 /// system lets go of it when the process ends.
 #[derive(Debug)]
-pub(super) struct Alone(File);
+pub(super) struct Alone {
+    folder: File,
+    lock: Option<system::Lock>,
+}
 
 /// What came of asking for it.
 #[derive(Debug)]
@@ -32,18 +35,17 @@ impl Alone {
     /// # Errors
     /// What the system says about the folder.
     pub(super) fn ask(home: &Path) -> Result<Asked> {
-        let io = |error: rustix::io::Errno| Error::io("lock", home, error.into());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = match rustix::fs::open(home, flags, Mode::empty()) {
-            Ok(folder) => File::from(folder),
-            Err(rustix::io::Errno::NOENT) => return Ok(Asked::NoHome),
+        let io = |error| Error::io("lock", home, error);
+        let folder = match system::open_folder(home) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Asked::NoHome),
             Err(error) => return Err(io(error)),
         };
         for _ in 0..TRIES {
-            match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Asked::Alone(Self(folder))),
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
-                Err(rustix::io::Errno::INTR) => {}
+            match system::try_lock(&folder, home) {
+                Ok(Some(lock)) => return Ok(Asked::Alone(Self { folder, lock: Some(lock) })),
+                Ok(None) => std::thread::sleep(PAUSE),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(io(error)),
             }
         }
@@ -54,7 +56,9 @@ impl Alone {
 impl Drop for Alone {
     fn drop(&mut self) {
         // Closing is not enough while a child that was just forked has the folder, too.
-        let _ = flock(&self.0, FlockOperation::Unlock);
+        if let Some(lock) = self.lock.take() {
+            let _ = system::unlock(&self.folder, lock);
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::fs::system;
+
 /// Folders are looked into so deep.
 const DEPTH_MAX: u32 = 8;
 /// With less free space than this, in bytes, or than a share of the disk, a run says so.
@@ -42,13 +44,10 @@ pub struct Space {
 impl Space {
     pub(super) fn of(home: &Path, db_path: &Path) -> Self {
         let store = home.join("store");
-        let disk = rustix::fs::statvfs(home).ok();
-        let blocks = |count: fn(&rustix::fs::StatVfs) -> u64| {
-            disk.as_ref().map(|disk| count(disk).saturating_mul(disk.f_frsize))
-        };
+        let disk = system::disk_space(home).ok();
         Self {
-            free: blocks(|disk| disk.f_bavail),
-            total: blocks(|disk| disk.f_blocks),
+            free: disk.map(|disk| disk.free),
+            total: disk.map(|disk| disk.total),
             segments: bytes_in(&store.join("seg"), 1),
             view: bytes_of(&store.join("view.redb")),
             index: bytes_in(&store.join("index"), 1),
@@ -124,6 +123,7 @@ fn bytes_in(folder: &Path, depth: u32) -> u64 {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn files_are_counted_by_what_they_are() {
         let home = tempfile::tempdir().expect("a temporary folder");

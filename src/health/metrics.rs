@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::report::{Report, Status};
 use super::state::State;
 use crate::error::{Error, Result};
+use crate::fs::system::{self, OpenOptionsExt};
 
 /// Whoever collects is another user, most often, and the file holds nothing but figures.
 const MODE: u32 = 0o644;
@@ -25,10 +25,10 @@ pub(super) fn write(path: &Path, report: &Report, state: &State, now_ms: i64) ->
     let io = |error| Error::io("write", path, error);
     let written = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&temporary)?;
-        file.set_permissions(PermissionsExt::from_mode(MODE))?;
+        system::set_mode(&file, MODE)?;
         file.write_all(text(report, state, now_ms).as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        system::rename(&temporary, path)
     };
     let _ = fs::remove_file(&temporary);
     written().map_err(|error| {
@@ -134,6 +134,9 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::super::report::{GoodBackup, Outcome};
+    #[cfg(unix)]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -171,6 +174,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn the_file_is_replaced_as_a_whole_and_never_through_a_link() {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,7 +1,6 @@
 //! What every run does besides looking for damage: brings in what waits, publishes `memory.db`, makes a backup when one
 //! is due, keeps the index in shape, rotates the logs, looks at the space.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use super::state::{DAY_MS, HOUR_MS, READ_AGAIN_MS, ReadBackup};
 use crate::check::Finding;
 use crate::error::{ErrorKind, Result};
 use crate::failure::{Deed, Failure, Kind};
+use crate::fs::system;
 use crate::logs::{self, Limits};
 use crate::share::Store;
 use crate::snapshot::{Backup, BackupVerdict, PublishKind, backups_in, read_as_a_whole};
@@ -400,9 +400,9 @@ impl Run<'_> {
 
 /// What tells whether a backup is the file that it was.
 fn read_backup(path: &Path) -> Option<ReadBackup> {
-    let file = std::fs::symlink_metadata(path).ok()?;
-    let changed_ns = file.ctime().checked_mul(1_000_000_000)?.checked_add(file.ctime_nsec())?;
-    Some(ReadBackup { read_ms: 0, len: file.len(), inode: file.ino(), changed_ns })
+    let (_, file) = system::identity_at(path).ok()?;
+    let changed_ns = i64::try_from(file.changed_ns).ok()?;
+    Some(ReadBackup { read_ms: 0, len: file.len, inode: file.inode, changed_ns })
 }
 
 /// The newest backup that is good, by what is known without reading it.

@@ -1,7 +1,6 @@
 //! The log against crashes, failing disks and damage.
 
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -17,6 +16,7 @@ use crate::format::record::RECORD_ALIGN;
 use crate::format::row::Position;
 use crate::fs::RealDisk;
 use crate::fs::faulty::{Call, FaultyDisk};
+use crate::fs::system::{self, FileExt};
 use crate::memory::MemoryId;
 use crate::parts::chance::Chance;
 use crate::parts::disk::{SimulatedDisk, Trouble};
@@ -116,7 +116,7 @@ fn write(log: &Log<Seen>, names: &[&str]) -> Result<u64> {
 }
 
 fn flip(path: &Path, offset: u64) {
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    system::make_writable(path);
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("open");
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).expect("read");
@@ -534,7 +534,7 @@ fn rolling_seals_and_a_crash_in_between_is_finished() {
     let seal = read_seal(&*file, first.header.epoch).expect("read").expect("sealed");
     assert_eq!((seal.records, seal.last_seq), (1, 1));
     // As if the crash had come before the seal.
-    std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    system::make_writable(&first.path);
     std::fs::OpenOptions::new().write(true).open(&first.path).expect("open").set_len(seal.len).expect("cut");
     let (_, recovered) = bench.open(0).expect("open");
     assert_eq!(recovered.torn, None);
@@ -563,7 +563,7 @@ fn a_crash_between_the_seal_and_the_cut_behind_it_is_finished() {
         }
         // The zero-filled space behind the seal, which the crash left there.
         let extend = |len| {
-            std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+            system::make_writable(&first.path);
             let file = std::fs::OpenOptions::new().write(true).open(&first.path).expect("open");
             file.set_len(len).expect("zeros");
         };
@@ -620,7 +620,7 @@ fn a_seal_that_says_something_else_or_is_not_the_end_is_damage() {
     let [first, second] = &listing.segments[..] else { panic!("two segments") };
     std::fs::remove_file(&second.path).expect("remove");
     std::fs::remove_file(&bench.place.manifest).expect("remove");
-    std::fs::set_permissions(&first.path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    system::make_writable(&first.path);
     let sound = std::fs::read(&first.path).expect("read");
 
     std::fs::write(&first.path, [&sound[..], b"12345678"].concat()).expect("write");
@@ -700,8 +700,7 @@ fn a_kill_between_a_seal_and_the_cut_behind_it_is_finished() {
     let bench = rolled();
     let first = list(&bench.place).expect("list").segments[0].clone();
     let extend = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("chmod");
+        system::make_writable(path);
         let file = std::fs::OpenOptions::new().write(true).open(path).expect("open");
         file.set_len(file.metadata().expect("stat").len() + 10_000).expect("zeros");
     };

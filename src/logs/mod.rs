@@ -12,7 +12,6 @@ mod scrub;
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub use rotate::{Limits, Rotated, rotate};
@@ -20,6 +19,7 @@ pub use scrub::scrub;
 
 use self::folder::{Folder, Lock};
 use crate::error::{Error, Result};
+use crate::fs::system::FileExt;
 use crate::time;
 
 /// Longest line, in bytes, with its time and its line feed.
@@ -72,7 +72,7 @@ pub fn append(home: &Path, log: Log, now_ms: i64, message: &str) -> Result<()> {
     let io = |error| Error::io("append to", &folder.path(name), error);
     // Others who write, or move this file's lines away, are waited for, and not for ever: a line may rather be written
     // at an unlucky moment than never.
-    let locked = Lock::take(&file).map_err(io)?;
+    let locked = Lock::take(&file, &folder.path(name)).map_err(io)?;
     write_line(&file, &line).map_err(io)?;
     if log != Log::AutoMemory {
         file.sync_data().map_err(io)?;
@@ -164,6 +164,7 @@ fn write_line(mut file: &File, line: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    #[cfg(unix)]
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(text, "[2026-02-17T12:00:00Z] ok seq=7\n[2026-02-17T12:00:01Z] ok seq=8\n");
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_log_is_private_and_a_looser_one_becomes_it() {
         let home = tempfile::tempdir().expect("a temporary folder");
@@ -193,6 +195,7 @@ mod tests {
         assert_eq!((mode("logs"), mode("logs/failures.log")), (0o700, 0o600));
     }
 
+    #[cfg(unix)]
     #[test]
     fn links_pipes_and_shared_files_are_refused() {
         let home = tempfile::tempdir().expect("a temporary folder");

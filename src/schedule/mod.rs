@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub use tools::Tools;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{self, Access, Disk, RealDisk};
+use crate::fs::{self, Access, Disk, RealDisk, system};
 use crate::home::Home;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -176,6 +176,7 @@ impl Plan {
     /// [`ErrorKind::NotFound`] with what can be done by hand when the program is not there that this needs;
     /// [`ErrorKind::Conflict`] when somebody has edited what an earlier installation wrote; what the programs say.
     pub fn install(job: &Job, method: Method, tools: &Tools) -> Result<Self> {
+        refuse_other_scheduler(job)?;
         let mut notes: Vec<String> = job.note().into_iter().collect();
         let steps = match method {
             Method::Cron => {
@@ -210,6 +211,7 @@ impl Plan {
     /// # Errors
     /// Those of [`Plan::install`].
     pub fn uninstall(job: &Job, method: Method, tools: &Tools) -> Result<Self> {
+        refuse_other_scheduler(job)?;
         let mut steps = Vec::new();
         match method {
             Method::Cron if tools.has_crontab() => {
@@ -344,6 +346,15 @@ fn systemctl(args: &[&str], must: bool) -> Step {
     Step::Systemctl { args: args.iter().map(|arg| (*arg).to_owned()).collect(), must }
 }
 
+/// Where neither cron nor systemd is, the user schedules the runs with what the system has.
+fn refuse_other_scheduler(job: &Job) -> Result<()> {
+    match system::own_scheduler(job.program(), job.home(), job.interval_hours) {
+        Some(command) => Err(Error::new(ErrorKind::NotFound, "this system has neither cron nor systemd")
+            .hint(format!("schedule the runs with its own program: {command}"))),
+        None => Ok(()),
+    }
+}
+
 /// A file of this name that we did not write is left alone.
 fn refuse_foreign(path: &Path) -> Result<()> {
     if RealDisk.kind(path)?.is_none() {
@@ -360,5 +371,5 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

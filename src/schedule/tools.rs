@@ -1,11 +1,11 @@
 //! The programs `crontab` and `systemctl`, where they are.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::system;
 
 /// Where the programs are that keep schedules, and where units of systemd go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,9 +125,7 @@ impl Tools {
 
 /// A program of this name on PATH.
 fn on_path(name: &str) -> Option<PathBuf> {
-    let is_program = |path: &PathBuf| {
-        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
+    let is_program = |path: &PathBuf| path.metadata().is_ok_and(|file| system::is_program(&file));
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .filter(|folder| folder.is_absolute())

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
-use rustix::net::SendFlags;
 
+use super::socket::{Stream, send_now};
 use crate::error::{Error, ErrorKind};
 use crate::format::Damage;
 use crate::format::message::{
@@ -86,7 +85,7 @@ impl fmt::Display for Broken {
 /// The end of a connection that reads.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    stream: UnixStream,
+    stream: Stream,
     way: Way,
     /// What was read and is no message yet stands between `start` and `end`.
     buffer: Vec<u8>,
@@ -97,10 +96,10 @@ pub(crate) struct Receiver {
 
 /// The end of a connection that writes, for several threads.
 #[derive(Debug)]
-pub(crate) struct Sender(Mutex<UnixStream>);
+pub(crate) struct Sender(Mutex<Stream>);
 
 /// Both ends of a connection.
-pub(crate) fn channel(stream: UnixStream, way: Way) -> io::Result<(Receiver, Sender)> {
+pub(crate) fn channel(stream: Stream, way: Way) -> io::Result<(Receiver, Sender)> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     stream.set_read_timeout(None)?;
     let sender = Sender(Mutex::new(stream.try_clone()?));
@@ -144,7 +143,7 @@ impl Receiver {
     }
 
     /// The socket.
-    pub(crate) fn stream(&self) -> &UnixStream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
@@ -196,20 +195,15 @@ impl Sender {
     pub(crate) fn send_now(&self, kind: MessageKind, body: &[u8]) -> Result<(), Broken> {
         let bytes = framed(kind, body);
         let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match rustix::net::send(&*stream, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) if sent == bytes.len() => Ok(()),
-            // Whoever waits for its answers has room for one.
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => Err(Broken::Silent),
-            Err(error) => Err(Broken::Io(error.into())),
-        }
+        // Whoever waits for its answers has room for one.
+        send_now(&stream, &bytes).map_err(Broken::from)
     }
 
     /// Sends a message without a body, unless the other end takes nothing just now or another thread sends.
     pub(crate) fn try_send(&self, kind: MessageKind) {
         if let Ok(stream) = self.0.try_lock() {
-            // It is so short that it goes whole or not at all; whoever is gone is noticed elsewhere.
-            let _ =
-                rustix::net::send(&*stream, &framed(kind, &[]), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            // Whoever is gone is noticed elsewhere.
+            let _ = send_now(&stream, &framed(kind, &[]));
         }
     }
 
@@ -282,7 +276,7 @@ mod tests {
     use super::*;
 
     fn pair() -> ((Receiver, Sender), (Receiver, Sender)) {
-        let (one, other) = UnixStream::pair().expect("a pair");
+        let (one, other) = crate::share::socket::pair();
         (
             channel(one, Way::ToOwner).expect("an owner's end"),
             channel(other, Way::FromOwner).expect("a client's end"),

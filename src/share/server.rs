@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::call::{Answered, Call, CallHead, Host, ProgressMessage, Visitor, Work, visit};
 use super::channel::{Broken, ErrorMessage, Message, Receiver, Sender, body_of, channel};
 use super::hello::{Hello, Welcome, skew};
-use super::socket::{SOCKET_NAME, listen, own_uid, peer_of};
+use super::socket::{
+    Listener, SOCKET_NAME, Stream, Wake, Waker, accept, await_client, listen, make_waiting, own_uid, peer_of,
+    waker,
+};
 use super::{Client, Sharing, Steps, lock};
 use crate::embed::{Embedder, ModelIdentity};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,8 +37,8 @@ const PAST_IDLE_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     shared: Arc<Shared>,
     folder: PathBuf,
-    /// Closing it wakes the thread that listens.
-    waker: Option<UnixStream>,
+    /// Dropping it wakes the thread that listens.
+    waker: Option<Waker>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,7 +62,7 @@ struct Shared {
 /// One client.
 struct Connection {
     client: Mutex<Client>,
-    stream: UnixStream,
+    stream: Stream,
     sender: Sender,
     call: Mutex<CallState>,
     /// Wakes its thread when a call was answered for which it did not wait.
@@ -95,7 +95,7 @@ impl Server {
     /// Begins to serve. Whoever calls this holds the store's lock.
     pub(crate) fn start(engine: Engine, folder: &Path, holder: Holder, steps: Steps) -> io::Result<Self> {
         let listener = listen(folder)?;
-        let (waker, wake) = UnixStream::pair()?;
+        let (waker, wake) = waker()?;
         let shared = Arc::new(Shared {
             engine,
             steps,
@@ -170,33 +170,26 @@ impl Drop for Server {
 }
 
 /// Takes connections until the waker is closed, and tells those who wait that their call goes on.
-fn serve(shared: &Arc<Shared>, listener: &UnixListener, wake: &UnixStream) {
-    if let Err(error) = listener.set_nonblocking(true) {
-        tracing::error!(%error, "nobody is served");
-        return;
-    }
+fn serve(shared: &Arc<Shared>, listener: &Listener, wake: &Wake) {
     loop {
         let is_alone = lock(&shared.connections).is_empty();
-        let interval = Timespec { tv_sec: 0, tv_nsec: WORKING_INTERVAL.subsec_nanos().into() };
-        let mut watched =
-            [PollFd::new(listener, PollFlags::IN), PollFd::new(wake, PollFlags::IN | PollFlags::HUP)];
-        match poll(&mut watched, (!is_alone).then_some(&interval)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let has_come = match await_client(listener, wake, (!is_alone).then_some(WORKING_INTERVAL)) {
+            Ok(has_come) => has_come,
             Err(error) => {
                 tracing::error!(%error, "nobody is served any more");
                 return;
             }
-        }
+        };
         if shared.stopping.load(Ordering::Acquire) {
             return;
         }
         shared.tell_working();
         shared.close_past();
-        if watched[0].revents().is_empty() {
+        if !has_come {
             continue;
         }
-        match listener.accept() {
-            Ok((stream, _)) => {
+        match accept(listener) {
+            Ok(stream) => {
                 if let Err(error) = admit(shared, stream) {
                     tracing::warn!(%error, "a client was not served");
                 }
@@ -219,8 +212,8 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Begins to serve a client, if it may be served.
-fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
+fn admit(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
+    make_waiting(&stream)?;
     let peer = peer_of(&stream)?;
     if peer.is_some_and(|peer| peer.uid != own_uid()) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it acts for another user"));

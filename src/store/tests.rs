@@ -48,6 +48,7 @@ fn a_full_disk_refuses_a_memory_and_keeps_all_others() {
     assert_eq!(store.list(&List::new()).expect("list").len(), 1);
 }
 
+#[cfg(unix)]
 #[test]
 fn the_names_of_a_new_home_are_private_and_durable() {
     use std::os::unix::fs::PermissionsExt;
@@ -128,7 +129,7 @@ fn vectors_that_rot_in_a_block_are_noticed_behind_the_calls() {
     let block = home.path().join("store/index/0000000001.mvec");
     let file = std::fs::OpenOptions::new().write(true).open(&block).expect("open");
     // In the codes, which are not read when a block is opened.
-    std::os::unix::fs::FileExt::write_all_at(&file, &[77], 4100).expect("write");
+    crate::fs::system::FileExt::write_all_at(&file, &[77], 4100).expect("write");
     let ask = || store.recall(Recall::by_vector([1.0, 5.0, -3.0]).topk(1)).expect("recall");
     assert!(ask().degraded.is_empty());
     store.inner.verify_block(&mut 0);

@@ -1,13 +1,16 @@
 //! The file of the view: creation, reopening, damage, and what else may be in its place.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+#[cfg(unix)]
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use redb::ReadableTable;
 
 use super::*;
 use crate::catalog::check::ViewDamage;
+use crate::fs::system::FileExt;
 
+#[cfg(unix)]
 fn unusable(path: &Path) -> String {
     match Catalog::open(&RealDisk, path, Some(STORE), CACHE).expect("the operating system lets it be opened")
     {
@@ -43,6 +46,7 @@ fn a_view_that_is_not_there_is_missing() {
     assert!(matches!(opened, Opened::Missing), "{opened:?}");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_new_view_is_whole_and_private() {
     let (folder, path, catalog) = empty();
@@ -71,6 +75,7 @@ fn a_view_is_not_made_over_another_file() {
     assert_eq!(fs::read(&path).expect("the file"), b"something");
 }
 
+#[cfg(unix)]
 #[test]
 fn what_cannot_be_the_view_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -5,14 +5,12 @@
 //! anew in place: a new one is made beside it and renamed over it, so that a process with the old one open goes on
 //! with what it has. Nothing is synced: after a power cut the file is whole, damaged or missing, and all are fine.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
-
 use super::layout::{Geometry, HEADER_LEN, Key, WAYS};
+use crate::fs::system::{self, FileExt, OpenOptionsExt};
 
 /// Only the user reads or writes the file.
 const MODE: u32 = 0o600;
@@ -117,16 +115,15 @@ fn find(path: &Path, geometry: Geometry) -> io::Result<Found> {
     if !usable {
         return Ok(if writable { Found::Replaceable } else { Found::Foreign });
     }
-    if writable && metadata.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(MODE))?;
+    if writable && system::mode(&metadata) & 0o077 != 0 {
+        system::set_mode(&file, MODE)?;
     }
     Ok(Found::Usable(file, writable))
 }
 
 fn open_existing(path: &Path, write: bool) -> io::Result<File> {
     // A link is not followed, and a FIFO or a device in the file's place cannot make the open wait.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    OpenOptions::new().read(true).write(write).custom_flags(flags.bits().cast_signed()).open(path)
+    OpenOptions::new().read(true).write(write).custom_flags(system::NO_LINK_NO_WAIT).open(path)
 }
 
 /// Makes an empty file beside the path and renames it there. The temporary name is fixed, so that a crash leaves at
@@ -141,11 +138,10 @@ fn create(path: &Path, geometry: Geometry) -> io::Result<File> {
     }
     // `create_new` follows no link and opens nothing that is there.
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(MODE).open(&temporary)?;
-    let filled = file
-        .set_permissions(Permissions::from_mode(MODE))
+    let filled = system::set_mode(&file, MODE)
         .and_then(|()| file.set_len(geometry.file_len()))
         .and_then(|()| file.write_all_at(&geometry.header(), 0))
-        .and_then(|()| std::fs::rename(&temporary, path));
+        .and_then(|()| system::rename(&temporary, path));
     if let Err(error) = filled {
         // Best effort: the next process that makes a cache removes it too.
         let _ = std::fs::remove_file(&temporary);

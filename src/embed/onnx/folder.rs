@@ -6,17 +6,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fastembed::TokenizerFiles;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::model_error;
 use crate::embed::choice::is_name;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::system::{self, OpenOptionsExt};
 
 pub(super) const MODEL_FILE: &str = "model.onnx";
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -198,7 +197,7 @@ fn open_file(path: &Path) -> Result<File> {
     // Links are followed, as the hub's own cache is made of them. A FIFO in the file's place cannot make the open wait.
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .custom_flags(system::NO_WAIT)
         .open(path)
         .map_err(|error| missing(path, error))?;
     match file.metadata() {

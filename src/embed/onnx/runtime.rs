@@ -16,7 +16,11 @@ use super::{guarded, model_error};
 use crate::error::{Error, Result};
 
 /// The library's name without a version.
-const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
+const LIBRARY: &str = match std::env::consts::DLL_SUFFIX.as_bytes() {
+    b".dylib" => "libonnxruntime.dylib",
+    b".dll" => "onnxruntime.dll",
+    _ => "libonnxruntime.so",
+};
 const HINT: &str = "run `pip install onnxruntime`, then set MEMENTO_ORT_DYLIB to the libonnxruntime of the folder \
                     `onnxruntime/capi` that `pip show -f onnxruntime` lists";
 

@@ -58,7 +58,7 @@ fn kinds_of_ops_are_those_of_the_table() {
     for byte in 0..=u8::MAX {
         assert_eq!(OpKind::from_byte(byte), listed.get(&byte).copied(), "byte {byte}");
     }
-    let reserved: Vec<u8> = reserved[1..].iter().map(|row| row[0].parse().expect("a byte")).collect();
+    let reserved: Vec<u8> = reserved[1..].iter().map(|row| row[0].parse::<u8>().expect("a byte")).collect();
     assert_eq!(reserved, [4, 7, 8]);
     assert!(reserved.iter().all(|byte| !listed.contains_key(byte)));
 }

@@ -4,15 +4,13 @@
 //! must stay as they are, so a database is copied with its side files into a folder that only this process knows, and
 //! everything happens there. The folder goes when the copy is dropped.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::system::{self, Identity, OpenOptionsExt};
 use crate::sqlite::{JOURNAL_END_LEN, names_another_file};
 
 /// Longest database, and longest side file, that is copied, in bytes.
@@ -113,8 +111,8 @@ impl PrivateCopy {
         let names = std::iter::once("").chain(SIDE_SUFFIXES);
         for (suffix, before) in names.zip(before) {
             let path = with_suffix(real, suffix);
-            let now = match fs::symlink_metadata(&path) {
-                Ok(metadata) => Some(Fingerprint::of(&metadata)),
+            let now = match system::identity_at(&path) {
+                Ok((_, identity)) => Some(identity),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(Error::io("read", &path, error)),
             };
@@ -126,11 +124,11 @@ impl PrivateCopy {
     }
 
     /// Copies one file and says what it was when its first byte was read.
-    fn copy_file(&mut self, from: &Path, suffix: &str, len_max: u64) -> Result<Fingerprint> {
+    fn copy_file(&mut self, from: &Path, suffix: &str, len_max: u64) -> Result<Identity> {
         let source = open_plain(from)?;
-        let metadata = source.metadata().map_err(|error| Error::io("read", from, error))?;
-        if metadata.len() > len_max {
-            let what = format!("the file has {} bytes, the most is {len_max}", metadata.len());
+        let identity = system::identity_of(&source).map_err(|error| Error::io("read", from, error))?;
+        if identity.len > len_max {
+            let what = format!("the file has {} bytes, the most is {len_max}", identity.len);
             return Err(Error::new(ErrorKind::TooLarge, what).at(from));
         }
         let to = with_suffix(&self.path(), suffix);
@@ -143,8 +141,8 @@ impl PrivateCopy {
             .open(&to)
             .map_err(failed)?;
         // No more than was seen, however fast somebody makes it grow.
-        self.len += io::copy(&mut (&source).take(metadata.len()), &mut target).map_err(failed)?;
-        Ok(Fingerprint::of(&metadata))
+        self.len += io::copy(&mut (&source).take(identity.len), &mut target).map_err(failed)?;
+        Ok(identity)
     }
 
     /// Refuses a journal that names another file.
@@ -169,36 +167,15 @@ impl PrivateCopy {
     }
 }
 
-/// What tells whether a file was changed or replaced.
-#[derive(Debug, PartialEq, Eq)]
-struct Fingerprint {
-    file: (u64, u64),
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            file: (metadata.dev(), metadata.ino()),
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
 /// Opens a plain file for reading. Neither a link nor a pipe nor a device is one.
 fn open_plain(path: &Path) -> Result<File> {
     // Opening a pipe must not wait for somebody to write to it.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let refused = || {
         Error::new(ErrorKind::Refused, "this is no plain file")
             .at(path)
             .hint("links, folders, pipes and devices are not read as databases")
     };
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let file = match OpenOptions::new().read(true).custom_flags(system::NO_LINK_NO_WAIT).open(path) {
         Ok(file) => file,
         Err(_) if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) => {
             return Err(refused());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+#[cfg(unix)]
 use std::os::unix::fs::symlink;
 
 use rusqlite::params;
@@ -269,6 +270,7 @@ fn what_could_do_harm_is_refused() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn only_plain_files_of_a_fitting_size_are_copied() {
     let folder = folder();

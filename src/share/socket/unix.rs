@@ -1,4 +1,4 @@
-//! The socket in the store's folder: where the owner listens, and how others reach it.
+//! Unix: a socket in the store's folder.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -7,9 +7,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::net::SendFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::PeerIdentity;
 
 /// Name of the socket in the store's folder.
 pub(crate) const SOCKET_NAME: &str = "owner.sock";
@@ -18,15 +22,17 @@ const SOCKET_MODE: u32 = 0o600;
 /// A socket's address has room for 108 bytes on Linux and 104 elsewhere; a longer path needs another way.
 const ADDRESS_LEN_MAX: usize = 100;
 
-/// Who is at the other end, as the system says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PeerIdentity {
-    pub(crate) uid: u32,
-    pub(crate) pid: Option<u32>,
-}
+/// One end of a connection.
+pub(crate) type Stream = UnixStream;
+/// Where connections come in.
+pub(crate) type Listener = UnixListener;
+/// Dropping it wakes who waits for a connection.
+pub(crate) type Waker = UnixStream;
+/// The end of a waker that wakes.
+pub(crate) type Wake = UnixStream;
 
 /// Listens in this folder. A socket that a former owner left there is removed: whoever calls this holds the lock.
-pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {
+pub(crate) fn listen(folder: &Path) -> io::Result<Listener> {
     let path = folder.join(SOCKET_NAME);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -35,11 +41,58 @@ pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {
     let listener = at_address(folder, |path| UnixListener::bind(path))?;
     // The folder lets nobody else in, so nobody was quicker.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    // Who was asked to come in may be gone again.
+    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
+/// What wakes [`await_client`].
+pub(crate) fn waker() -> io::Result<(Waker, Wake)> {
+    UnixStream::pair()
+}
+
+/// Waits until somebody wants to connect, the waker is dropped or the time is over. Says whether somebody came.
+pub(crate) fn await_client(listener: &Listener, wake: &Wake, timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let mut watched =
+        [PollFd::new(listener, PollFlags::IN), PollFd::new(wake, PollFlags::IN | PollFlags::HUP)];
+    match poll(&mut watched, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!watched[0].revents().is_empty()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The connection of whoever came.
+pub(crate) fn accept(listener: &Listener) -> io::Result<Stream> {
+    Ok(listener.accept()?.0)
+}
+
+/// Makes reading and writing wait.
+pub(crate) fn make_waiting(stream: &Stream) -> io::Result<()> {
+    stream.set_nonblocking(false)
+}
+
+/// Sends these few bytes at once. They are so few that they go whole, or not at all where the other end takes nothing just
+/// now.
+pub(crate) fn send_now(stream: &Stream, bytes: &[u8]) -> io::Result<()> {
+    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(sent) if sent == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Both ends of a connection.
+#[cfg(test)]
+pub(crate) fn pair() -> (Stream, Stream) {
+    UnixStream::pair().expect("a pair")
+}
+
 /// Connects to the owner that listens in this folder. An owner that was stopped does not keep anybody longer than this.
-pub(crate) fn reach(folder: &Path, wait: Duration) -> io::Result<UnixStream> {
+pub(crate) fn reach(folder: &Path, wait: Duration) -> io::Result<Stream> {
     at_address(folder, |path| {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
@@ -49,7 +102,7 @@ pub(crate) fn reach(folder: &Path, wait: Duration) -> io::Result<UnixStream> {
 }
 
 /// Who is at the other end; `None` where the system does not tell.
-pub(crate) fn peer_of(stream: &UnixStream) -> io::Result<Option<PeerIdentity>> {
+pub(crate) fn peer_of(stream: &Stream) -> io::Result<Option<PeerIdentity>> {
     #[cfg(target_os = "linux")]
     {
         let credentials = rustix::net::sockopt::socket_peercred(stream)?;
