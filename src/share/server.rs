@@ -453,11 +453,13 @@ impl Owed {
     /// Sends it without waiting: a client that does not take it is let go.
     fn give_now<A: bincode::Encode>(self, answer: Result<A>) {
         let sent = told(answer).and_then(|(kind, body)| {
-            let connection = self.paid();
+            let connection = self.0.as_ref().expect("it is not paid yet");
             let sent = connection.sender.send_now(kind, &body);
             if sent.is_err() {
                 let _ = connection.stream.shutdown(std::net::Shutdown::Both);
             }
+            // From here on the connection's thread runs the next call, and may answer it at once.
+            self.paid();
             sent
         });
         if let Err(broken) = sent {

@@ -1,14 +1,20 @@
 //! Owner and clients within one process: every call over the socket, takeover, and what must not go wrong with either.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::call::{Call, CallHead, Get, RememberOne};
+use super::channel::{Broken, Message, Receiver, Sender, body_of, channel};
+use super::hello::{Hello, Welcome};
 use super::socket::{SOCKET_NAME, reach};
 use super::{Role, Store};
 use crate::embed::{Embedder, ModelIdentity, ModelSpec};
 use crate::error::{ErrorKind, Result};
-use crate::memory::{List, Mode, Recall, Remember, Update};
+use crate::format::message::{MessageKind, Way, framed, put};
+use crate::memory::{Duplicates, List, Memory, Mode, Recall, Remember, Remembered, Update};
+use crate::parts::chance::Chance;
 use crate::snapshot::{RestoreFrom, RestoreOptions};
 use crate::store::{ChangeKind, Moment, Options};
 use crate::transfer::ImportOptions;
@@ -308,38 +314,74 @@ fn clients_that_send_garbage_or_nothing_are_let_go_and_nobody_else_notices() {
     assert!(client.stats().is_ok());
 }
 
+/// A client that sends what it likes.
+struct Raw {
+    receiver: Receiver,
+    sender: Sender,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Raw {
+    fn connect(home: &Path) -> Self {
+        let stream = reach(&home.join("store"), Duration::from_secs(1)).expect("connected");
+        let (mut receiver, sender) = channel(stream, Way::FromOwner).expect("an end");
+        let hello = Hello { pid: std::process::id(), program: "a test".to_owned(), is_read_only: false };
+        sender.send_value(MessageKind::Hello, &hello).expect("sent");
+        let welcome = receiver.receive(Some(MINUTE), MINUTE).expect("answered");
+        welcome.value::<Welcome>(MessageKind::Welcome).expect("welcome");
+        Self { receiver, sender }
+    }
+
+    fn answer(&mut self) -> Message {
+        loop {
+            let message = self.receiver.receive(Some(MINUTE), MINUTE).expect("answered");
+            if message.kind != MessageKind::Working {
+                return message;
+            }
+        }
+    }
+
+    fn saved(&mut self) -> Remembered {
+        self.answer().value(MessageKind::Answer).expect("stored")
+    }
+}
+
+/// The body of a call.
+fn body<C: Call>(call: &C) -> Vec<u8> {
+    let mut body = body_of(&CallHead { kind: C::KIND, ..CallHead::default() }).expect("a body");
+    put(call, &mut body).expect("a body");
+    body
+}
+
+/// A memory that nobody has to embed or to compare.
+fn quick(text: impl Into<String>) -> RememberOne {
+    let remember = Remember::new(text).vector([1.0, 0.5]).on_duplicate(Duplicates::Keep);
+    RememberOne { remember }
+}
+
+fn without_model(home: &Path) -> Store {
+    Store::open(options(home).model(ModelSpec::None)).expect("a handle")
+}
+
 #[test]
 fn a_client_that_does_not_wait_for_its_answers_gets_them_in_order() {
-    use super::call::{Call, CallHead, RememberOne};
-    use super::channel::{body_of, channel};
-    use super::hello::{Hello, Welcome};
-    use crate::format::message::{MessageKind, Way, put};
-    use crate::memory::Remembered;
     const CALLS: u64 = 300;
     let home = tempfile::tempdir().expect("a temporary folder");
-    let owner = Store::open(options(home.path()).model(ModelSpec::None)).expect("the owner");
-    let stream = reach(&home.path().join("store"), Duration::from_secs(1)).expect("connected");
-    let (mut receiver, sender) = channel(stream, Way::FromOwner).expect("an end");
-    let minute = Duration::from_secs(60);
-    let hello = Hello { pid: std::process::id(), program: "a test".to_owned(), is_read_only: false };
-    sender.send_value(MessageKind::Hello, &hello).expect("sent");
-    let welcome = receiver.receive(Some(minute), minute).expect("answered");
-    welcome.value::<Welcome>(MessageKind::Welcome).expect("welcome");
+    let owner = without_model(home.path());
+    let Raw { mut receiver, sender } = Raw::connect(home.path());
     std::thread::scope(|scope| {
         let write = scope.spawn(|| {
             for number in 0..CALLS {
                 // Each needs the disk; and some fail before that.
                 let text = if number % 10 == 9 { String::new() } else { format!("number {number}") };
-                let head = CallHead { kind: RememberOne::KIND, ..CallHead::default() };
-                let mut body = body_of(&head).expect("a body");
-                put(&RememberOne { remember: Remember::new(text).vector([1.0, 0.5]) }, &mut body)
-                    .expect("a body");
-                sender.send(MessageKind::Call, &body).expect("sent");
+                let call = RememberOne { remember: Remember::new(text).vector([1.0, 0.5]) };
+                sender.send(MessageKind::Call, &body(&call)).expect("sent");
             }
         });
         let mut last = 0;
         for number in 0..CALLS {
-            let answer = receiver.receive(Some(minute), minute).expect("answered");
+            let answer = receiver.receive(Some(MINUTE), MINUTE).expect("answered");
             if number % 10 == 9 {
                 assert_eq!(answer.kind, MessageKind::Error, "answer {number}");
                 continue;
@@ -351,6 +393,149 @@ fn a_client_that_does_not_wait_for_its_answers_gets_them_in_order() {
         write.join().expect("all is sent");
     });
     assert_eq!(owner.stats().expect("figures").memories, CALLS - CALLS / 10);
+}
+
+#[test]
+fn clients_that_do_not_wait_may_ask_anything_in_pieces_of_any_length() {
+    const CALLS: usize = 400;
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let owner = without_model(home.path());
+    std::thread::scope(|scope| {
+        for client in 0..3 {
+            let mut reads = Raw::connect(home.path());
+            let mut stream = reads.receiver.stream().try_clone().expect("one more");
+            scope.spawn(move || {
+                let mut bytes = Vec::new();
+                for number in 0..CALLS {
+                    let text = format!("number {number} of {client}");
+                    let call = match number % 20 {
+                        9 => body(&Get { id: "nobody".to_owned() }),
+                        14 => body(&quick("")),
+                        17 => body(&RememberOne { remember: Remember::new(text).vector([0.5, 1.0]) }),
+                        _ => body(&quick(text)),
+                    };
+                    bytes.extend_from_slice(&framed(MessageKind::Call, &call));
+                }
+                let mut chance = Chance::of(7, client);
+                while !bytes.is_empty() {
+                    let len = bytes.len().min(1 + chance.below(3000) as usize);
+                    stream.write_all(&bytes[..len]).expect("sent");
+                    bytes.drain(..len);
+                }
+            });
+            scope.spawn(move || {
+                let mut last = 0;
+                for number in 0..CALLS {
+                    match number % 20 {
+                        9 => {
+                            let none: Option<Memory> =
+                                reads.answer().value(MessageKind::Answer).expect("an answer");
+                            assert!(none.is_none());
+                        }
+                        14 => assert_eq!(reads.answer().kind, MessageKind::Error),
+                        _ => {
+                            let saved = reads.saved();
+                            assert!(saved.seq >= last, "answer {number}");
+                            last = saved.seq;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(owner.stats().expect("figures").memories, 3 * (CALLS - 2 * CALLS / 20) as u64);
+}
+
+#[test]
+fn a_client_that_ends_in_the_middle_of_a_call_has_answers_to_all_before_it() {
+    const CALLS: u64 = 100;
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let owner = without_model(home.path());
+    let mut raw = Raw::connect(home.path());
+    let one = |number| framed(MessageKind::Call, &body(&quick(format!("number {number}"))));
+    let mut bytes: Vec<u8> = (0..CALLS).flat_map(one).collect();
+    bytes.extend_from_slice(&one(CALLS)[..50]);
+    let mut stream = raw.receiver.stream();
+    stream.write_all(&bytes).expect("sent");
+    stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+    let seqs: Vec<_> = (0..CALLS).map(|_| raw.saved().seq).collect();
+    assert!(seqs.is_sorted_by(|one, next| one < next), "{seqs:?}");
+    assert!(matches!(raw.receiver.receive(Some(MINUTE), MINUTE), Err(Broken::Gone)));
+    assert_eq!(owner.stats().expect("figures").memories, CALLS);
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_let_go_and_others_write_on() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let owner = without_model(home.path());
+    let client = without_model(home.path());
+    let raw = Raw::connect(home.path());
+    std::thread::scope(|scope| {
+        // It ends when the owner lets it go: its answers fill what the system keeps for it.
+        let flood = scope.spawn(|| {
+            let call = body(&quick("again and again"));
+            (0..).take_while(|_| raw.sender.send(MessageKind::Call, &call).is_ok()).count()
+        });
+        for number in 0..50 {
+            client.remember(quick(format!("number {number}")).remember).expect("stored");
+            owner.remember(quick(format!("number {number} of the owner")).remember).expect("stored");
+        }
+        assert!(flood.join().expect("no panic") > 0);
+    });
+    assert!(client.stats().is_ok());
+}
+
+#[test]
+fn nothing_is_lost_when_the_owner_of_busy_writers_closes() {
+    const CALLS: u64 = 150;
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let owner = without_model(home.path());
+    owner.remember(quick("the first").remember).expect("stored");
+    let clients: Vec<_> = (0..4).map(|_| without_model(home.path())).collect();
+    let mut raws: Vec<_> = (0..3).map(|_| Raw::connect(home.path())).collect();
+    let (mut stores, ids) = std::thread::scope(|scope| {
+        let write = |client: Store| {
+            scope.spawn(move || {
+                let store = |number| client.remember(quick(format!("number {number}")).remember);
+                let ids: Vec<_> = (0..CALLS).map(|number| store(number).expect("stored").id).collect();
+                (client, ids)
+            })
+        };
+        let writers: Vec<_> = clients.into_iter().map(write).collect();
+        let floods: Vec<_> = raws
+            .iter_mut()
+            .map(|raw| {
+                scope.spawn(|| {
+                    let calls = (0..CALLS).map(|number| body(&quick(format!("flood {number}"))));
+                    calls.take_while(|call| raw.sender.send(MessageKind::Call, call).is_ok()).count();
+                    let mut ids = Vec::new();
+                    while let Ok(message) = raw.receiver.receive(Some(MINUTE), MINUTE) {
+                        let saved: Remembered = message.value(MessageKind::Answer).expect("stored");
+                        ids.push(saved.id);
+                        if ids.len() as u64 == CALLS {
+                            break;
+                        }
+                    }
+                    ids
+                })
+            })
+            .collect();
+        while owner.stats().expect("figures").memories < 50 {
+            std::thread::yield_now();
+        }
+        owner.close().expect("closed");
+        let told: Vec<_> = writers.into_iter().map(|writer| writer.join().expect("no panic")).collect();
+        let floods = floods.into_iter().flat_map(|flood| flood.join().expect("no panic"));
+        let (stores, ids): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+        (stores, ids.into_iter().flatten().chain(floods).collect::<Vec<_>>())
+    });
+    let store = stores.pop().expect("a client");
+    assert!(ids.iter().all(|id| store.get(id).expect("read").is_some()));
+    let unique: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!(unique.len(), ids.len());
+    let all = store.list(&List::new().limit(usize::MAX)).expect("listed");
+    let of_stores = all.iter().filter(|memory| memory.text.starts_with("number")).count();
+    assert_eq!(of_stores as u64, 4 * CALLS, "each once");
 }
 
 #[test]
