@@ -578,7 +578,7 @@ fn settle(tickets: Vec<Arc<Ticket>>, fate: Fate) {
 
     impl Settling {
         fn go_on(&mut self) {
-            while let Some(ticket) = self.tickets.next() {
+            for ticket in self.tickets.by_ref() {
                 ticket.settle(&self.fate);
             }
         }
