@@ -302,6 +302,22 @@ fn damage_outside_the_rows_does_not_become_the_published_one() {
 }
 
 #[test]
+fn an_export_in_place_of_memory_db_is_a_snapshot_and_undoes_nothing() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let store = open(home);
+    remember(&store, "a");
+    fs::create_dir(home.join("other")).expect("a folder");
+    let by_another_way = home.join("other/../memory.db");
+    store.export_sqlite(&by_another_way, &mut |_| {}).expect("exported");
+    remember(&store, "b");
+    store.snapshot(&mut |_| {}).expect("published");
+    assert_eq!(names(&store), ["a", "b"], "the export is no copy that somebody has put there");
+    assert!(store.taken_over().is_empty());
+    assert_published(home, &["a", "b"]);
+}
+
+#[test]
 fn triggers_and_hostile_rows_do_no_harm() {
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path();

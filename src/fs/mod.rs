@@ -283,6 +283,12 @@ pub(crate) fn folder_above(path: &Path) -> &Path {
     }
 }
 
+/// Whether both name the same place, by whatever way; there need not be a file.
+pub(crate) fn is_same_place(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| Some((folder_above(path).canonicalize().ok()?, path.file_name()?.to_owned()));
+    one == other || place(one).is_some_and(|one| Some(one) == place(other))
+}
+
 /// Puts a file of these bytes in place of `path`, so that after a crash either the old or the new one is there.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().expect("a file of the store is in a folder");

@@ -405,7 +405,8 @@ impl Store {
     }
 
     /// Writes everything that the store remembers into a SQLite file of this name, as [`Store::snapshot`] does. A file
-    /// that has the name is replaced when the new one is whole and durable.
+    /// that has the name is replaced when the new one is whole and durable. Where that is the published `memory.db` itself,
+    /// it is [`Store::snapshot`].
     ///
     /// # Errors
     /// As [`Store::snapshot`].

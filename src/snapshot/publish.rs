@@ -146,6 +146,11 @@ impl Engine {
     /// Writes everything that the store remembers into a SQLite file of this name, as [`Engine::snapshot`] does.
     pub(crate) fn export_sqlite(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Published> {
         let store = self.inner();
+        // In place of the published one it would look like a copy that somebody has put there to go back to it, and what
+        // is remembered from here on would be undone.
+        if fs::is_same_place(path, &store.db_path()) {
+            return self.snapshot(progress);
+        }
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         let beside = fs::folder_above(path).join(name);

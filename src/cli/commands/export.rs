@@ -76,7 +76,7 @@ pub(crate) fn run(args: &ExportArgs, context: &Context<'_>) -> Result<(), Failur
 fn export(args: &ExportArgs, home: &Home, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
     if args.format == ExportFormat::Sqlite {
-        return export_sqlite(args, home, store, context);
+        return export_sqlite(args, store, context);
     }
     let bar = Bar::new(out, "exporting", Unit::Count);
     let written = |store: &Store, to: &mut dyn Write, target: &Path| {
@@ -185,12 +185,7 @@ fn changed(target: &Path) -> Error {
 }
 
 /// A database is no stream, so it needs a file.
-fn export_sqlite(
-    args: &ExportArgs,
-    home: &Home,
-    store: &Store,
-    context: &Context<'_>,
-) -> Result<(), Failure> {
+fn export_sqlite(args: &ExportArgs, store: &Store, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
     let Some(target) = &args.output else {
         return Err(Error::new(ErrorKind::Invalid, "a SQLite file cannot be written to standard output")
@@ -198,12 +193,7 @@ fn export_sqlite(
             .into());
     };
     let bar = Bar::new(out, "exporting", Unit::Count);
-    // In place of the published one it would look like a copy that somebody has put there to go back to it, and what
-    // others remember from here on would be undone.
-    let done = match is_same_file(target, &home.db_path) {
-        true => store.snapshot(&mut bar.listener())?,
-        false => store.export_sqlite(target, &mut bar.listener())?,
-    };
+    let done = store.export_sqlite(target, &mut bar.listener())?;
     drop(bar);
     if out.json {
         return out.print_json(&Exported { memories: done.memories, file: &target.to_string_lossy() });
@@ -214,18 +204,6 @@ fn export_sqlite(
         target.display()
     ));
     Ok(())
-}
-
-/// Whether both name the same place, which may be empty.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let place = |path: &Path| {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        Some((fs::canonicalize(folder).ok()?, path.file_name()?.to_owned()))
-    };
-    place(one).is_some_and(|one| Some(one) == place(other))
 }
 
 /// A reader that went away is no failure of the export.
