@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use memento_kv::{Duplicates, Filter, MemoryId, Options, Recall, Result, Store};
-use rusqlite::Connection;
 use support::{Args, Random, Sample, Times, WORDS, median, sqlite};
 
 const HELP: &str = "\
@@ -179,6 +178,11 @@ impl Owner {
 fn writers(args: &Args, rounds: usize, processes: usize) {
     let seconds = Duration::from_secs_f64(args.number("--seconds", 2.0, 0.2));
     let folder = args.folder();
+    // Kept open: of processes that make a database, or find it as the last one left it, at the same moment, SQLite lets
+    // some fail instead of waiting.
+    let sqlite_home = folder.path().join("sqlite");
+    std::fs::create_dir_all(&sqlite_home).expect("a folder");
+    let _kept = sqlite::open(&sqlite_home.join("memory.db"));
     let mut rates: [Vec<f64>; 2] = Default::default();
     for round in 0..rounds {
         for place in 0..2 {
@@ -264,8 +268,7 @@ fn play(role: &str) -> Result<()> {
             store.close()
         }
         _ => {
-            std::fs::create_dir_all(&home).expect("a folder");
-            let connection = sqlite_of(&home);
+            let connection = sqlite::open(&home.join("memory.db"));
             write(&mut lines, |sample, id| {
                 let blob = sample.blob();
                 sqlite::insert(&connection, id, &sample, &blob);
@@ -273,11 +276,6 @@ fn play(role: &str) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Processes that open a new database at the same moment get in each other's way once.
-fn sqlite_of(home: &Path) -> Connection {
-    sqlite::open(&home.join("memory.db"))
 }
 
 /// Stores memories until it is time, and tells how many.
